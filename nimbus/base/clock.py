@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only module that asks the operating system what time it is.
+
+Business time (trials, periods, quotas, invoices, key expiry, event times, audit) is `now()`; it
+stands still under a test clock until it is advanced. Machine time (tokens, throttles, timeouts,
+leases, idempotency windows, mail attempts) is `machine_now()` and `monotonic()`. All UTC.
+"""
+
+import time
+from datetime import UTC, datetime
+
+_instant: datetime | None = None
+
+
+def now() -> datetime:
+    """The business instant, timezone-aware in UTC."""
+    return _instant or machine_now()
+
+
+def machine_now() -> datetime:
+    """The machine's instant, timezone-aware in UTC, whatever the test clock says."""
+    return datetime.now(UTC)
+
+
+def monotonic() -> float:
+    """Seconds that only go forward, for timeouts and rate windows."""
+    return time.monotonic()
+
+
+def set_instant(instant: datetime | None) -> None:
+    """Let business time stand at `instant` (aware, UTC); None follows the machine again."""
+    global _instant  # noqa: PLW0603 - one clock a process is the point
+    assert instant is None or instant.tzinfo is not None, "business time is aware"  # noqa: S101
+    _instant = instant
+
+
+def to_wire(instant: datetime) -> str:
+    """RFC 3339 in UTC with `Z`: 2026-05-01T00:00:00Z; microseconds only when there are any."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def from_wire(text: str) -> datetime:
+    """Parse RFC 3339; raises ValueError when it is not, or names no zone."""
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError("an instant names its zone")
+    return instant.astimezone(UTC)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Structured logs: one JSON object a line, on standard error, with no secret in any."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+MAX_VALUE_CHARS = 2000
+SECRET_WORDS = ("secret", "password", "token", "authorization", "api_key", "cookie")
+
+
+def _cap_and_mask(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    for name, value in event.items():
+        if any(word in name.lower() for word in SECRET_WORDS):
+            event[name] = "***"
+        elif isinstance(value, str) and len(value) > MAX_VALUE_CHARS:
+            event[name] = value[:MAX_VALUE_CHARS] + "…"
+    return event
+
+
+def configure(level: str, role: str) -> None:
+    """Set up logging of this process: `level` a standard name, `role` goes into every line."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _cap_and_mask,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+
+
+def get_logger(name: str) -> Any:
+    """A logger whose lines carry `logger=name`."""
+    return structlog.get_logger(logger=name)
