@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Server-side secrets: files of the data folder, mode 0600, made at the first embedded start.
+
+Sealing is AES-256-GCM under `seal_key`, with a version byte in front, so that a key can be
+replaced while old values stay readable.
+"""
+
+import os
+import secrets as randomness
+from functools import lru_cache
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from nimbus.base.config import Settings
+
+NAMES = ("pepper_1", "token_key", "seal_key", "db_app", "db_system", "db_gateway", "db_owner")
+SEAL_VERSION = b"\x01"
+NONCE_BYTES = 12
+
+
+class SecretMissingError(Exception):
+    """A secret file is not there; production mode never makes one by itself."""
+
+
+def make_missing(settings: Settings) -> None:
+    """Make each secret that is not there yet: 32 random bytes as hex, readable by us alone."""
+    settings.secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in NAMES:
+        path = settings.secrets_dir / name
+        if not path.exists():
+            _write_private(path, randomness.token_hex(32))
+
+
+def secret(settings: Settings, name: str) -> bytes:
+    """The secret `name` as bytes of its hex text; raises `SecretMissingError`."""
+    return _read(settings.secrets_dir / name)
+
+
+def seal(settings: Settings, plaintext: bytes) -> bytes:
+    """Encrypt for storage: version, nonce, ciphertext with tag."""
+    nonce = randomness.token_bytes(NONCE_BYTES)
+    return SEAL_VERSION + nonce + _cipher(settings).encrypt(nonce, plaintext, SEAL_VERSION)
+
+
+def unseal(settings: Settings, sealed: bytes) -> bytes:
+    """The plaintext of `seal()`; raises ValueError when it was changed or is of another key."""
+    nonce, body = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
+    if sealed[:1] != SEAL_VERSION:
+        raise ValueError("sealed by an unknown version")
+    try:
+        return _cipher(settings).decrypt(nonce, body, SEAL_VERSION)
+    except InvalidTag:
+        raise ValueError("sealed value does not verify") from None
+
+
+def _cipher(settings: Settings) -> AESGCM:
+    return AESGCM(bytes.fromhex(secret(settings, "seal_key").decode()))
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except FileNotFoundError:
+        raise SecretMissingError(f"secret {path.name} is missing in {path.parent}") from None
+
+
+def _write_private(path: Path, text: str) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
