@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal: how a metered call lies on disk between the gateway and the drain.
+
+A segment is a preallocated file: one header of HEADER_SIZE bytes, then slots of SLOT_SIZE bytes.
+Slot n of a segment holds sequence `first_sequence + n`, so sequences have no holes. All numbers
+are little-endian.
+
+    header   magic 8s · version u16 · slot size u16 · slots u32 · producer 16s · number u64
+             · first sequence u64 · crc32 u32 of what stands before it · zeros
+    slot     sequence u64 · state u8 · version u8 · payload length u16
+             · crc32 u32 of the twelve bytes before it and the payload · payload · zeros
+    payload  a UsageEvent: fixed part, then four texts with their lengths
+
+A writer reserves a slot before it forwards a call (head only) and completes it before the
+answer's last byte: first the payload, then the head. So a process killed in between leaves a
+slot that still reads as reserved, and a reader beside a living writer never sees half a record.
+A checksum that does not fit means a torn page or a flipped bit; such a slot is reported as
+corrupt, never passed over, and its neighbours are read as usual.
+
+Who produces what: one producer (a random UUID) per gateway process and start; sequences begin
+at 1. The event id is derived from both, so reading a segment twice gives the same ids (U-02).
+Source: spec 03 "The pipeline" step 10, spec 09 U-01 to U-06.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Literal
+from uuid import UUID, uuid5
+from zlib import crc32
+
+MAGIC = b"NIMBJRNL"
+VERSION = 1
+HEADER_SIZE = 4096
+SLOT_SIZE = 512
+SLOTS_PER_SEGMENT = 16_384  # 8 MiB a segment
+SEGMENT_SUFFIX = ".journal"
+MAX_USAGE_TEXT = 200  # bytes of an X-Nimbus-Usage answer header that are recorded
+MAX_METHOD, MAX_CODE, MAX_REQUEST_ID = 16, 32, 48
+
+_HEADER = struct.Struct("<8sHHI16sQQ")
+_SLOT = struct.Struct("<QBBH")
+_CRC = struct.Struct("<I")
+SLOT_HEAD_SIZE = _SLOT.size + _CRC.size
+# occurred_at µs · six ids · status · flags · duration · upstream · in · out · units · leased · ip
+_FIXED = struct.Struct("<q16s16s16s16s16s16sHHQQQQQQ16s")
+_TEXTS = struct.Struct("<BBBB")
+_LIVE, _BILLABLE, _IPV6 = 1, 2, 4
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_METER = re.compile(rb"([a-z][a-z0-9_]{0,62})=([0-9]{1,15}(?:\.[0-9]{1,12})?)")
+NIL = UUID(int=0)
+
+Environment = Literal["Live", "Test"]
+
+
+class CorruptSegmentError(ValueError):
+    """The header of a segment cannot be trusted; nothing in the file can be read."""
+
+
+class SlotState(IntEnum):
+    """What a slot says. CORRUPT is never written: it is what a failed checksum reads as."""
+
+    EMPTY = 0
+    RESERVED = 1
+    COMPLETED = 2
+    CORRUPT = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageEvent:
+    """One call as the gateway saw it. Units only; never a price.
+
+    `refusal` is the code of spec 08 in a refused record (log only, never a usage event) and ""
+    in a served one. Ids are NIL where a refused record does not know them. `occurred_at` is
+    business time in UTC to the microsecond. `units` is the route's weight when `billable`, else
+    0; `leased` of them were taken from the leases on the subscription's quota standings (0 when
+    there was no lease to take from). `meters` are the quantities the upstream reported.
+    """
+
+    event_id: UUID
+    occurred_at: datetime
+    organization_id: UUID
+    provider_organization_id: UUID
+    key_id: UUID
+    subscription_id: UUID
+    product_id: UUID
+    route_id: UUID
+    environment: Environment
+    method: str
+    status: int
+    refusal: str
+    duration_us: int
+    upstream_us: int
+    bytes_in: int
+    bytes_out: int
+    units: int
+    leased: int
+    billable: bool
+    ip: IPv4Address | IPv6Address
+    request_id: str
+    meters: tuple[tuple[str, Decimal], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """Which producer wrote a segment and which sequences it holds."""
+
+    producer: UUID
+    number: int
+    first_sequence: int
+    slots: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return HEADER_SIZE + self.slots * SLOT_SIZE
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the last slot, whether used yet or not."""
+        return self.first_sequence + self.slots - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One slot as read: `record` is there exactly when `state` is COMPLETED."""
+
+    sequence: int
+    state: SlotState
+    record: UsageEvent | None
+
+
+def event_id(producer: UUID, sequence: int) -> UUID:
+    """The id of the event in this slot: the same whenever it is asked for, unique per slot."""
+    return uuid5(producer, str(sequence))
+
+
+def segment_name(number: int) -> str:
+    """The file name of a producer's segment; names sort as numbers do."""
+    return f"{number:012d}{SEGMENT_SUFFIX}"
+
+
+def encode_header(header: SegmentHeader) -> bytes:
+    """The first HEADER_SIZE bytes of a segment."""
+    fixed = _HEADER.pack(
+        MAGIC,
+        VERSION,
+        SLOT_SIZE,
+        header.slots,
+        header.producer.bytes,
+        header.number,
+        header.first_sequence,
+    )
+    return (fixed + _CRC.pack(crc32(fixed))).ljust(HEADER_SIZE, b"\0")
+
+
+def decode_header(data: bytes | memoryview) -> SegmentHeader:
+    """Read a segment's header; raises CorruptSegmentError when it is not one of ours, is cut
+    short or has a wrong checksum.
+    """
+    fixed = bytes(data[: _HEADER.size])
+    check = bytes(data[_HEADER.size : _HEADER.size + _CRC.size])
+    if len(check) < _CRC.size or _CRC.pack(crc32(fixed)) != check:
+        raise CorruptSegmentError("the segment's header fails its checksum")
+    magic, version, slot_size, slots, producer, number, first = _HEADER.unpack(fixed)
+    if magic != MAGIC or version != VERSION or slot_size != SLOT_SIZE:
+        raise CorruptSegmentError("the segment has another format")
+    return SegmentHeader(UUID(bytes=producer), number, first, slots)
+
+
+def slot_offset(header: SegmentHeader, sequence: int) -> int:
+    """Where in the file the slot of `sequence` begins."""
+    return HEADER_SIZE + (sequence - header.first_sequence) * SLOT_SIZE
+
+
+def encode_reserved(sequence: int) -> bytes:
+    """The head of a slot that a call in flight holds."""
+    return _head(sequence, SlotState.RESERVED, b"")
+
+
+def encode_completed(sequence: int, record: UsageEvent) -> tuple[bytes, bytes]:
+    """Head and payload of a finished call. The payload goes to `offset + SLOT_HEAD_SIZE` and
+    must be written before the head.
+    """
+    payload = _encode_record(record)
+    return _head(sequence, SlotState.COMPLETED, payload), payload
+
+
+def decode_slot(data: bytes | memoryview, sequence: int, producer: UUID) -> Slot:
+    """Read the SLOT_SIZE bytes of a slot that must hold `sequence`."""
+    fixed = bytes(data[: _SLOT.size])
+    if not any(fixed):
+        return Slot(sequence, SlotState.EMPTY, None)
+    corrupt = Slot(sequence, SlotState.CORRUPT, None)
+    if len(data) < SLOT_SIZE:
+        return corrupt
+    found, state, version, length = _SLOT.unpack(fixed)
+    payload = bytes(data[SLOT_HEAD_SIZE : SLOT_HEAD_SIZE + length])
+    check = bytes(data[_SLOT.size : SLOT_HEAD_SIZE])
+    if _CRC.pack(crc32(payload, crc32(fixed))) != check:
+        return corrupt
+    if found != sequence or version != VERSION or length > SLOT_SIZE - SLOT_HEAD_SIZE:
+        return corrupt
+    if state == SlotState.RESERVED:
+        return Slot(sequence, SlotState.RESERVED, None)
+    if state != SlotState.COMPLETED:
+        return corrupt
+    return Slot(sequence, SlotState.COMPLETED, _decode_record(payload, producer, sequence))
+
+
+def read_segment(data: bytes | memoryview, after: int = 0) -> tuple[SegmentHeader, Iterator[Slot]]:
+    """The header of a segment and its slots in order, from the first sequence above `after`.
+
+    Every slot of the file is given, empty ones too: beside a living writer stop at the first one
+    that is EMPTY or RESERVED and come back; of a dead one read to the end, where an EMPTY slot
+    before a used one is a page the disk lost. A file cut short gives its missing slots as
+    CORRUPT. Raises CorruptSegmentError when the header cannot be trusted.
+    """
+    header = decode_header(data)
+    return header, _slots(memoryview(data), header, max(after + 1, header.first_sequence))
+
+
+def _slots(data: memoryview, header: SegmentHeader, first: int) -> Iterator[Slot]:
+    for sequence in range(first, header.last_sequence + 1):
+        offset = slot_offset(header, sequence)
+        piece = data[offset : offset + SLOT_SIZE]
+        if len(piece) < SLOT_SIZE:
+            yield Slot(sequence, SlotState.CORRUPT, None)
+        else:
+            yield decode_slot(piece, sequence, header.producer)
+
+
+def parse_meters(text: bytes) -> tuple[tuple[str, Decimal], ...] | None:
+    """Read an X-Nimbus-Usage value such as `reports=1, tokens=532`.
+
+    Quantities are not negative, at most 15 digits and 12 decimals; a meter is named once. None
+    when the text breaks a rule or is longer than MAX_USAGE_TEXT. Source: spec 11 §9.
+    """
+    if len(text) > MAX_USAGE_TEXT:
+        return None
+    meters: dict[str, Decimal] = {}
+    for part in text.split(b","):
+        match = _METER.fullmatch(part.strip(b" \t"))
+        if match is None or match[1].decode() in meters:
+            return None
+        meters[match[1].decode()] = Decimal(match[2].decode())
+    return tuple(meters.items())
+
+
+def _head(sequence: int, state: SlotState, payload: bytes) -> bytes:
+    fixed = _SLOT.pack(sequence, state, VERSION, len(payload))
+    return fixed + _CRC.pack(crc32(payload, crc32(fixed)))
+
+
+def _encode_record(record: UsageEvent) -> bytes:
+    flags = (
+        (_LIVE if record.environment == "Live" else 0)
+        | (_BILLABLE if record.billable else 0)
+        | (_IPV6 if record.ip.version == 6 else 0)
+    )
+    fixed = _FIXED.pack(
+        (record.occurred_at - _EPOCH) // _MICROSECOND,
+        record.organization_id.bytes,
+        record.provider_organization_id.bytes,
+        record.key_id.bytes,
+        record.subscription_id.bytes,
+        record.product_id.bytes,
+        record.route_id.bytes,
+        record.status,
+        flags,
+        record.duration_us,
+        record.upstream_us,
+        record.bytes_in,
+        record.bytes_out,
+        record.units,
+        record.leased,
+        record.ip.packed,
+    )
+    method = record.method.encode("ascii")[:MAX_METHOD]
+    code = record.refusal.encode("ascii")[:MAX_CODE]
+    request_id = record.request_id.encode("ascii")[:MAX_REQUEST_ID]
+    meters = ",".join(f"{key}={value:f}" for key, value in record.meters).encode("ascii")
+    if len(meters) > MAX_USAGE_TEXT:
+        raise ValueError("the reported usage does not fit a slot")
+    lengths = _TEXTS.pack(len(method), len(code), len(request_id), len(meters))
+    return b"".join((fixed, lengths, method, code, request_id, meters))
+
+
+def _decode_record(payload: bytes, producer: UUID, sequence: int) -> UsageEvent:
+    fields = _FIXED.unpack_from(payload)
+    flags, packed_ip = fields[8], fields[15]
+    texts: list[bytes] = []
+    position = _FIXED.size + _TEXTS.size
+    for length in _TEXTS.unpack_from(payload, _FIXED.size):
+        texts.append(payload[position : position + length])
+        position += length
+    return UsageEvent(
+        event_id=event_id(producer, sequence),
+        occurred_at=_EPOCH + fields[0] * _MICROSECOND,
+        organization_id=UUID(bytes=fields[1]),
+        provider_organization_id=UUID(bytes=fields[2]),
+        key_id=UUID(bytes=fields[3]),
+        subscription_id=UUID(bytes=fields[4]),
+        product_id=UUID(bytes=fields[5]),
+        route_id=UUID(bytes=fields[6]),
+        environment="Live" if flags & _LIVE else "Test",
+        method=texts[0].decode("ascii"),
+        status=fields[7],
+        refusal=texts[1].decode("ascii"),
+        duration_us=fields[9],
+        upstream_us=fields[10],
+        bytes_in=fields[11],
+        bytes_out=fields[12],
+        units=fields[13],
+        leased=fields[14],
+        billable=bool(flags & _BILLABLE),
+        ip=ip_address(packed_ip if flags & _IPV6 else packed_ip[:4]),
+        request_id=texts[2].decode("ascii"),
+        meters=(parse_meters(texts[3]) or ()) if texts[3] else (),
+    )
