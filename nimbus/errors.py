@@ -83,6 +83,13 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
+def problem_type(code: str) -> str:
+    """The problem's `type`: the registered one for a quota (IETF RateLimit draft), else ours."""
+    if code == "quota_exceeded":
+        return "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    return f"/api/docs/errors#{code}"
+
+
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not an error of ours
     """An answer other than yes.
 

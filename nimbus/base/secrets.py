@@ -38,6 +38,22 @@ def secret(settings: Settings, name: str) -> bytes:
     return _read(settings.secrets_dir / name)
 
 
+def database_login(settings: Settings, role: str) -> dict[str, str]:
+    """How to connect as `role` (app, system, gateway; owner: who may make roles and migrate).
+
+    Keyword arguments of `psycopg.connect`. The embedded server is reached over its Unix socket
+    only; of an ordinary one the address is taken and the role's own name and password put in.
+    """
+    if settings.database_url is None:
+        user = "postgres" if role == "owner" else f"nimbus_{role}"
+        place = {"host": str(settings.run_dir), "dbname": "nimbus"}
+    elif role == "owner":
+        return {"conninfo": str(settings.database_owner_url)}
+    else:
+        user, place = f"nimbus_{role}", {"conninfo": settings.database_url}
+    return {**place, "user": user, "password": secret(settings, f"db_{role}").decode()}
+
+
 def seal(settings: Settings, plaintext: bytes) -> bytes:
     """Encrypt for storage: version, nonce, ciphertext with tag."""
     nonce = randomness.token_bytes(NONCE_BYTES)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database: one engine a role, one transaction a request or job.
+
+`transaction()` works as `nimbus_app` under row-level security; `system_session()` as
+`nimbus_system`, which sees all organizations, with a reason from the list that
+tests/architecture/system_sessions.toml holds. Both write the announced facts and commit when
+their block ends well, and roll back otherwise.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import MetaData, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from nimbus.base import clock, events
+from nimbus.base.config import Settings
+from nimbus.base.ids import NIL
+from nimbus.base.secrets import database_login
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Base(DeclarativeBase):
+    """What every table's class derives from."""
+
+    metadata = metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The engines of this process and what it was opened with."""
+
+    settings: Settings
+    app: AsyncEngine
+    system: AsyncEngine
+
+
+_database: Database | None = None
+
+
+async def open_database(settings: Settings, *, pool_size: int = 8) -> Database:
+    """Make this process's engines; connections are opened when first needed."""
+    global _database  # noqa: PLW0603 - one database a process
+    assert _database is None, "the database is open already"  # noqa: S101
+    _database = Database(
+        settings=settings,
+        app=_engine(settings, "app", pool_size),
+        system=_engine(settings, "system", pool_size),
+    )
+    return _database
+
+
+async def close_database() -> None:
+    """Close every connection of this process."""
+    global _database
+    if _database is not None:
+        database, _database = _database, None
+        await database.app.dispose()
+        await database.system.dispose()
+
+
+def current() -> Database:
+    """The open database of this process."""
+    assert _database is not None, "open_database() comes first"  # noqa: S101
+    return _database
+
+
+@asynccontextmanager
+async def transaction(
+    organization_id: UUID = NIL, user_id: UUID = NIL
+) -> AsyncIterator[AsyncSession]:
+    """One transaction as `nimbus_app`, seeing what this organization and this user may see."""
+    async with _session(current().app) as session:
+        await _begin(session, organization_id, user_id)
+        yield session
+        await commit(session)
+
+
+@asynccontextmanager
+async def system_session(reason: str) -> AsyncIterator[AsyncSession]:
+    """One transaction over all organizations as `nimbus_system`; `reason` is on a tested list."""
+    async with _session(current().system) as session:
+        session.info["reason"] = reason
+        await _begin(session, NIL, NIL)
+        yield session
+        await commit(session)
+
+
+async def commit(session: AsyncSession) -> None:
+    """Write the announced facts and commit; the one place where a transaction ends well."""
+    await events.settle(session)
+    await session.commit()
+
+
+async def _begin(session: AsyncSession, organization_id: UUID, user_id: UUID) -> None:
+    await session.execute(
+        text(
+            "SELECT set_config('nimbus.organization_id', :organization_id, true),"
+            " set_config('nimbus.user_id', :user_id, true)"
+        ),
+        {"organization_id": str(organization_id), "user_id": str(user_id)},
+    )
+    if current().settings.test_clock:
+        clock.set_instant(await session.scalar(text("SELECT instant FROM test_clock")))
+
+
+@asynccontextmanager
+async def _session(engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    async with AsyncSession(engine, expire_on_commit=False, autoflush=True) as session:
+        try:
+            yield session
+        except BaseException:
+            await session.rollback()
+            raise
+
+
+def _engine(settings: Settings, role: str, pool_size: int) -> AsyncEngine:
+    login = database_login(settings, role)
+
+    async def connect() -> psycopg.AsyncConnection[tuple[object, ...]]:
+        return await psycopg.AsyncConnection.connect(**login)  # type: ignore[arg-type]
+
+    return create_async_engine(
+        "postgresql+psycopg://",
+        async_creator=connect,
+        pool_size=pool_size,
+        max_overflow=4,
+        pool_pre_ping=True,
+    )

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work for later: jobs enqueued in the transaction that causes them, and rows that fall due.
+
+The queue runs only "now". What lies in the future is a row with a due instant; a room registers
+how its due rows are found, and one scanner defers a job for each (at most one waiting job an
+entity, by the queue's own queueing lock).
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import procrastinate
+from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.tasks import Task
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus.base import clock
+
+app = procrastinate.App(connector=procrastinate.PsycopgConnector())
+
+Work = Callable[..., Awaitable[None]]
+JobTask = Task[Any, Any, Any]
+
+
+def job(name: str, *, retries: int = 5, queue: str = "default") -> Callable[[Work], JobTask]:
+    """Declare a job: it takes ids and instants as JSON values, is idempotent, one transaction.
+
+    `retries` counts re-tries after the first attempt, with exponential waits in machine time.
+    """
+    strategy = procrastinate.RetryStrategy(max_attempts=retries, exponential_wait=2)
+
+    def declare(work: Work) -> JobTask:
+        return app.task(name=name, queue=queue, retry=strategy)(work)
+
+    return declare
+
+
+async def defer(
+    session: AsyncSession, task: JobTask, *, lock: str | None = None, **args: Any
+) -> None:
+    """Enqueue on the session's own connection: the job exists if the transaction commits."""
+    await _configured(task, await _driver(session), lock, None).defer_async(**args)
+
+
+@dataclass(frozen=True, slots=True)
+class DueSource:
+    """Rows of one kind that fall due.
+
+    `next_due(session)` answers the earliest due instant or None; `claim(session, as_of, limit)`
+    the (entity id, due instant) of rows due by then, earliest first.
+    """
+
+    task: JobTask
+    next_due: Callable[[AsyncSession], Awaitable[datetime | None]]
+    claim: Callable[[AsyncSession, datetime, int], Awaitable[list[tuple[UUID, datetime]]]]
+
+
+_sources: list[DueSource] = []
+
+
+def due_source(source: DueSource) -> DueSource:
+    """Register rows that fall due; their task takes `entity_id` and `as_of` (both text)."""
+    if all(known.task.name != source.task.name for known in _sources):
+        _sources.append(source)
+    return source
+
+
+async def next_due(session: AsyncSession) -> datetime | None:
+    """The earliest instant at which anything falls due, in business time."""
+    instants = [await source.next_due(session) for source in _sources]
+    return min((instant for instant in instants if instant is not None), default=None)
+
+
+async def defer_due(
+    session: AsyncSession, as_of: datetime, limit: int = 500
+) -> list[tuple[str, datetime, int]]:
+    """Enqueue what is due by `as_of`; answers (job, earliest instant, how many) for each kind."""
+    ran = []
+    for source in _sources:
+        rows = await source.claim(session, as_of, limit)
+        for entity_id, due_at in rows:
+            await _defer_once(session, source.task, entity_id, due_at)
+        if rows:
+            ran.append((str(source.task.name), rows[0][1], len(rows)))
+    return ran
+
+
+async def _defer_once(
+    session: AsyncSession, task: JobTask, entity_id: UUID, due_at: datetime
+) -> None:
+    lock = f"{task.name}/{entity_id}"
+    try:
+        async with session.begin_nested():
+            await _configured(task, await _driver(session), lock, lock).defer_async(
+                entity_id=str(entity_id), as_of=clock.to_wire(due_at)
+            )
+    except AlreadyEnqueued:
+        return
+
+
+async def _driver(session: AsyncSession) -> Any:
+    connection = await session.connection()
+    raw = await connection.get_raw_connection()
+    return raw.driver_connection
+
+
+def _configured(task: JobTask, connection: Any, lock: str | None, queueing_lock: str | None) -> Any:
+    return task.configure(lock=lock, queueing_lock=queueing_lock, connection=connection)
