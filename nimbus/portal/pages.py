@@ -7,6 +7,7 @@ nonce of its own, so that no inline script or style runs that we did not write. 
 served, so a path that climbs out of the folder is simply not a name.
 """
 
+import gzip
 import secrets
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from nimbus.errors import Refusal
 
@@ -47,7 +48,29 @@ PAGE_HEADERS = COMMON_HEADERS | {
     "Cache-Control": "no-store",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
-ASSET_HEADERS = COMMON_HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"}
+ASSET_HEADERS = COMMON_HEADERS | {
+    "Cache-Control": "public, max-age=31536000, immutable",
+    "Vary": "Accept-Encoding",
+}
+
+
+# What the build makes; a file of another kind is not served.
+MEDIA_TYPES = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
+}
+COMPRESSED = {".js", ".css", ".svg"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One file, as it is and, where that is worth it, compressed."""
+
+    media_type: str
+    content: bytes
+    gzipped: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +78,7 @@ class Build:
     """A built portal: the page with its placeholder, and the files it loads, by name."""
 
     template: str
-    assets: dict[str, Path]
+    assets: dict[str, Asset]
 
 
 def content_security_policy(nonce: str) -> str:
@@ -77,12 +100,24 @@ def content_security_policy(nonce: str) -> str:
 
 @lru_cache(maxsize=4)
 def load(static: Path) -> Build:
-    """Read the build in `static` once; raises Refusal `unavailable` while there is none."""
+    """Read the build in `static` once; raises Refusal `unavailable` while there is none.
+
+    It is kept in memory (some 2 MB): a page and its files stay together when a newer build takes
+    the folder under a running process.
+    """
     index = static / "index.html"
     if not index.is_file():
         raise Refusal("unavailable", "The portal is not built: run `make setup`.")
-    assets = {path.name: path for path in (static / "assets").iterdir() if path.is_file()}
+    files = [path for path in (static / "assets").iterdir() if path.suffix in MEDIA_TYPES]
+    assets = {path.name: read_asset(path) for path in files}
     return Build(index.read_text(encoding="utf-8"), assets)
+
+
+def read_asset(path: Path) -> Asset:
+    """One file of the build, with its media type."""
+    content = path.read_bytes()
+    gzipped = gzip.compress(content, mtime=0) if path.suffix in COMPRESSED else None
+    return Asset(MEDIA_TYPES[path.suffix], content, gzipped)
 
 
 def create_pages(static: Path) -> APIRouter:
@@ -96,10 +131,13 @@ def create_pages(static: Path) -> APIRouter:
         return HTMLResponse(content, headers=PAGE_HEADERS | policy)
 
     def asset(request: Request) -> Response:
-        path = load(static).assets.get(request.path_params["name"])
-        if path is None:
+        found = load(static).assets.get(request.path_params["name"])
+        if found is None:
             raise Refusal("not_found", "There is no such file.")
-        return FileResponse(path, headers=ASSET_HEADERS)
+        if found.gzipped and "gzip" in request.headers.get("accept-encoding", ""):
+            headers = ASSET_HEADERS | {"Content-Encoding": "gzip"}
+            return Response(found.gzipped, headers=headers, media_type=found.media_type)
+        return Response(found.content, headers=ASSET_HEADERS, media_type=found.media_type)
 
     for path in PATHS:
         router.add_route(path, page, methods=["GET"], include_in_schema=False)
