@@ -21,6 +21,9 @@ ROOMS = (
     "payments",
     "notices",
 )
+# Written by a tool from another file of ours, never by hand.
+GENERATED = {Path("web/src/api/schema.d.ts"), Path("docs/reference/openapi.json")}
+
 COMPOSERS = (
     "app",
     "worker",
@@ -67,6 +70,11 @@ def text_of(path: Path) -> str:
 def parsed(path: Path) -> ast.Module:
     """The syntax tree of a Python file of the repository."""
     return ast.parse(text_of(path), filename=str(path))
+
+
+def assert_none(offences: list[str]) -> None:
+    """Fail with every offence on a line of its own."""
+    assert not offences, "\n" + "\n".join(offences)
 
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules about code that no linter of ours knows: each takes a syntax tree, gives its offences.
+
+An offence is a line number and what is wrong there.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from tests.architecture.tree import dotted
+
+Offence = tuple[int, str]
+
+CLOCK_CALLS = {
+    "datetime.now",
+    "datetime.utcnow",
+    "datetime.today",
+    "date.today",
+    "func.now",
+    "func.current_timestamp",
+    "time.time",
+    "time.time_ns",
+    "time.monotonic",
+    "time.monotonic_ns",
+}
+CLOCK_NAMES = {name.partition(".")[2] for name in CLOCK_CALLS if name.startswith("time.")}
+SQL_CALLS = {"execute", "executemany", "exec_driver_sql", "text", "scalar", "scalars", "stream"}
+SECRET_NAME = re.compile(r"(?:^|_)(?:signature|token|digest|hash|hmac|mac|secret|password)$")
+SYSTEM_CALLS = {"system_session", "open_system"}
+UNSAFE_READERS = {"pickle", "marshal", "shelve", "dill", "jsonpickle"}
+
+
+def floats(tree: ast.AST) -> Iterator[Offence]:
+    """Money is integers and decimals: no float literal, no `float(…)`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, float):
+            yield node.lineno, f"float literal {node.value}"
+        if isinstance(node, ast.Call) and dotted(node.func) == "float":
+            yield node.lineno, "float(…)"
+
+
+def clock_reads(tree: ast.AST) -> Iterator[Offence]:
+    """Time is an argument or comes from `base.clock`, never from the system or the database."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = dotted(node.func)
+            if any(name == call or name.endswith(f".{call}") for call in CLOCK_CALLS):
+                yield node.lineno, f"{name}()"
+        if isinstance(node, ast.ImportFrom) and node.module == "time":
+            for alias in node.names:
+                if alias.name in CLOCK_NAMES:
+                    yield node.lineno, f"from time import {alias.name}"
+
+
+def built_sql(tree: ast.AST) -> Iterator[Offence]:
+    """SQL takes parameters: none is put together from text where it is executed."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        if dotted(node.func).rpartition(".")[2] in SQL_CALLS and _is_built(node.args[0]):
+            yield node.lineno, f"{dotted(node.func)}() of text put together"
+
+
+def _is_built(node: ast.expr) -> bool:
+    if isinstance(node, ast.JoinedStr):
+        return any(isinstance(part, ast.FormattedValue) for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod):
+        return _has_text(node)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr in {"format", "join", "replace"} and _has_text(node.func.value)
+    return False
+
+
+def _has_text(node: ast.expr) -> bool:
+    """Whether text takes part; psycopg's `SQL("…").format(Identifier(x))` quotes and is no text."""
+    if isinstance(node, ast.BinOp):
+        return _has_text(node.left) or _has_text(node.right)
+    if isinstance(node, ast.JoinedStr):
+        return True
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def leaky_comparisons(tree: ast.AST) -> Iterator[Offence]:
+    """Secrets are compared in constant time (`hmac.compare_digest`), never by `==`.
+
+    A comparison with a constant gives nothing away, and `Model.key_hash == x` is a look-up that
+    the database does.
+    """
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        sides = [node.left, *node.comparators]
+        if any(isinstance(side, ast.Constant) or _is_column(side) for side in sides):
+            continue
+        equality = any(isinstance(operator, ast.Eq | ast.NotEq) for operator in node.ops)
+        named = [name for side in sides if SECRET_NAME.search(name := _last(side))]
+        if equality and named:
+            yield node.lineno, f"{named[0]} compared by =="
+
+
+def _last(node: ast.expr) -> str:
+    return dotted(node).rpartition(".")[2].lower()
+
+
+def _is_column(node: ast.expr) -> bool:
+    owner = dotted(node).rpartition(".")[0].rpartition(".")[2]
+    return owner == "c" or owner[:1].isupper()
+
+
+def unsafe_readers(tree: ast.AST) -> Iterator[Offence]:
+    """Nothing is read by what can run code: pickle and its kin, `yaml.load`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            for name in [module] if module else [alias.name for alias in node.names]:
+                if name.partition(".")[0] in UNSAFE_READERS:
+                    yield node.lineno, f"import {name}"
+        if isinstance(node, ast.Call) and dotted(node.func) in {"yaml.load", "yaml.unsafe_load"}:
+            yield node.lineno, f"{dotted(node.func)}()"
+
+
+def prints(tree: ast.AST) -> Iterator[Offence]:
+    """Only what talks to a person prints."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and dotted(node.func) == "print":
+            yield node.lineno, "print()"
+
+
+def system_sessions(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Each call that passes row-level security: its line and reason ("?" when not a literal)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in SYSTEM_CALLS:
+            reason = node.args[0] if node.args else None
+            yield node.lineno, str(reason.value) if isinstance(reason, ast.Constant) else "?"
