@@ -72,7 +72,7 @@ def embedded_bindir() -> Path:
 
 def major_version(bindir: Path) -> int:
     """The major version of the server programs in `bindir`, such as 18."""
-    text = subprocess.run(
+    text = subprocess.run(  # noqa: S603 - a program of ours
         [bindir / "postgres", "--version"], check=True, capture_output=True, text=True
     ).stdout
     return int(text.split()[2].split(".")[0])
@@ -131,7 +131,7 @@ def stop_left_over(data: Path) -> None:
     """Stop a server that a killed owner left on this data folder; take away its stale pid file.
 
     The pid in `postmaster.pid` may be anybody's by now, so a process counts as this server's only
-    when the data folder is its working folder, as it is for the postmaster and all its children.
+    when it is a `postgres` whose working folder is the data folder, as for all its children.
     Children of a dead postmaster are killed: their shared memory is worthless, and a new server
     beside them would damage the data.
     """
@@ -166,7 +166,7 @@ def _make_data_folder(cluster: Cluster) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(cluster.password)
-        result = subprocess.run(
+        result = subprocess.run(  # noqa: S603 - a program of ours
             [
                 *_as_user(user),
                 str(cluster.bindir / "initdb"),
@@ -243,7 +243,7 @@ def _spawn(cluster: Cluster) -> subprocess.Popen[bytes]:
         cluster.log_file.replace(cluster.log_file.with_suffix(".log.1"))
     parameters = {**SERVER_PARAMETERS, "unix_socket_directories": str(cluster.socket_dir)}
     with cluster.log_file.open("ab") as log:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603 - a program of ours
             [
                 *_as_user(_server_user(cluster.data), "--pdeathsig", "INT"),
                 str(cluster.bindir / "postgres"),
@@ -340,7 +340,7 @@ def _pid_in(pid_file: Path) -> int | None:
 
 
 def _processes_in(data: Path) -> list[int]:
-    """Processes whose working folder is `data`, as far as we may look."""
+    """Server processes whose working folder is `data`, as far as we may look."""
     place = data.stat()
     return [pid for pid in _all_processes() if _works_in(pid, place)]
 
@@ -351,6 +351,8 @@ def _all_processes() -> Iterator[int]:
 
 def _works_in(pid: int, place: os.stat_result) -> bool:
     try:
+        if Path(f"/proc/{pid}/comm").read_text().strip() != "postgres":
+            return False  # somebody's shell is left alone
         found = Path(f"/proc/{pid}/cwd").stat()
     except OSError:
         return False  # ended meanwhile, or another user's
