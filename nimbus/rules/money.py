@@ -26,8 +26,7 @@ EXACT = Context(prec=120, traps=[InvalidOperation, Overflow])
 """Decimal arithmetic wide enough for 10^15 units with 12 places at 10^6 with 12 places (M-13)."""
 
 # ISO 4217, active codes of states and currency unions; two minor digits unless listed below.
-_CURRENCIES = frozenset(
-    """
+_CODES = """
     AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN
     BZD CAD CDF CHF CLF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP
     GEL GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR
@@ -35,15 +34,16 @@ _CURRENCIES = frozenset(
     MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR
     SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS
     UAH UGX USD UYU UYW UZS VED VES VND VUV WST XAF XCD XOF XPF YER ZAR ZMW ZWG
-    """.split()
-)
+"""
+_WITHOUT_MINOR = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF"
+_THREE_DIGITS = "BHD IQD JOD KWD LYD OMR TND"
+_FOUR_DIGITS = "CLF UYW"
+
 _MINOR_DIGITS = (
-    dict.fromkeys(
-        "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF".split(),
-        0,
-    )
-    | dict.fromkeys("BHD IQD JOD KWD LYD OMR TND".split(), 3)
-    | dict.fromkeys("CLF UYW".split(), 4)
+    dict.fromkeys(_CODES.split(), 2)
+    | dict.fromkeys(_WITHOUT_MINOR.split(), 0)
+    | dict.fromkeys(_THREE_DIGITS.split(), 3)
+    | dict.fromkeys(_FOUR_DIGITS.split(), 4)
 )
 
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
@@ -54,9 +54,9 @@ def minor_digits(currency: str) -> int:
 
     EUR → 2, JPY → 0, KWD → 3, CLF → 4. Raises a 422 on `currency` for a code that is no currency.
     """
-    if currency not in _CURRENCIES:
+    if currency not in _MINOR_DIGITS:
         raise field_error("currency", "unknown_currency", "Not a currency of ISO 4217.")
-    return _MINOR_DIGITS.get(currency, 2)
+    return _MINOR_DIGITS[currency]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ QuotaPeriod = Literal["day", "week", "month", "year", "cycle"]
 
 _MONTHS = {"month": 1, "quarter": 3, "year": 12}
 _DAYS = {"day": 1, "week": 7}
-_SHORTEST_DAYS = {"day": 1, "week": 7, "month": 28, "quarter": 90, "year": 365}
+_SHORTEST_DAYS = {"day": 1, "week": 7, "month": 28, "quarter": 89, "year": 365}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,9 @@ def _boundary(anchor: Anchor, n: int) -> datetime:
     """Where period n begins, in UTC."""
     local = anchor.at.astimezone(zone(anchor.time_zone))
     if anchor.calendar:
-        local = datetime.combine(_calendar_start(local.date(), anchor.interval), time(0), local.tzinfo)
+        local = datetime.combine(
+            _calendar_start(local.date(), anchor.interval), time(0), local.tzinfo
+        )
     steps = n * anchor.interval_count
     if anchor.interval in _DAYS:
         day = local.date() + timedelta(days=steps * _DAYS[anchor.interval])

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a meter's usage costs: the charge models of spec 02, exact and unrounded.
+
+Prices, fees and amounts are decimals in whole currency units, rates are percent (21 means 21 %).
+The line is rounded later, once, in `invoicing` (spec 09, M-07).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import Literal
+
+from nimbus.errors import Refusal, field_error
+from nimbus.rules.money import EXACT, check_price
+
+Model = Literal[
+    "unit",
+    "graduated",
+    "graduated_percentage",
+    "volume",
+    "package",
+    "percentage",
+    "stair_step",
+    "capacity",
+    "cost_plus",
+]
+
+MODELS: tuple[Model, ...] = Model.__args__  # type: ignore[attr-defined]
+TIERED = frozenset({"graduated", "graduated_percentage", "volume", "stair_step", "capacity"})
+TIERS_MAX = 100
+RATE_LIMIT = Decimal(10_000)
+"""Ten thousand percent: a higher rate is a typing error."""
+
+ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Usage up to and including `up_to` units (None: without end).
+
+    `unit_price` per unit, `flat_fee` once the tier is reached, `rate` in percent
+    (graduated_percentage).
+    """
+
+    up_to: Decimal | None
+    unit_price: Decimal = ZERO
+    flat_fee: Decimal = ZERO
+    rate: Decimal = ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """How one meter is priced; a field that the model does not use keeps its default.
+
+    `included`: units that cost nothing, taken off first. `free_events` and `free_amount`: the
+    allowance of `percentage`; whichever is used up first ends it. `minimum` and `maximum` bound
+    the amount of the period.
+    """
+
+    meter_key: str
+    model: Model
+    unit_price: Decimal = ZERO
+    tiers: tuple[Tier, ...] = ()
+    package_size: Decimal = ZERO
+    package_price: Decimal = ZERO
+    rate: Decimal = ZERO
+    fixed_per_event: Decimal = ZERO
+    free_events: int | None = None
+    free_amount: Decimal | None = None
+    included: Decimal = ZERO
+    minimum: Decimal | None = None
+    maximum: Decimal | None = None
+
+
+def billable(charge: Charge, quantity: Decimal) -> Decimal:
+    """The units over the included amount: 22,500 calls of which 10,000 included → 12,500."""
+    with localcontext(EXACT):
+        return max(quantity - charge.included, ZERO)
+
+
+def amount(charge: Charge, quantity: Decimal, events: Sequence[Decimal] = ()) -> Decimal:
+    """What `quantity` of the charge's meter costs in one period, in whole currency units, exact.
+
+    `quantity` is the aggregate of the period: the sum for most models, the peak for `capacity`,
+    the reported cost for `cost_plus`. `events` are the single values in order, which only
+    `percentage` looks at (fees and free allowances go by event); without them the quantity counts
+    as one event.
+
+    With 10,000 included at 0.002: 22,500 → 12,500 × 0.002 = 25. Graduated to 5 at 10 + 100 flat,
+    then 5 + 50 flat: 8 → 100 + 50 + 50 + 15 = 215; 0 → 100, because the first tier counts as
+    reached. Usage within an included amount reaches no tier: 0. Volume to 10 at 5 + 100, then
+    2 + 50: 15 → 80. Packages of 100 at 5: 101 → 10. Tier bounds are inclusive.
+
+    Raises a 422 on `quantity` when it is negative or lies above a last tier that has an end.
+    Source: spec 02 "Charges"; the cases of tests/cases/billing_examples.json.
+    """
+    if quantity < 0 or any(value < 0 for value in events):
+        raise field_error("quantity", "negative", "Usage is never negative.")
+    with localcontext(EXACT):
+        if charge.model == "percentage":
+            price = _percentage(charge, events or ((quantity,) if quantity else ()))
+        elif charge.included and quantity <= charge.included:
+            price = ZERO
+        else:
+            price = _PRICES[charge.model](charge, billable(charge, quantity))
+        if charge.minimum is not None:
+            price = max(price, charge.minimum)
+        if charge.maximum is not None:
+            price = min(price, charge.maximum)
+        return price
+
+
+def _unit(charge: Charge, quantity: Decimal) -> Decimal:
+    return quantity * charge.unit_price
+
+
+def _package(charge: Charge, quantity: Decimal) -> Decimal:
+    full, started = divmod(quantity, charge.package_size)
+    return (full + bool(started)) * charge.package_price
+
+
+def _cost_plus(charge: Charge, quantity: Decimal) -> Decimal:
+    return quantity + quantity * charge.rate.scaleb(-2)
+
+
+def _graduated(charge: Charge, quantity: Decimal) -> Decimal:
+    price, below = ZERO, ZERO
+    for tier in charge.tiers:
+        top = quantity if tier.up_to is None else min(quantity, tier.up_to)
+        part = top - below
+        price += part * (tier.unit_price + tier.rate.scaleb(-2)) + tier.flat_fee
+        if top == quantity:
+            return price
+        below = top
+    raise _above_last_tier()
+
+
+def _volume(charge: Charge, quantity: Decimal) -> Decimal:
+    tier = _reached(charge, quantity)
+    return quantity * tier.unit_price + tier.flat_fee
+
+
+def _stair_step(charge: Charge, quantity: Decimal) -> Decimal:
+    return _reached(charge, quantity).flat_fee
+
+
+def _reached(charge: Charge, quantity: Decimal) -> Tier:
+    for tier in charge.tiers:
+        if tier.up_to is None or quantity <= tier.up_to:
+            return tier
+    raise _above_last_tier()
+
+
+def _above_last_tier() -> Refusal:
+    return field_error("quantity", "above_last_tier", "No tier goes that far.")
+
+
+def _percentage(charge: Charge, events: Sequence[Decimal]) -> Decimal:
+    """Rate and fixed fee per event, after the included units and the free allowance.
+
+    1.2 % + 0.10, the first 3 events or 500.00 free: a fourth event of 50 → 0.60 + 0.10 = 0.70.
+    The event that crosses the free amount pays the fixed fee and the rate on the part above it.
+    """
+    included = charge.included
+    limited = charge.free_events is not None or charge.free_amount is not None
+    free = charge.free_amount
+    price = ZERO
+    for number, value in enumerate(events):
+        covered = min(value, included)
+        included -= covered
+        if covered and covered == value:
+            continue
+        rest = value - covered
+        if limited and (charge.free_events is None or number < charge.free_events):
+            taken = rest if free is None else min(rest, free)
+            free = None if free is None else free - taken
+            rest -= taken
+            if not rest:
+                continue
+        price += rest * charge.rate.scaleb(-2) + charge.fixed_per_event
+    return price
+
+
+_PRICES: dict[Model, Callable[[Charge, Decimal], Decimal]] = {
+    "unit": _unit,
+    "graduated": _graduated,
+    "graduated_percentage": _graduated,
+    "volume": _volume,
+    "package": _package,
+    "stair_step": _stair_step,
+    "capacity": _stair_step,
+    "cost_plus": _cost_plus,
+}
+
+
+def validate(charge: Charge, path: str = "charge") -> None:
+    """Refuse a charge that cannot be billed, with a 422 on the field (`charge.tiers.1.up_to`).
+
+    Unknown model; negative or too fine prices; tiers that are missing, do not rise, or do not end
+    with one without bound; a package without size; a minimum above the maximum. Tiers
+    (10, 10, None) → `tiers.1.up_to`: `not_rising`.
+    """
+    if charge.model not in MODELS:
+        raise field_error(f"{path}.model", "unknown_model", "No such charge model.")
+    for name in ("unit_price", "package_price", "fixed_per_event", "included"):
+        check_price(getattr(charge, name), f"{path}.{name}")
+    for name in ("free_amount", "minimum", "maximum"):
+        if getattr(charge, name) is not None:
+            check_price(getattr(charge, name), f"{path}.{name}")
+    _check_rate(charge.rate, f"{path}.rate")
+    if charge.free_events is not None and charge.free_events < 0:
+        raise field_error(f"{path}.free_events", "negative", "A number of events is not negative.")
+    if (
+        charge.minimum is not None
+        and charge.maximum is not None
+        and charge.minimum > charge.maximum
+    ):
+        raise field_error(f"{path}.minimum", "above_maximum", "The minimum exceeds the maximum.")
+    if charge.model == "package":
+        check_price(charge.package_size, f"{path}.package_size")
+        if charge.package_size == 0:
+            raise field_error(f"{path}.package_size", "too_small", "A package holds something.")
+    if charge.model in TIERED:
+        _validate_tiers(charge.tiers, path)
+    elif charge.tiers:
+        raise field_error(f"{path}.tiers", "not_allowed", "This model has no tiers.")
+
+
+def _validate_tiers(tiers: tuple[Tier, ...], path: str) -> None:
+    if not 1 <= len(tiers) <= TIERS_MAX:
+        raise field_error(f"{path}.tiers", "wrong_number", "Between 1 and 100 tiers are needed.")
+    below = ZERO
+    for number, tier in enumerate(tiers):
+        at = f"{path}.tiers.{number}"
+        check_price(tier.unit_price, f"{at}.unit_price")
+        check_price(tier.flat_fee, f"{at}.flat_fee")
+        _check_rate(tier.rate, f"{at}.rate")
+        last = number == len(tiers) - 1
+        if last != (tier.up_to is None):
+            text = "The last tier, and only that one, has no upper bound."
+            raise field_error(f"{at}.up_to", "last_tier_open", text)
+        if tier.up_to is not None:
+            check_price(tier.up_to, f"{at}.up_to")
+            if tier.up_to <= below:
+                raise field_error(f"{at}.up_to", "not_rising", "Each tier ends above the last.")
+            below = tier.up_to
+
+
+def _check_rate(rate: Decimal, field: str) -> None:
+    check_price(rate, field)
+    if rate > RATE_LIMIT:
+        raise field_error(field, "too_large", "A rate stays below 10,000 percent.")
