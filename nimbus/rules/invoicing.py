@@ -9,7 +9,7 @@ and rate on the sum of the rounded lines (spec 09, M-07).
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Literal
 
 from nimbus.rules.money import EXACT, Money, major, round_half_up, round_minor
@@ -194,22 +194,24 @@ def kind_of(meter_key: str) -> LineKind:
     return _KINDS.get(meter_key, "Other")
 
 
-def difference(proposed: Iterable[LineDraft], billed: Iterable[LineDraft]) -> tuple[LineDraft, ...]:
+def difference(
+    proposed: Iterable[LineDraft], billed: Iterable[LineDraft], currency: str
+) -> tuple[LineDraft, ...]:
     """What is still to be billed: proposed minus billed, line by line; empty when all was billed.
 
     Lines are matched by kind, meter and start of the period. 25.00 proposed, 25.00 billed →
     nothing. 100 late calls at 0.002 after 25.00 was billed → a line of 100 for 0.20. Billed 45.00
     of which only 40.00 is owed → a line of -5.00. `billed` holds all lines, and the negative ones
-    of credit notes, of the same subscription and periods.
+    of credit notes, of the same subscription and periods; all amounts are in `currency`.
     """
     before: dict[object, list[LineDraft]] = {}
     for line in billed:
         before.setdefault(_key(line), []).append(line)
-    rest = [_less(line, before.pop(_key(line), [])) for line in proposed]
-    rest += [
-        _less(replace(gone[0], quantity=Decimal(0), amount_minor=0), gone)
-        for gone in before.values()
-    ]
+    with localcontext(EXACT):
+        rest = [_less(line, before.pop(_key(line), []), currency) for line in proposed]
+        for gone in before.values():
+            nothing = replace(gone[0], quantity=Decimal(0), amount_minor=0)
+            rest.append(_less(nothing, gone, currency))
     return tuple(line for line in rest if line.amount_minor or line.quantity)
 
 
@@ -266,11 +268,14 @@ def _key(line: LineDraft) -> tuple[LineKind, str | None, datetime]:
     return line.kind, line.meter_key, line.period.starts_at
 
 
-def _less(line: LineDraft, billed: Sequence[LineDraft]) -> LineDraft:
+def _less(line: LineDraft, billed: Sequence[LineDraft], currency: str) -> LineDraft:
     if not billed:
         return line
-    return replace(
-        line,
-        quantity=line.quantity - sum(one.quantity for one in billed),
-        amount_minor=line.amount_minor - sum(one.amount_minor for one in billed),
-    )
+    quantity = line.quantity - sum(one.quantity for one in billed)
+    amount_minor = line.amount_minor - sum(one.amount_minor for one in billed)
+    price = line.unit_price
+    if price is not None:
+        # The difference of two rounded amounts can be a minor unit off: then no price explains it.
+        product = round_minor(quantity * price, currency)
+        price = price if product.amount_minor == amount_minor else None
+    return replace(line, quantity=quantity, unit_price=price, amount_minor=amount_minor)

@@ -221,10 +221,22 @@ INVOICE = {
 def subscription(state: SubscriptionState, action: SubscriptionAction) -> SubscriptionState:
     """The state after `action`, or a 422 on `status` whose code names the refusal.
 
-    ("Active", "cancel") → "Cancelled"; ("Paused", "cancel") → "Cancelled"; ("Expired", anything)
-    → `subscription_expired`. Source: spec 04 "Subscription".
+    `state` is the derived one of `subscription_status`. ("Active", "cancel") → "Cancelled";
+    ("Expired", anything) → `subscription_expired`. Source: spec 04 "Subscription".
     """
     return _next(SUBSCRIPTION[state][action])
+
+
+def reactivated(
+    state: SubscriptionState, trial_ends_at: datetime | None, as_of: datetime
+) -> SubscriptionState:
+    """The state after "reactivate": a trial that was cancelled is a trial again until its end.
+
+    Cancelled on day 3 of a trial of 14 days, taken back on day 5 → "Trial"; without a trial, or
+    after it, → "Active". Refusals as those of `subscription`.
+    """
+    state = subscription(state, "reactivate")
+    return "Trial" if trial_ends_at is not None and as_of < trial_ends_at else state
 
 
 def organization(state: OrganizationState, action: OrganizationAction) -> OrganizationState:

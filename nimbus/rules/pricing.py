@@ -171,7 +171,8 @@ def _percentage(charge: Charge, events: Sequence[Decimal]) -> Decimal:
         if covered and covered == value:
             continue
         rest = value - covered
-        if limited and (charge.free_events is None or number < charge.free_events):
+        in_count = charge.free_events is None or number < charge.free_events
+        if limited and in_count and (free is None or free > 0):
             taken = rest if free is None else min(rest, free)
             free = None if free is None else free - taken
             rest -= taken
