@@ -95,7 +95,7 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def test_functions(path: Path) -> set[str]:
+def tests_of(path: Path) -> set[str]:
     """The names of a test file's tests: `test_x`, and `TestClass::test_x` for methods."""
     found = set()
     for node in parsed(path).body:
@@ -122,7 +122,7 @@ def names_a_test(reference: str) -> bool:
     path = Path(file)
     if not name or path not in repository_files():
         return False
-    return name.partition("[")[0] in test_functions(path) | _assigned_tests(path)
+    return name.partition("[")[0] in tests_of(path) | _assigned_tests(path)
 
 
 def _assigned_tests(path: Path) -> set[str]:
