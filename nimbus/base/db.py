@@ -99,6 +99,18 @@ async def system_session(reason: str) -> AsyncIterator[AsyncSession]:
         await commit(session)
 
 
+async def act_for(
+    session: AsyncSession, organization_id: UUID, user_id: UUID | None = None
+) -> None:
+    """From here on the transaction sees `organization_id`; and `user_id`, when one is given."""
+    statement = "SELECT set_config('nimbus.organization_id', :organization_id, true)"
+    values = {"organization_id": str(organization_id)}
+    if user_id is not None:
+        statement += ", set_config('nimbus.user_id', :user_id, true)"
+        values["user_id"] = str(user_id)
+    await session.execute(text(statement), values)
+
+
 async def commit(session: AsyncSession) -> None:
     """Write the announced facts and commit; the one place where a transaction ends well."""
     await events.settle(session)
@@ -106,13 +118,7 @@ async def commit(session: AsyncSession) -> None:
 
 
 async def _begin(session: AsyncSession, organization_id: UUID, user_id: UUID) -> None:
-    await session.execute(
-        text(
-            "SELECT set_config('nimbus.organization_id', :organization_id, true),"
-            " set_config('nimbus.user_id', :user_id, true)"
-        ),
-        {"organization_id": str(organization_id), "user_id": str(user_id)},
-    )
+    await act_for(session, organization_id, user_id)
     if current().settings.test_clock:
         clock.set_instant(await session.scalar(text("SELECT instant FROM test_clock")))
 

@@ -62,7 +62,7 @@ def check_company_number(country: str, number: str, field: str = "company_number
             raise field_error(field, "invalid", "A Dutch company number has 8 digits")
         return text
     if country in COMPANY_MODULES:
-        module = get_cc_module(*COMPANY_MODULES[country])
+        module: Any = get_cc_module(*COMPANY_MODULES[country])
         try:
             return str(module.validate(text))
         except stdnum.exceptions.ValidationError:

@@ -104,12 +104,14 @@ def _audit() -> None:
                 VALUES (organization, 0, sha256(uuid_send(organization))) ON CONFLICT DO NOTHING;
             SELECT * INTO head FROM audit_heads WHERE organization_id = organization FOR UPDATE;
             head.sequence := head.sequence + 1;
-            head.hash := sha256(head.hash || int8send(head.sequence) || convert_to(content, 'UTF8'));
+            head.hash := sha256(
+                head.hash || int8send(head.sequence) || convert_to(content, 'UTF8'));
             INSERT INTO audit_log (id, organization_id, sequence, action, entity_type, entity_id,
                                    user_id, at, body, hash)
                 VALUES (row_id, organization, head.sequence, fields->>'action',
                         fields->>'entity_type', (fields->>'entity_id')::uuid,
-                        (fields->>'user_id')::uuid, (fields->>'at')::timestamptz, content, head.hash);
+                        (fields->>'user_id')::uuid, (fields->>'at')::timestamptz,
+                        content, head.hash);
             UPDATE audit_heads SET sequence = head.sequence, hash = head.hash
                 WHERE organization_id = organization;
             RETURN head.sequence;
