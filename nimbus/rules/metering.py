@@ -40,6 +40,7 @@ HEADER_SIZE = 4096
 SLOT_SIZE = 512
 SLOTS_PER_SEGMENT = 16_384  # 8 MiB a segment
 SEGMENT_SUFFIX = ".journal"
+LOCK_NAME = "lock"  # in the producer's folder; its living gateway holds an exclusive flock on it
 MAX_USAGE_TEXT = 200  # bytes of an X-Nimbus-Usage answer header that are recorded
 MAX_METHOD, MAX_CODE, MAX_REQUEST_ID = 16, 32, 48
 
