@@ -15,12 +15,15 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
+
+from nimbus.base import clock
 
 SUPERUSER = "postgres"
 READY_SECONDS = 300  # crash recovery of a large data folder takes minutes
@@ -87,7 +90,10 @@ def start(cluster: Cluster) -> subprocess.Popen[bytes]:
     _make_data_folder(cluster)
     _check_version(cluster)
     stop_left_over(cluster.data)
-    _make_socket_folder(cluster)
+    make_socket_folder(cluster.socket_dir, cluster.data)
+    user = _server_user(cluster.data)
+    if user is not None:
+        os.chown(cluster.socket_dir, user, -1)
     process = _spawn(cluster)
     try:
         _wait_until_ready(cluster, process)
@@ -150,6 +156,22 @@ def stop_left_over(data: Path) -> None:
     pid_file.unlink(missing_ok=True)
 
 
+def make_socket_folder(folder: Path, data: Path) -> None:
+    """Make the folder of Unix sockets, for us and the server of `data` alone.
+
+    It lies where anybody may make a folder of that name, so one that is there is trusted only if
+    it is ours: raises `PostgresError` otherwise.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    ours = {os.geteuid(), _server_user(data)}
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in ours:
+        owner = _user_name(found.st_uid)
+        raise PostgresError(f"{folder} belongs to {owner}, not to this installation. Remove it.")
+    folder.chmod(0o700)
+
+
 def _make_data_folder(cluster: Cluster) -> None:
     """`initdb` into a folder beside it, moved in place when complete: never half a data folder."""
     if cluster.data.exists():
@@ -159,7 +181,7 @@ def _make_data_folder(cluster: Cluster) -> None:
     shutil.rmtree(new, ignore_errors=True)
     password_file.unlink(missing_ok=True)
     new.mkdir(mode=0o700)
-    user = _server_user(new)
+    user = _server_user(cluster.data)
     if user is not None:
         os.chown(new, user, -1)
     handle = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -220,24 +242,6 @@ def _check_version(cluster: Cluster) -> None:
         )
 
 
-def _make_socket_folder(cluster: Cluster) -> None:
-    """The folder lies in a place where anybody may make one of that name: trust it only if ours."""
-    folder, owner = cluster.socket_dir, cluster.data.stat().st_uid
-    try:
-        folder.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            os.chown(folder, owner, -1)
-    except FileExistsError:
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {owner, os.geteuid()}:
-            raise PostgresError(
-                f"{folder} is not ours: it belongs to {_user_name(found.st_uid)}. Remove it."
-            ) from None
-        folder.chmod(0o700)
-        if os.geteuid() == 0:
-            os.chown(folder, owner, -1)
-
-
 def _spawn(cluster: Cluster) -> subprocess.Popen[bytes]:
     if cluster.log_file.exists() and cluster.log_file.stat().st_size > LOG_BYTES_MAX:
         cluster.log_file.replace(cluster.log_file.with_suffix(".log.1"))
@@ -261,8 +265,8 @@ def _spawn(cluster: Cluster) -> subprocess.Popen[bytes]:
 
 def _wait_until_ready(cluster: Cluster, process: subprocess.Popen[bytes]) -> None:
     """Ready is what the server itself writes, under its own pid: a left-over can't pass for it."""
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
+    deadline = clock.monotonic() + READY_SECONDS
+    while clock.monotonic() < deadline:
         if process.poll() is not None:
             raise PostgresError(
                 f"PostgreSQL ended with status {process.returncode}; the end of"
@@ -278,13 +282,12 @@ def _wait_until_ready(cluster: Cluster, process: subprocess.Popen[bytes]) -> Non
     )
 
 
-def _server_user(folder: Path) -> int | None:
+def _server_user(data: Path) -> int | None:
     """The uid to run as when we are root, else None: we run it as ourselves."""
     if os.geteuid() != 0:
         return None
-    owner = folder.stat().st_uid
-    if owner != 0:
-        return owner
+    if data.exists():
+        return data.stat().st_uid
     for name in (SUPERUSER, "nobody"):
         try:
             return pwd.getpwnam(name).pw_uid
@@ -360,9 +363,9 @@ def _works_in(pid: int, place: os.stat_result) -> bool:
 
 
 def _wait_until_gone(data: Path, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+    deadline = clock.monotonic() + seconds
     while _processes_in(data):
-        if time.monotonic() > deadline:
+        if clock.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)
     return True

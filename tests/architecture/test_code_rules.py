@@ -15,7 +15,7 @@ Rule = Callable[[ast.AST], Iterator[Offence]]
 
 CLOCK = Path("nimbus/base/clock.py")
 MIGRATIONS = Path("nimbus/migrations")
-TALKS_TO_A_PERSON = {Path(f"nimbus/{name}.py") for name in ("cli", "demo", "bench", "supervisor")}
+TALKS_TO_A_PERSON = {"cli", "demo", "bench", "supervisor"}
 MONEY_ROOMS = {"rules", "ledger", "billing", "payments"}
 # Rates of calls and their windows are seconds, not money.
 NOT_MONEY = {Path("nimbus/rules/limits.py")}
@@ -54,7 +54,7 @@ def test_nothing_is_read_by_what_can_run_code() -> None:
 
 
 def test_only_what_talks_to_a_person_prints() -> None:
-    quiet = [path for path in package() if path not in TALKS_TO_A_PERSON]
+    quiet = [path for path in package() if path.with_suffix("").parts[1] not in TALKS_TO_A_PERSON]
 
     assert_none(broken(code_rules.prints, quiet))
 

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One role each, for larger installations; `nimbus serve` starts them the same way."""
+
+import asyncio
+import json
+import signal
+import socket
+from pathlib import Path
+
+import typer
+
+from nimbus import supervisor as system
+from nimbus.base.config import Settings
+from nimbus.cli.options import (
+    CommandError,
+    DataDir,
+    Supervisor,
+    settings_for,
+    settings_of_role,
+)
+
+commands = typer.Typer()
+
+
+@commands.command()
+def gateway(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
+    """The gateway: authenticates, limits, meters and forwards the calls."""
+    settings = settings_of_role(supervisor, data_dir, "gateway")
+    from nimbus import gateway as role  # noqa: PLC0415
+
+    role.run(settings)
+
+
+@commands.command()
+def api(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
+    """The management API and the portal, on a Unix socket behind the gateway."""
+    settings = settings_of_role(supervisor, data_dir, "api")
+    import uvloop  # noqa: PLC0415
+
+    if _somebody_listens(settings.api_socket):
+        raise CommandError(f"An API listens on {settings.api_socket} already.")
+    settings.run_dir.mkdir(mode=0o700, exist_ok=True)
+    settings.api_socket.unlink(missing_ok=True)
+    uvloop.run(_serve_api(settings))
+
+
+@commands.command()
+def worker(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
+    """The worker: jobs, and what falls due."""
+    settings = settings_of_role(supervisor, data_dir, "worker")
+    from nimbus import worker as role  # noqa: PLC0415
+
+    role.run(settings)
+
+
+@commands.command()
+def drain(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
+    """The drain: from the gateways' journals into the database; one on each machine."""
+    settings = settings_of_role(supervisor, data_dir, "drain")
+    from nimbus import drain as role  # noqa: PLC0415
+
+    role.run(settings)
+
+
+@commands.command()
+def migrate(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
+    """Make the database roles and bring the schema up to what this version needs."""
+    settings = settings_of_role(supervisor, data_dir, "migrate")
+    from nimbus import migrations  # noqa: PLC0415
+
+    with system.database(settings):
+        migrations.make_roles(settings)
+        migrations.migrate(settings)
+
+
+@commands.command()
+def openapi(data_dir: DataDir = None) -> None:
+    """Write the API document (OpenAPI 3.1, JSON) to standard output."""
+    from nimbus.app import create_app  # noqa: PLC0415
+
+    print(json.dumps(create_app(settings_for(data_dir)).openapi(), indent=2, ensure_ascii=False))
+
+
+async def _serve_api(settings: Settings) -> None:
+    """One process without a watcher of its own: a kill -9 leaves no orphan on the socket."""
+    from granian.constants import HTTPModes, Interfaces  # noqa: PLC0415
+    from granian.server.embed import Server  # noqa: PLC0415
+
+    from nimbus.app import create_app  # noqa: PLC0415
+
+    server = Server(
+        create_app(settings),
+        uds=settings.api_socket,
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=1024,
+        log_enabled=False,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    await server.serve()
+    if server.interrupt_children:
+        raise CommandError("The API did not start; its log says why.")
+
+
+def _somebody_listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
