@@ -100,6 +100,7 @@ def serve(
         finally:
             _handle_stop_signals(signal.SIG_IGN)
             _stop(system)
+            _remove_socket_folder(settings)
 
 
 @contextmanager
@@ -168,6 +169,7 @@ def _own_database(settings: Settings) -> Iterator[None]:
     finally:
         if server is not None:
             postgres.stop(server)
+        _remove_socket_folder(settings)
 
 
 def _start_database(settings: Settings) -> subprocess.Popen[bytes]:
@@ -448,6 +450,14 @@ def _notices(settings: Settings) -> socket.socket:
     notices.bind(str(path))
     notices.setblocking(False)
     return notices
+
+
+def _remove_socket_folder(settings: Settings) -> None:
+    """Everyone who listened there has stopped; a folder with something else in it stays."""
+    for path in (_notice_path(settings), settings.api_socket):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        settings.run_dir.rmdir()
 
 
 def _notice_path(settings: Settings) -> Path:

@@ -5,7 +5,7 @@ import asyncio
 import stat
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Any
 
 import psycopg
 import typer
@@ -154,7 +154,8 @@ def _ask(
     question: Callable[[psycopg.Connection[tuple[object, ...]]], str | None],
 ) -> str | None:
     try:
-        with psycopg.connect(**database_login(settings, role)) as connection:  # type: ignore[arg-type]
+        login: dict[str, Any] = dict(database_login(settings, role))
+        with psycopg.connect(**login) as connection:
             return question(connection)
     except (psycopg.Error, secrets.SecretMissingError) as error:
         return str(error).strip()

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` lists what there is. Nothing is needed but Python 3.11 or later: the database, Node and
+# everything else come as Python packages into .venv, at exact versions and by their hashes.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --root-user-action=ignore
+.DEFAULT_GOAL := help
+.PHONY: help setup run dev test check fix bite demo
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+help:
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(VENV)/dev.stamp portal ## everything that running and testing need
+
+run: $(VENV)/run.stamp portal ## the whole system with demo data (ARGS="--port 8123 --data-dir X")
+	@exec $(BIN)/nimbus serve --demo all $(ARGS)
+
+dev: $(VENV)/dev.stamp ## as run, started anew on every change
+	@exec $(BIN)/python tools/dev.py $(ARGS)
+
+test: check ## the checks, then the tests (ARGS goes to pytest)
+	$(BIN)/pytest -n 2 $(ARGS)
+
+check: setup ## format, rules, types, import contracts, portal
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/web.py check
+
+fix: setup ## repair format and what else can be repaired without a decision
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python tools/web.py fix
+
+bite: setup ## plant each known bug and see that its test finds it
+	$(BIN)/python tools/bite.py $(ARGS)
+
+demo: $(VENV)/run.stamp portal ## the main job, from registration to the invoice marked paid
+	@exec $(BIN)/nimbus demo story $(ARGS)
+
+# Built only when a file of web/ changed; also a part of the package's own build.
+.PHONY: portal
+portal: $(VENV)/run.stamp
+	@$(BIN)/python tools/web.py build
+
+# Stamps: a later make does again only what its inputs ask for.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Nimbus needs Python 3.11 or later: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements/run.txt requirements/run.in pyproject.toml | $(BIN)/python
+	$(INSTALL) --require-hashes -r requirements/run.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
