@@ -105,7 +105,7 @@ def install(app: FastAPI) -> None:
 
 
 def refusal_of(error: RequestValidationError) -> Refusal:
-    """Malformed JSON is a 400; everything else a 422 that names the fields, without their values."""
+    """Malformed JSON is a 400; all else a 422 that names the fields, without their values."""
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
         return Refusal("malformed_request", "The body is not JSON.")

@@ -64,6 +64,13 @@ class Unit:
             )
         return self._session
 
+    async def close(self) -> None:
+        """End the transaction that only found out who is asking."""
+        if self._session is not None:
+            await self._session.rollback()
+            await self._session.close()
+            self._session = None
+
     async def open_system(self, reason: str) -> AsyncSession:
         """The request's transaction over all organizations: platform pages only."""
         assert self._session is None, "one transaction a request"  # noqa: S101

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from nimbus.base.db import Base
+from nimbus.rules.lifecycles import OrganizationState
 
 Instant = TIMESTAMP(timezone=True)
 
@@ -51,7 +52,7 @@ class Organization(Base):
     time_zone: Mapped[str] = mapped_column(Text)
     locale: Mapped[str] = mapped_column(Text)
     currency: Mapped[str] = mapped_column(Text)
-    status: Mapped[str] = mapped_column(Text, default="Pending")
+    status: Mapped[OrganizationState] = mapped_column(Text, default="Pending")
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(Instant)
     updated_at: Mapped[datetime] = mapped_column(Instant)

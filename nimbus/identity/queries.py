@@ -3,9 +3,8 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 
 from nimbus.errors import Refusal
 from nimbus.identity.models import (
@@ -21,26 +20,26 @@ from nimbus.identity.models import (
 
 async def user_by_email(session: AsyncSession, email: str) -> User | None:
     """The account of an address, whoever asks: for sign-in, registration and reset only."""
-    known = aliased(User, func.identity_user_by_email(email).table_valued(*_columns(User)))
-    return await session.scalar(select(known))
+    known = text("SELECT * FROM identity_user_by_email(:email)").bindparams(email=email)
+    return (await session.scalars(select(User).from_statement(known))).one_or_none()
 
 
 async def session_by_id(session: AsyncSession, session_id: UUID) -> SignInSession | None:
     """A sign-in session, before its user is known."""
-    table = func.identity_session(session_id).table_valued(*_columns(SignInSession))
-    return await session.scalar(select(aliased(SignInSession, table)))
+    known = text("SELECT * FROM identity_session(:id)").bindparams(id=session_id)
+    return (await session.scalars(select(SignInSession).from_statement(known))).one_or_none()
 
 
 async def link_by_id(session: AsyncSession, link_id: UUID) -> OneTimeLink | None:
     """A one-time link, before its user is known."""
-    table = func.identity_link(link_id).table_valued(*_columns(OneTimeLink))
-    return await session.scalar(select(aliased(OneTimeLink, table)))
+    known = text("SELECT * FROM identity_link(:id)").bindparams(id=link_id)
+    return (await session.scalars(select(OneTimeLink).from_statement(known))).one_or_none()
 
 
 async def invitation_by_id(session: AsyncSession, invitation_id: UUID) -> Invitation | None:
     """An invitation, before its organization is known."""
-    table = func.identity_invitation(invitation_id).table_valued(*_columns(Invitation))
-    return await session.scalar(select(aliased(Invitation, table)))
+    known = text("SELECT * FROM identity_invitation(:id)").bindparams(id=invitation_id)
+    return (await session.scalars(select(Invitation).from_statement(known))).one_or_none()
 
 
 async def lock_user(session: AsyncSession, user_id: UUID) -> User:
@@ -121,9 +120,3 @@ async def current_terms(session: AsyncSession) -> TermsVersion | None:
             TermsVersion.published_at.desc(), TermsVersion.created_at.desc()
         )
     )
-
-
-def _columns(
-    entity: type[User | SignInSession | OneTimeLink | Invitation],
-) -> list[object]:
-    return list(entity.__table__.columns)

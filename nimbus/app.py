@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The management API and the portal's pages as one ASGI application, behind the gateway."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from sqlalchemy import text
+
+from nimbus.base import db, log, problems
+from nimbus.base.config import Settings
+from nimbus.base.problems import documented
+from nimbus.errors import Refusal
+from nimbus.identity import endpoints as identity
+from nimbus.identity import resolve_actor
+
+ROUTERS: Sequence[APIRouter] = (identity.router,)
+
+# The sources' other names answer by the same handlers; the reference lists only ours.
+ALIASES = {
+    "/api/devportal/": "/api/developer/",
+    "/api/user/api-keys": "/api/developer/api-keys",
+    "/api/user/usage": "/api/developer/usage",
+    "/api/user/subscription": "/api/billing/subscription",
+    "/api/user/billing/": "/api/billing/",
+    "/devportal/": "/api/developer/",
+    "/billing/": "/api/billing/",
+}
+
+operations = APIRouter(tags=["operations"])
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; its lifespan opens and closes the database and the job queue."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        log.configure(settings.log_level, "api")
+        await db.open_database(settings)
+        try:
+            yield
+        finally:
+            await db.close_database()
+
+    app = FastAPI(
+        title="Nimbus",
+        version="1",
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    app.state.settings = settings
+    app.state.resolve_actor = resolve_actor
+    problems.install(app)
+    for router in (operations, *ROUTERS):
+        app.include_router(router)
+    app.add_middleware(AliasedPaths)
+    return app
+
+
+@operations.get("/healthz", operation_id="healthz")
+async def healthz() -> dict[str, str]:
+    """The process lives."""
+    return {"status": "ok"}
+
+
+@operations.get("/readyz", operation_id="readyz", responses=documented(503))
+async def readyz() -> dict[str, str]:
+    """The process can serve: its database answers."""
+    try:
+        async with db.transaction() as session:
+            await session.execute(text("SELECT 1"))
+    except Exception:
+        raise Refusal("unavailable", "The database does not answer.") from None
+    return {"status": "ok"}
+
+
+class AliasedPaths:
+    """Serve the sources' other paths by their canonical handlers."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Rewrite an aliased prefix, then go on."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            for alias, canonical in ALIASES.items():
+                if path == alias or (path.startswith(alias) and _continues(alias, path)):
+                    path = canonical + path[len(alias) :]
+                    scope = {**scope, "path": path, "raw_path": path.encode()}
+                    break
+        await self.app(scope, receive, send)
+
+
+def _continues(alias: str, path: str) -> bool:
+    return alias.endswith("/") or path[len(alias)] == "/"
+
+
