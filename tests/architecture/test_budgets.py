@@ -19,6 +19,7 @@ FUNCTION_LINES = 70
 PYTHON_LINES = 600
 WEB_LINES = 250
 LINE_CHARACTERS = 100
+TRANSLATIONS = {"texts.ts", "words.ts"}  # a sentence stays whole, so that it can be found
 WEB = {".ts", ".tsx", ".css"}
 SOURCES = WEB | {".py", ".js", ".mjs", ".sql", ".sh", ".typ", ".toml"}
 
@@ -70,6 +71,7 @@ def test_no_line_is_longer_than_its_budget() -> None:
     long = [
         f"{path}:{number}"
         for path in sources()
+        if path.name not in TRANSLATIONS
         for number, line in enumerate(text_of(path).splitlines(), 1)
         if len(line) > LINE_CHARACTERS
     ]
