@@ -40,5 +40,5 @@ def configure(level: str, role: str) -> None:
 
 
 def get_logger(name: str) -> Any:
-    """A logger whose lines carry `logger=name`."""
-    return structlog.get_logger(logger=name)
+    """A logger whose lines carry `part=name`."""
+    return structlog.get_logger(part=name)
