@@ -101,7 +101,7 @@ async def test_every_checkout_sees_its_own_canary_only(database) -> None:
     print(f"seed {SEED}")
     chance = random.Random(SEED)
     organizations = [new_id() for _ in range(ORGANIZATIONS)]
-    with psycopg.connect(**database_login(database.settings, "system")) as connection:
+    with psycopg.connect(**database_login(database, "system")) as connection:
         schema.seed_canaries(connection, organizations)
     seen = Seen()
     limit = anyio.Semaphore(AT_ONCE)

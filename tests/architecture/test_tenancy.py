@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login
 from tests.architecture import schema
 from tests.architecture.schema import APPLICATION_ROLES, Connection
@@ -36,29 +37,35 @@ ALICE = UUID("a0000000-0000-7000-8000-000000000001")
 BOB = UUID("b0000000-0000-7000-8000-000000000002")
 
 
-@pytest.fixture
-def owner(database) -> Iterator[Connection]:
-    """A connection that may read everything and change the schema; rolled back at the end."""
-    with psycopg.connect(**database_login(database.settings, "owner")) as connection:
-        connection.execute("SET ROLE nimbus_owner")
-        connection.execute("SET search_path = public")
-        yield connection
-        connection.rollback()
-
-
-@pytest.fixture
-def app(database) -> Iterator[Connection]:
-    """A connection as nimbus_app without any setting, as it comes new into the pool."""
-    with psycopg.connect(**database_login(database.settings, "app")) as connection:
-        yield connection
-        connection.rollback()
-
-
 @pytest.fixture(scope="module")
-def canaries(database) -> None:
-    """A row of Alice's and one of Bob's."""
-    with psycopg.connect(**database_login(database.settings, "system")) as connection:
+def settings(server) -> Iterator[Settings]:
+    """One database for this file: the tests only read it, or roll back."""
+    name = sql.Identifier("test_tenancy")
+    server.execute(
+        sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier("template_nimbus"))
+    )
+    settings = server.settings("test_tenancy")
+    with psycopg.connect(**database_login(settings, "system")) as connection:
         schema.seed_canaries(connection, [ALICE, BOB])
+    yield settings
+    server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@pytest.fixture
+def owner(settings: Settings) -> Iterator[Connection]:
+    """A connection that may read everything and change the schema; rolled back at the end."""
+    with psycopg.connect(**database_login(settings, "owner")) as connection:
+        connection.execute("SET ROLE nimbus_owner")
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Connection]:
+    """A connection as nimbus_app without any setting, as it comes new into the pool."""
+    with psycopg.connect(**database_login(settings, "app")) as connection:
+        yield connection
+        connection.rollback()
 
 
 def test_every_table_has_an_organization_or_a_reason(owner: Connection) -> None:
@@ -193,14 +200,12 @@ def count(connection: Connection, table: str) -> None:
     connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table)))
 
 
-def test_nobody_in_particular_gets_an_error_and_no_rows(app: Connection, canaries: None) -> None:
+def test_nobody_in_particular_gets_an_error_and_no_rows(app: Connection) -> None:
     with pytest.raises(psycopg.errors.UndefinedObject):
         count(app, "outbox")
 
 
-def test_what_a_finished_transaction_leaves_behind_gets_an_error(
-    app: Connection, canaries: None
-) -> None:
+def test_what_a_finished_transaction_leaves_behind_gets_an_error(app: Connection) -> None:
     app.execute("SELECT set_config('nimbus.organization_id', %s, true)", (str(ALICE),))
     count(app, "outbox")
     app.commit()
@@ -211,14 +216,14 @@ def test_what_a_finished_transaction_leaves_behind_gets_an_error(
         count(app, "outbox")
 
 
-def test_each_organization_sees_its_own_rows(app: Connection, canaries: None) -> None:
+def test_each_organization_sees_its_own_rows(app: Connection) -> None:
     for organization in (ALICE, BOB):
         app.execute("SELECT set_config('nimbus.organization_id', %s, true)", (str(organization),))
         rows = app.execute("SELECT organization_id FROM outbox").fetchall()
         assert rows == [(organization,)]
 
 
-def test_a_row_of_another_organization_is_refused(app: Connection, canaries: None) -> None:
+def test_a_row_of_another_organization_is_refused(app: Connection) -> None:
     app.execute("SELECT set_config('nimbus.organization_id', %s, true)", (str(ALICE),))
 
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
