@@ -205,6 +205,12 @@ async def change_password(body: schemas.PasswordBody, actor: SignedIn, session: 
     await accounts.change_password(session, actor, body.current_password, body.password)
 
 
+class CreatedOrganizationView(schemas.AccessTokenView):
+    """The new organization, and the access token that acts for it."""
+
+    organization: schemas.OrganizationView
+
+
 @router.post(
     "/api/public/create-organization",
     operation_id="create_organization",
@@ -215,7 +221,7 @@ async def change_password(body: schemas.PasswordBody, actor: SignedIn, session: 
 @router.post("/api/organizations", status_code=201, include_in_schema=False)
 async def create_organization(
     body: schemas.NewOrganizationBody, actor: SignedIn, session: Session
-) -> "CreatedOrganizationView":
+) -> CreatedOrganizationView:
     """Make an organization with oneself as its owner, and act for it."""
     user = await queries.lock_user(session, actor.user_id)
     details = _details(body, user.email)
@@ -225,12 +231,6 @@ async def create_organization(
         access_token=organizations.access_token_for(actor, organization.id),
         expires_in=ACCESS_SECONDS,
     )
-
-
-class CreatedOrganizationView(schemas.AccessTokenView):
-    """The new organization, and the access token that acts for it."""
-
-    organization: schemas.OrganizationView
 
 
 @router.get("/api/organizations", operation_id="list_organizations", responses=documented(401))
