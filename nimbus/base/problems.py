@@ -102,6 +102,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, fault)
     app.add_middleware(BodyLimit)
+    _describe(app)
 
 
 def refusal_of(error: RequestValidationError) -> Refusal:
@@ -161,11 +162,33 @@ class BodyLimit:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route: the problem statuses that it can answer."""
+    reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status: {
-            "model": Problem,
             "description": HTTPStatus(status).phrase,
-            "content": {"application/problem+json": {}},
+            "content": {"application/problem+json": reference},
         }
         for status in statuses
     }
+
+
+def _describe(app: FastAPI) -> None:
+    """Name the problem's shape in the API document, also for the 422 that FastAPI adds itself."""
+    document_of_routes = app.openapi
+    shape = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    ours = {**shape.pop("$defs"), "Problem": shape}
+
+    def openapi() -> dict[str, Any]:
+        document = document_of_routes()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        if "Problem" in schemas:
+            return document
+        schemas.update(ours)
+        schemas.pop("ValidationError", None)
+        if schemas.pop("HTTPValidationError", None):
+            for operation in (o for path in document["paths"].values() for o in path.values()):
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    operation["responses"]["422"] = documented(422)[422]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 
 from nimbus.app import create_app
 from nimbus.base import config
@@ -104,8 +104,10 @@ def other_errors(document: Document) -> Iterator[str]:
                 yield f"{name}: {status} as {', '.join(content) or 'nothing'}"
 
 
-def routes(app: FastAPI) -> list[APIRoute]:
-    return [route for route in app.routes if isinstance(route, APIRoute)]
+def routes(app: FastAPI) -> list[Any]:
+    """Every route of the API, those of included routers too."""
+    contexts = iter_route_contexts(app.routes)
+    return [route for route in contexts if isinstance(route.original_route, APIRoute)]
 
 
 def test_every_mutating_operation_declares_permission_facts_and_idempotency(
