@@ -251,6 +251,12 @@ class AccessTokenView(BaseModel):
     expires_in: int
 
 
+class CreatedOrganizationView(AccessTokenView):
+    """The new organization, and the access token that acts for it."""
+
+    organization: OrganizationView
+
+
 class TermsView(BaseModel):
     """The operator's current terms."""
 
