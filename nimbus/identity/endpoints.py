@@ -205,6 +205,28 @@ async def change_password(body: schemas.PasswordBody, actor: SignedIn, session: 
     await accounts.change_password(session, actor, body.current_password, body.password)
 
 
+@router.post(
+    "/api/public/create-organization",
+    operation_id="create_organization",
+    status_code=201,
+    responses=documented(401, 403, 409, 415, 422),
+    **mutates(permission="signed_in", events=[facts.OrganizationCreated], idempotency="key"),
+)
+@router.post("/api/organizations", status_code=201, include_in_schema=False)
+async def create_organization(
+    body: schemas.NewOrganizationBody, actor: SignedIn, session: Session
+) -> schemas.CreatedOrganizationView:
+    """Make an organization with oneself as its owner, and act for it."""
+    user = await queries.lock_user(session, actor.user_id)
+    details = _details(body, user.email)
+    organization = await organizations.create(session, actor, details, body.currency)
+    return schemas.CreatedOrganizationView(
+        organization=schemas.OrganizationView.of(organization),
+        access_token=organizations.access_token_for(actor, organization.id),
+        expires_in=ACCESS_SECONDS,
+    )
+
+
 @router.get("/api/organizations", operation_id="list_organizations", responses=documented(401))
 async def list_organizations(
     actor: SignedIn, session: Session
