@@ -108,6 +108,7 @@ async def act_for(
     if user_id is not None:
         statement += ", set_config('nimbus.user_id', :user_id, true)"
         values["user_id"] = str(user_id)
+    session.info["organization_id"] = organization_id
     await session.execute(text(statement), values)
 
 
@@ -145,4 +146,5 @@ def _engine(settings: Settings, role: str, pool_size: int) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=4,
         pool_pre_ping=True,
+        hide_parameters=True,
     )

@@ -201,6 +201,9 @@ async def _remember(unit: Unit, response: Response) -> None:
     if unit.idempotency is None or unit.opened is None or response.status_code >= 300:
         return
     body = json.loads(bytes(response.body)) if response.body else None
+    # The use case may act for another organization by now: the key belongs to who was asking.
+    acting_for = unit.opened.info["organization_id"]
+    await db.act_for(unit.opened, unit.idempotency["organization_id"])
     await unit.opened.execute(
         text(
             "INSERT INTO idempotency_keys (organization_id, actor_id, operation, key,"
@@ -213,6 +216,7 @@ async def _remember(unit: Unit, response: Response) -> None:
             "response": json.dumps(_without_secrets(body)),
         },
     )
+    await db.act_for(unit.opened, acting_for)
 
 
 def _without_secrets(value: Any) -> Any:
