@@ -98,6 +98,20 @@ def unforced_tables(connection: Connection) -> Iterator[str]:
             yield f"{name}: row-level security is not enabled and forced"
 
 
+def open_tables(connection: Connection) -> set[str]:
+    """Tables that nimbus_app may use in some way and no row-level security narrows."""
+    rows = connection.execute(
+        """
+        SELECT relname::text FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+          AND NOT relispartition AND NOT (relrowsecurity AND relforcerowsecurity)
+          AND (has_any_column_privilege('nimbus_app', oid, 'SELECT, INSERT, UPDATE')
+               OR has_table_privilege('nimbus_app', oid, 'DELETE'))
+        """
+    )
+    return {name for (name,) in rows}
+
+
 def loose_policies(connection: Connection) -> Iterator[str]:
     """Verbs that nimbus_app may use under no policy, or under one that any row passes."""
     for table, verb, granted, policies in connection.execute(POLICIES):
