@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The management API and the portal's pages as one ASGI application, behind the gateway."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from nimbus.base import db, log, problems
 from nimbus.base.config import Settings
 from nimbus.base.problems import documented
 from nimbus.errors import Refusal
-from nimbus.identity import endpoints as identity
 from nimbus.identity import resolve_actor
-
-ROUTERS: Sequence[APIRouter] = (identity.router,)
+from nimbus.rooms import ROUTERS
 
 # The sources' other names answer by the same handlers; the reference lists only ours.
 ALIASES = {
@@ -73,7 +72,7 @@ async def readyz() -> dict[str, str]:
     try:
         async with db.transaction() as session:
             await session.execute(text("SELECT 1"))
-    except Exception:
+    except (SQLAlchemyError, OSError):
         raise Refusal("unavailable", "The database does not answer.") from None
     return {"status": "ok"}
 
@@ -98,5 +97,3 @@ class AliasedPaths:
 
 def _continues(alias: str, path: str) -> bool:
     return alias.endswith("/") or path[len(alias)] == "/"
-
-

@@ -25,6 +25,7 @@ ROOMS = (
 GENERATED = {Path("web/src/api/schema.d.ts"), Path("docs/reference/openapi.json")}
 
 COMPOSERS = (
+    "rooms",
     "app",
     "worker",
     "drain",
