@@ -26,6 +26,7 @@ GENERATED = {Path("web/src/api/schema.d.ts"), Path("docs/reference/openapi.json"
 
 COMPOSERS = (
     "rooms",
+    "rooms",
     "app",
     "worker",
     "drain",
