@@ -127,9 +127,21 @@ def prints(tree: ast.AST) -> Iterator[Offence]:
             yield node.lineno, "print()"
 
 
-def system_sessions(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Each call that passes row-level security: its line and reason ("?" when not a literal)."""
+def system_sessions(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Each call that passes row-level security: its line and reason.
+
+    The reason is a literal or a constant of the module; "?" for what can't be read here.
+    """
+    constants = {
+        target.id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in SYSTEM_CALLS:
             reason = node.args[0] if node.args else None
+            if isinstance(reason, ast.Name):
+                reason = constants.get(reason.id)
             yield node.lineno, str(reason.value) if isinstance(reason, ast.Constant) else "?"

@@ -26,7 +26,6 @@ GENERATED = {Path("web/src/api/schema.d.ts"), Path("docs/reference/openapi.json"
 
 COMPOSERS = (
     "rooms",
-    "rooms",
     "app",
     "worker",
     "drain",
