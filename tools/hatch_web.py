@@ -27,7 +27,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
     """Hatchling's entry: leaves the built portal in `nimbus/portal/static/`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Build `web/` if it changed; raises CalledProcessError with npm's own words if it fails."""
+        """Build `web/` if it changed; raises CalledProcessError after npm said what is wrong."""
         build_portal(Path(self.root))
 
 

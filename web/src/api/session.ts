@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+import createClient from 'openapi-fetch';
+import { useSyncExternalStore } from 'react';
+import { recall, remember } from '@/ui/storage';
+import { unwrap } from './problem';
+import type { components, paths } from './schema';
+
+type Granted = components['schemas']['SignInView'];
+export type Session = Omit<Granted, 'access_token' | 'expires_in'>;
+
+// Says only that there may be a refresh cookie, so that a visitor's browser does not ask for
+// nothing; and tells the other tabs about a sign-out.
+const MARKER = 'nimbus.signed-in';
+const EARLY_MS = 30_000;
+const CSRF = { 'X-Nimbus-CSRF': '1' };
+
+// The access token lives here and nowhere else: a script that got in later finds it in no storage.
+let token: { value: string; until: number } | null = null;
+let session: Session | null = null;
+let restoring: Promise<void> | null = null;
+const listeners = new Set<() => void>();
+
+const anonymous = createClient<paths>();
+
+/** Takes what a sign-in, a verification or a refresh answered. */
+export function openSession({ access_token, expires_in, ...rest }: Granted): void {
+  token = { value: access_token, until: Date.now() + expires_in * 1000 };
+  session = rest;
+  remember(MARKER, '1');
+  tell();
+}
+
+/** Forgets the session in this tab and, by the marker, in all others. */
+export function closeSession(): void {
+  token = null;
+  session = null;
+  remember(MARKER, null);
+  tell();
+}
+
+/** A token that is good for at least half a minute, or null for a visitor. */
+export async function accessToken(): Promise<string | null> {
+  if (!token || token.until - Date.now() < EARLY_MS) await refresh();
+  return token?.value ?? null;
+}
+
+/** The session, asked for anew by the cookie after a reload; null for a visitor. */
+export async function restoreSession(): Promise<Session | null> {
+  if (!session) await refresh();
+  return session;
+}
+
+/** Swaps the refresh cookie for a new token and the present state of user and organizations. */
+export function refresh(): Promise<void> {
+  if (!recall(MARKER)) return Promise.resolve();
+  restoring ??= oneTabAtATime(exchange).finally(() => {
+    restoring = null;
+  });
+  return restoring;
+}
+
+async function exchange(): Promise<void> {
+  const { data, response } = await anonymous.POST('/api/user/auth/refresh', { headers: CSRF });
+  if (data) openSession(data);
+  else if (response.status === 401) closeSession();
+}
+
+// A refresh cookie works once, and using it twice ends the whole family: two tabs must not use the
+// same one. The lock exists in secure contexts, which is where the cookie exists.
+async function oneTabAtATime(work: () => Promise<void>): Promise<void> {
+  if (navigator.locks) await navigator.locks.request('nimbus-refresh', work);
+  else await work();
+}
+
+/** Ends the session at the server as well; the tab forgets it whatever the server says. */
+export async function signOut(): Promise<void> {
+  const headers = { ...CSRF, ...(token && { Authorization: `Bearer ${token.value}` }) };
+  try {
+    await unwrap(anonymous.POST('/api/user/auth/logout', { headers }));
+  } finally {
+    closeSession();
+  }
+}
+
+/** Acts for another of the user's organizations from now on. */
+export async function switchOrganization(organizationId: string): Promise<void> {
+  const body = { organization_id: organizationId };
+  const headers = { Authorization: `Bearer ${await accessToken()}` };
+  const granted = await unwrap(anonymous.POST('/api/organizations/switch', { body, headers }));
+  if (session) openSession({ ...session, ...granted, organization_id: organizationId });
+}
+
+export function useSession(): Session | null {
+  return useSyncExternalStore(subscribe, () => session);
+}
+
+export function subscribe(listener: () => void): () => void {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}
+
+function tell(): void {
+  for (const listener of listeners) listener();
+}
+
+addEventListener('storage', (event) => {
+  if (event.key === MARKER && event.newValue === null && session) closeSession();
+});

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+import { AppShell, Burger, Group, NavLink, Stack, Text } from '@mantine/core';
+import { useDisclosure } from '@mantine/hooks';
+import { Link, Outlet, useMatchRoute } from '@tanstack/react-router';
+import type { ReactNode } from 'react';
+import { SubscriptionStatus } from '@/features/subscriptions/SubscriptionStatus';
+import { Brand } from '@/ui/Brand';
+import { useTexts } from '@/ui/i18n';
+import { HomeIcon, InvoiceIcon, KeyIcon } from '@/ui/icons';
+import { Preferences } from '@/ui/Preferences';
+import { SkipLink } from '@/ui/SkipLink';
+import { wordTexts } from '@/ui/words';
+import { AccountMenu } from './AccountMenu';
+import classes from './consumer.module.css';
+import { useDashboard } from './dashboard';
+import { navigationTexts } from './texts';
+
+/** Around the pages of a member: navigation, the organization, the subscription's status. */
+export function ConsumerLayout() {
+  const own = useTexts(navigationTexts);
+  const words = useTexts(wordTexts);
+  const [opened, { toggle, close }] = useDisclosure();
+  return (
+    <AppShell
+      header={{ height: 64 }}
+      navbar={{ width: 248, breakpoint: 'sm', collapsed: { mobile: !opened } }}
+      padding={0}
+    >
+      <SkipLink />
+      <AppShell.Header className={classes.header ?? ''}>
+        <Group h="100%" px="md" justify="space-between" wrap="nowrap">
+          <Group gap="sm" wrap="nowrap">
+            <Burger
+              opened={opened}
+              onClick={toggle}
+              hiddenFrom="sm"
+              size="sm"
+              aria-label={words.menu}
+              aria-expanded={opened}
+            />
+            <Link to="/" className={classes.brand} aria-label={`Nimbus: ${words.home}`}>
+              <Brand />
+            </Link>
+          </Group>
+          <Group gap="md" wrap="nowrap">
+            <CurrentSubscription />
+            <AccountMenu />
+          </Group>
+        </Group>
+      </AppShell.Header>
+      <AppShell.Navbar p="md" className={classes.navbar ?? ''}>
+        <Stack justify="space-between" h="100%">
+          <nav aria-label={own.navigation}>
+            <NavigationLink to="/" icon={<HomeIcon />} label={own.start} onClick={close} />
+            <NavigationLink to="/keys" icon={<KeyIcon />} label={own.keys} onClick={close} />
+            <NavigationLink
+              to="/invoices"
+              icon={<InvoiceIcon />}
+              label={own.invoices}
+              onClick={close}
+            />
+          </nav>
+          <Preferences />
+        </Stack>
+      </AppShell.Navbar>
+      <AppShell.Main id="content" tabIndex={-1} className={classes.main ?? ''}>
+        <div className={classes.content}>
+          <Outlet />
+        </div>
+      </AppShell.Main>
+    </AppShell>
+  );
+}
+
+type NavigationLinkProps = {
+  to: '/' | '/keys' | '/invoices';
+  icon: ReactNode;
+  label: string;
+  onClick: () => void;
+};
+
+function NavigationLink({ to, icon, label, onClick }: NavigationLinkProps) {
+  const here = Boolean(useMatchRoute()({ to }));
+  return (
+    <NavLink
+      component={Link}
+      to={to}
+      leftSection={icon}
+      label={label}
+      active={here}
+      aria-current={here ? 'page' : undefined}
+      className={classes.link ?? ''}
+      onClick={onClick}
+    />
+  );
+}
+
+function CurrentSubscription() {
+  const own = useTexts(navigationTexts);
+  const subscription = useDashboard().data?.subscription;
+  if (!subscription) return null;
+  return (
+    <Group gap={8} wrap="nowrap" visibleFrom="xs">
+      <Text size="sm" c="dimmed">
+        <span className="mantine-visually-hidden">{own.subscription}: </span>
+        {subscription.product} {subscription.plan}
+      </Text>
+      <SubscriptionStatus status={subscription.status} />
+    </Group>
+  );
+}

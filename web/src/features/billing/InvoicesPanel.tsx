@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Button, Card, Stack, Table, Text } from '@mantine/core';
+import { useMutation } from '@tanstack/react-query';
+import { EmptyState } from '@/ui/EmptyState';
+import { formatDate, formatMoney } from '@/ui/format';
+import { useLocale, useTexts } from '@/ui/i18n';
+import { DownloadIcon, InvoiceIcon } from '@/ui/icons';
+import { RowsLoading } from '@/ui/Loading';
+import { PageHead } from '@/ui/PageHead';
+import { ProblemAlert } from '@/ui/ProblemAlert';
+import { StateBadge, type Tone } from '@/ui/StateBadge';
+import { wordTexts } from '@/ui/words';
+import { downloadInvoice, type Invoice, useInvoices } from './invoices';
+import { invoiceStatusTexts, invoiceTexts } from './texts';
+
+const TONES: Record<string, Tone> = { Sent: 'note', Paid: 'good', Overdue: 'bad' };
+
+/** The organization's invoices, each with its PDF. */
+export function InvoicesPanel() {
+  const own = useTexts(invoiceTexts);
+  const words = useTexts(wordTexts);
+  const invoices = useInvoices();
+  const rows = invoices.data?.pages.flatMap((page) => page.data) ?? [];
+  return (
+    <Stack gap="lg">
+      <PageHead title={own.title} hint={own.hint} />
+      <ProblemAlert error={invoices.error} retry={() => invoices.refetch()} />
+      <Card padding={0}>
+        {invoices.isPending && <RowsLoading />}
+        {invoices.isSuccess && rows.length === 0 && (
+          <EmptyState icon={<InvoiceIcon size={28} />} title={own.none} hint={own.noneHint} />
+        )}
+        {rows.length > 0 && <InvoicesTable invoices={rows} />}
+      </Card>
+      {invoices.hasNextPage && (
+        <Button
+          variant="default"
+          loading={invoices.isFetchingNextPage}
+          onClick={() => invoices.fetchNextPage()}
+        >
+          {words.more}
+        </Button>
+      )}
+    </Stack>
+  );
+}
+
+function InvoicesTable({ invoices }: { invoices: Invoice[] }) {
+  const own = useTexts(invoiceTexts);
+  const download = useMutation({ mutationFn: downloadInvoice });
+  return (
+    <>
+      <ProblemAlert error={download.error} />
+      <Table.ScrollContainer minWidth={640}>
+        <Table verticalSpacing="sm" horizontalSpacing="lg">
+          <Table.Thead>
+            <Table.Tr>
+              <Table.Th>{own.number}</Table.Th>
+              <Table.Th>{own.issued}</Table.Th>
+              <Table.Th>{own.due}</Table.Th>
+              <Table.Th>{own.status}</Table.Th>
+              <Table.Th ta="right">{own.total}</Table.Th>
+              <Table.Th aria-label={own.actions} />
+            </Table.Tr>
+          </Table.Thead>
+          <Table.Tbody>
+            {invoices.map((invoice) => (
+              <InvoiceRow
+                key={invoice.id}
+                invoice={invoice}
+                pending={download.isPending && download.variables.id === invoice.id}
+                onDownload={() => download.mutate(invoice)}
+              />
+            ))}
+          </Table.Tbody>
+        </Table>
+      </Table.ScrollContainer>
+    </>
+  );
+}
+
+type RowProps = { invoice: Invoice; pending: boolean; onDownload: () => void };
+
+function InvoiceRow({ invoice, pending, onDownload }: RowProps) {
+  const own = useTexts(invoiceTexts);
+  const statuses: Record<string, string> = useTexts(invoiceStatusTexts);
+  const { locale } = useLocale();
+  const date = (value: string | null) => (value ? formatDate(value, locale) : '–');
+  return (
+    <Table.Tr>
+      <Table.Td>
+        <Text fw={600} size="sm">
+          {invoice.number ?? own.draft}
+        </Text>
+      </Table.Td>
+      <Table.Td>{date(invoice.issued_on)}</Table.Td>
+      <Table.Td>{date(invoice.due_on)}</Table.Td>
+      <Table.Td>
+        <StateBadge
+          tone={TONES[invoice.status] ?? 'quiet'}
+          label={statuses[invoice.status] ?? invoice.status}
+        />
+      </Table.Td>
+      <Table.Td ta="right" fw={600} style={{ fontVariantNumeric: 'tabular-nums' }}>
+        {formatMoney(invoice.total, locale)}
+      </Table.Td>
+      <Table.Td ta="right">
+        {invoice.number && (
+          <Button
+            size="compact-sm"
+            variant="light"
+            leftSection={<DownloadIcon size={16} />}
+            loading={pending}
+            aria-label={own.downloadNumber(invoice.number)}
+            onClick={onDownload}
+          >
+            {own.download}
+          </Button>
+        )}
+      </Table.Td>
+    </Table.Tr>
+  );
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+import { redirect } from '@tanstack/react-router';
+import { restoreSession, type Session } from '@/api/session';
+
+/** The address to go to after signing in: one of ours, or the start page. */
+export function wayBack(search: Record<string, unknown>): { from?: string } {
+  const from = String(search.from ?? '');
+  // Two slashes would name another host.
+  return /^\/(?![/\\])/.test(from) ? { from } : {};
+}
+
+/** Lets members in; a visitor signs in first and then comes back. */
+export async function needsSession(href: string): Promise<Session> {
+  const session = await restoreSession();
+  if (session) return session;
+  throw redirect({ to: '/sign-in', search: href === '/' ? {} : { from: href } });
+}
+
+/** Lets visitors in; who is signed in already goes to the start page. */
+export async function needsVisitor(): Promise<void> {
+  if (await restoreSession()) throw redirect({ to: '/' });
+}
+
+/** Whether the organization of this session still has steps of the set-up before it. */
+export function isBeingSetUp({ organizations, organization_id }: Session): boolean {
+  const current = organizations.find((item) => item.id === organization_id);
+  return !current || current.status === 'Pending';
+}

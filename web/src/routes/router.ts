@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+import { createRouter } from '@tanstack/react-router';
+import { forgotPasswordRoute } from './forgotPassword';
+import { invoicesRoute } from './invoices';
+import { keysRoute } from './keys';
+import { memberRoute } from './member';
+import { onboardingRoute } from './onboarding';
+import { publicRoute } from './public';
+import { registerRoute } from './register';
+import { resetPasswordRoute } from './resetPassword';
+import { rootRoute } from './root';
+import { signInRoute } from './signIn';
+import { startRoute } from './start';
+import { verifyEmailRoute } from './verifyEmail';
+
+const routeTree = rootRoute.addChildren([
+  publicRoute.addChildren([
+    signInRoute,
+    registerRoute,
+    verifyEmailRoute,
+    forgotPasswordRoute,
+    resetPasswordRoute,
+  ]),
+  onboardingRoute,
+  memberRoute.addChildren([startRoute, keysRoute, invoicesRoute]),
+]);
+
+/** All pages. nimbus/portal/pages.py lists the same addresses, so that a reload finds them. */
+export function createPortalRouter() {
+  return createRouter({
+    routeTree,
+    scrollRestoration: true,
+    // Plain query strings: a token of digits stays a string.
+    parseSearch: (search) => Object.fromEntries(new URLSearchParams(search)),
+    stringifySearch: (search) => {
+      const text = new URLSearchParams(search as Record<string, string>).toString();
+      return text && `?${text}`;
+    },
+  });
+}
+
+declare module '@tanstack/react-router' {
+  interface Register {
+    router: ReturnType<typeof createPortalRouter>;
+  }
+}
