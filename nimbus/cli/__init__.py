@@ -8,7 +8,7 @@ import typer
 from nimbus.base.config import ConfigError
 from nimbus.base.postgres import PostgresError
 from nimbus.base.secrets import SecretMissingError
-from nimbus.cli import backup, check, roles, serve
+from nimbus.cli import backup, check, people, proofs, roles, serve
 from nimbus.cli.options import CommandError
 from nimbus.supervisor import SupervisorError
 
@@ -18,6 +18,10 @@ COMMANDS: tuple[tuple[str | None, typer.Typer], ...] = (
     (None, roles.commands),
     (None, check.commands),
     (None, backup.commands),
+    ("user", people.user),
+    ("key", people.key),
+    ("ledger", proofs.ledger),
+    ("audit", proofs.audit),
 )
 
 app = typer.Typer(
@@ -35,8 +39,9 @@ def main() -> None:
     try:
         app(args=_with_values(sys.argv[1:]), prog_name="nimbus")
     except (ConfigError, PostgresError, SecretMissingError, SupervisorError, CommandError) as error:
-        print(f"nimbus: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"nimbus: {error}")
+    except PermissionError as error:
+        sys.exit(f"nimbus: {error.filename}: {error.strerror}")
 
 
 def _with_values(words: list[str]) -> list[str]:

@@ -16,7 +16,9 @@ class CommandError(Exception):
 
 
 DataDir = Annotated[
-    Path | None, typer.Option(help="The data folder; default NIMBUS_DATA_DIR, or .nimbus.")
+    Path | None,
+    # Whether it can be read is found out by reading, not by asking for permissions beforehand.
+    typer.Option(readable=False, help="The data folder; default NIMBUS_DATA_DIR, or .nimbus."),
 ]
 Supervisor = Annotated[int | None, typer.Option(hidden=True, help="Die with this process.")]
 

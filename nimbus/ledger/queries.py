@@ -2,7 +2,6 @@
 """Balances, and the proof of the books; both need a system session."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -23,25 +22,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from nimbus.base.proofs import Report
 from nimbus.ledger.models import LedgerTransfer
 
 Expected = Callable[[], Select[Any]]
 COMPARED = ("organization_id", "debit_account", "credit_account", "amount_minor", "currency")
 
 _expectations: dict[str, Expected] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A proof's outcome: how many rows were looked at, and each thing that is wrong."""
-
-    checked: int
-    differences: tuple[dict[str, Any], ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.differences
 
 
 def expect(source_kind: str, expected: Expected) -> None:

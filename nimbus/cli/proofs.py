@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three proofs: of the books, of the trail, of the counters. Exit status 1 on a difference."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus import supervisor
+from nimbus.base.config import Settings
+from nimbus.base.proofs import Report
+from nimbus.cli.options import DataDir, settings_for
+
+Proof = Callable[[AsyncSession], Awaitable[Report]]
+Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
+
+ledger = typer.Typer(no_args_is_help=True, help="The book of accounts.")
+audit = typer.Typer(no_args_is_help=True, help="The audit trail.")
+
+
+@ledger.callback()
+@audit.callback()
+def _group() -> None:
+    """Keep a group of one command a group."""
+
+
+@ledger.command("check")
+def ledger_check(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Prove that every fact is posted once, that the book balances and was never changed."""
+    from nimbus import billing, payments  # noqa: F401, PLC0415 - they say what must be posted
+    from nimbus.ledger import check  # noqa: PLC0415
+
+    prove(settings_for(data_dir), check, as_json=as_json)
+
+
+@audit.command("verify")
+def audit_verify(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Prove that no row of the audit trail was changed or removed."""
+    from nimbus.base.audit import verify  # noqa: PLC0415
+
+    prove(settings_for(data_dir), verify, as_json=as_json)
+
+
+def prove(settings: Settings, proof: Proof, *, as_json: bool) -> None:
+    """Run a proof over all organizations, print its outcome; exit status 1 on a difference."""
+    with supervisor.database(settings):
+        report = asyncio.run(_run(settings, proof))
+    if as_json:
+        outcome = {"ok": report.ok, "checked": report.checked, "differences": report.differences}
+        print(json.dumps(outcome, default=str, ensure_ascii=False))
+    else:
+        print(f"{report.checked} checked, {len(report.differences)} differences")
+        for difference in report.differences:
+            print("  " + json.dumps(difference, default=str, ensure_ascii=False))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+async def _run(settings: Settings, proof: Proof) -> Report:
+    from nimbus.base import db  # noqa: PLC0415
+
+    await db.open_database(settings)
+    try:
+        async with db.system_session("proofs") as session:
+            return await proof(session)
+    finally:
+        await db.close_database()
