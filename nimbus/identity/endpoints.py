@@ -34,18 +34,21 @@ router = Router(tags=["identity"])
 SignedIn = Annotated[Actor, signed_in()]
 
 
+REGISTER = mutates(
+    permission="public",
+    events=[facts.UserRegistered, facts.RegistrationRepeated],
+    idempotency="natural",
+)
+
+
 @router.post(
     "/api/public/register",
     operation_id="register",
     status_code=202,
     responses=documented(415, 422, 429),
-    **mutates(
-        permission="public",
-        events=[facts.UserRegistered, facts.RegistrationRepeated],
-        idempotency="natural",
-    ),
+    **REGISTER,
 )
-@router.post("/api/user/auth/register", status_code=202, include_in_schema=False)
+@router.post("/api/user/auth/register", status_code=202, include_in_schema=False, **REGISTER)
 async def register(
     body: schemas.RegisterBody, actor: CurrentActor, session: Session
 ) -> schemas.MessageView:
@@ -56,14 +59,22 @@ async def register(
     return schemas.MessageView(message=SENT)
 
 
+VERIFY = mutates(permission="public", events=[facts.EmailVerified], idempotency="token")
+
+
 @router.post(
     "/api/public/verify-email",
     operation_id="verify_email",
     response_model=schemas.SignInView,
     responses=documented(415, 422, 429),
-    **mutates(permission="public", events=[facts.EmailVerified], idempotency="token"),
+    **VERIFY,
 )
-@router.post("/api/user/auth/verify-email", include_in_schema=False)
+@router.post(
+    "/api/user/auth/verify-email",
+    response_model=schemas.SignInView,
+    include_in_schema=False,
+    **VERIFY,
+)
 async def verify_email(
     body: schemas.TokenBody, request: Request, actor: CurrentActor, session: Session
 ) -> Response:
@@ -205,14 +216,17 @@ async def change_password(body: schemas.PasswordBody, actor: SignedIn, session: 
     await accounts.change_password(session, actor, body.current_password, body.password)
 
 
+CREATE = mutates(permission="signed_in", events=[facts.OrganizationCreated], idempotency="key")
+
+
 @router.post(
     "/api/public/create-organization",
     operation_id="create_organization",
     status_code=201,
     responses=documented(401, 403, 409, 415, 422),
-    **mutates(permission="signed_in", events=[facts.OrganizationCreated], idempotency="key"),
+    **CREATE,
 )
-@router.post("/api/organizations", status_code=201, include_in_schema=False)
+@router.post("/api/organizations", status_code=201, include_in_schema=False, **CREATE)
 async def create_organization(
     body: schemas.NewOrganizationBody, actor: SignedIn, session: Session
 ) -> schemas.CreatedOrganizationView:
@@ -292,9 +306,7 @@ async def read_terms(session: Session) -> schemas.TermsView:
 MANAGERS = Annotated[Actor, allowed(Permission.MANAGE_MEMBERS)]
 
 
-@router.get(
-    "/api/organizations/users", operation_id="list_members", responses=documented(401, 403)
-)
+@router.get("/api/organizations/users", operation_id="list_members", responses=documented(401, 403))
 async def list_members(
     actor: MANAGERS, session: Session
 ) -> dict[Literal["data"], list[schemas.MemberView]]:
