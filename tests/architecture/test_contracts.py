@@ -53,7 +53,7 @@ def room_of(module: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`line` is appended to `file` (made when it is new); `contract` is what has to break."""
+    """`line` goes to the end of `file`, or into the package of that name; `contract` breaks."""
 
     contract: str
     why: str
@@ -85,8 +85,18 @@ FAULTS = (
     Fault("gate", "a library through the ground", "base/clock.py", "import sqlalchemy"),
     Fault("gate", "a library through the law", "rules/grants.py", "import pydantic"),
     Fault("gate", "a room", "gateway/meter.py", "import nimbus.usage"),
-    Fault("inside", "HTTP below the use case", "catalog/service.py", "from . import endpoints"),
-    Fault("inside", "a read calls a use case", "billing/queries.py", "from . import service"),
+    Fault(
+        "inside",
+        "HTTP below the use case",
+        "catalog/service.py",
+        "from nimbus.catalog import endpoints",
+    ),
+    Fault(
+        "inside",
+        "a read calls a use case",
+        "billing/queries.py",
+        "from nimbus.billing import service",
+    ),
 )
 
 
@@ -103,6 +113,8 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def plant(copy: Path, file: str, line: str) -> None:
     target = copy / file
+    if target.with_suffix("").is_dir():
+        target = target.with_suffix("") / "planted.py"
     target.parent.mkdir(exist_ok=True)
     before = target.read_text(encoding="utf-8") if target.exists() else ""
     target.write_text(f"{before}\n{line}\n", encoding="utf-8")
