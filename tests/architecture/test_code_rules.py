@@ -89,6 +89,7 @@ def test_a_planted_offence_is_found(rule: Rule, planted: str) -> None:
     ("rule", "fine"),
     [
         (code_rules.floats, "price = Decimal('0.2')"),
+        (code_rules.floats, "func.percentile_disc(0.5).within_group(total_minor)"),
         (code_rules.clock_reads, "clock.now()"),
         (code_rules.built_sql, "session.execute(text('select :x'), {'x': x})"),
         (code_rules.built_sql, "cursor.execute(SQL('drop role {}').format(Identifier(x)))"),
