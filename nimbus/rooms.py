@@ -10,8 +10,12 @@ from types import ModuleType
 
 from fastapi import APIRouter
 
+from nimbus.catalog import endpoints as catalog_endpoints
 from nimbus.identity import endpoints as identity_endpoints
 
-ROUTERS: Sequence[APIRouter] = (identity_endpoints.router,)
+ROUTERS: Sequence[APIRouter] = (
+    identity_endpoints.router,
+    *catalog_endpoints.routers,
+)
 
 JOBS: Sequence[ModuleType] = ()

@@ -42,6 +42,7 @@ UNIQUE_OVER_ALL: dict[str, str] = {
 }
 DEFINER_FUNCTIONS = {
     "audit_append": "the chain's head is read and moved without a grant on either table",
+    "catalog_operator": "whose product is meant is public; the seller's row is not",
     "identity_invitation": "a token is looked up before anyone is known",
     "identity_last_owner": "owners are locked and counted in one step",
     "identity_link": "a token is looked up before anyone is known",

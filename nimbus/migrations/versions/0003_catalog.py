@@ -3,7 +3,7 @@
 
 from alembic import op
 
-from nimbus.migrations.tenancy import protect
+from nimbus.migrations.tenancy import definer_function, protect
 
 revision = "0003"
 down_revision = "0002"
@@ -24,10 +24,12 @@ def upgrade() -> None:
     _plan_terms()
     _routes()
     _immutable_versions()
+    _operator()
 
 
 def downgrade() -> None:
     """Drop them in reverse."""
+    op.execute("DROP FUNCTION catalog_operator()")
     op.execute("ALTER TABLE plans DROP CONSTRAINT fk_plans_current_version")
     op.execute("DROP TABLE routes, plan_quotas, plan_charges, plan_prices, plan_versions")
     op.execute("DROP TABLE plans, meters, upstreams, products")
@@ -148,7 +150,7 @@ def _plan_versions() -> None:
             trial_days integer NOT NULL CHECK (trial_days BETWEEN 0 AND 365),
             rate_amount integer CHECK (rate_amount BETWEEN 1 AND 1000000),
             rate_period text CHECK (rate_period IN ('second', 'minute', 'hour')),
-            rate_burst integer CHECK (rate_burst BETWEEN 0 AND 1000000),
+            rate_burst integer CHECK (rate_burst BETWEEN 1 AND 1000000),
             over_quota_policy text NOT NULL
                 CHECK (over_quota_policy IN ('deny', 'warn', 'allow', 'overage')),
             payment_on_invoice boolean NOT NULL,
@@ -159,7 +161,8 @@ def _plan_versions() -> None:
             UNIQUE (organization_id, plan_id, id),
             UNIQUE (organization_id, product_id, id),
             UNIQUE (organization_id, plan_id, number),
-            CHECK (num_nulls(rate_amount, rate_period, rate_burst) IN (0, 3)),
+            CHECK (num_nulls(rate_amount, rate_period) <> 1),
+            CHECK (rate_burst IS NULL OR rate_amount IS NOT NULL),
             FOREIGN KEY (organization_id, product_id, plan_id)
                 REFERENCES plans (organization_id, product_id, id) ON DELETE CASCADE)"""
     )
@@ -257,13 +260,14 @@ def _routes() -> None:
             weight integer NOT NULL CHECK (weight BETWEEN 0 AND 1000000),
             rate_amount integer CHECK (rate_amount BETWEEN 1 AND 1000000),
             rate_period text CHECK (rate_period IN ('second', 'minute', 'hour')),
-            rate_burst integer CHECK (rate_burst BETWEEN 0 AND 1000000),
+            rate_burst integer CHECK (rate_burst BETWEEN 1 AND 1000000),
             public boolean NOT NULL,
             version integer NOT NULL,
             created_at timestamptz NOT NULL,
             updated_at timestamptz NOT NULL,
             UNIQUE (organization_id, id),
-            CHECK (num_nulls(rate_amount, rate_period, rate_burst) IN (0, 3)),
+            CHECK (num_nulls(rate_amount, rate_period) <> 1),
+            CHECK (rate_burst IS NULL OR rate_amount IS NOT NULL),
             FOREIGN KEY (organization_id, product_id)
                 REFERENCES products (organization_id, id) ON DELETE CASCADE,
             FOREIGN KEY (organization_id, product_id, minimum_plan_id)
@@ -326,6 +330,18 @@ def _immutable_versions() -> None:
             f"CREATE TRIGGER keep_published BEFORE INSERT OR UPDATE OR DELETE ON {table}"
             " FOR EACH ROW EXECUTE FUNCTION keep_published_terms()"
         )
+
+
+def _operator() -> None:
+    """Whose product is meant where none is named: the operator is who the seller's data is of."""
+    op.execute(
+        """CREATE FUNCTION catalog_operator() RETURNS uuid LANGUAGE plpgsql STABLE SECURITY DEFINER
+        SET search_path = pg_catalog, public, pg_temp AS $$
+        BEGIN
+            RETURN (SELECT organization_id FROM sellers WHERE current);
+        END $$"""
+    )
+    definer_function("catalog_operator()", "nimbus_app, nimbus_system")
 
 
 def _of_visible(parent: str, column: str) -> str:

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is sold: products, routes, meters, plans and their prices. The room's door."""
+
+from nimbus.catalog.facts import (
+    charge_texts,
+    meter_facts,
+    plan_facts,
+    plan_terms,
+    product_facts,
+    product_named,
+    published_plan,
+    route_facts,
+    route_scopes,
+)
+from nimbus.catalog.models import MeterFacts, PlanFacts, ProductFacts, QuotaFacts, RouteFacts
+
+__all__ = [
+    "MeterFacts",
+    "PlanFacts",
+    "ProductFacts",
+    "QuotaFacts",
+    "RouteFacts",
+    "charge_texts",
+    "meter_facts",
+    "plan_facts",
+    "plan_terms",
+    "product_facts",
+    "product_named",
+    "published_plan",
+    "route_facts",
+    "route_scopes",
+]

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP of the catalogue: for providers, and for everyone."""
+
+from nimbus.catalog.endpoints import market, provider
+
+routers = (provider.router, market.router)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the catalogue announces. Names are webhook names, actions those of the audit trail."""
+
+from typing import ClassVar
+
+from nimbus.base.events import Event
+
+
+class _ProductEvent(Event):
+    __slots__ = ()
+    entity_type: ClassVar[str] = "product"
+
+
+class ProductCreated(_ProductEvent):
+    """A product began, as a draft."""
+
+    name: ClassVar[str] = "product.created"
+    action: ClassVar[str] = "ProductCreated"
+
+
+class ProductChanged(_ProductEvent):
+    """What a product says, or where its calls go, changed."""
+
+    name: ClassVar[str] = "product.changed"
+    action: ClassVar[str] = "ProductChanged"
+
+
+class ProductDeleted(_ProductEvent):
+    """A product to which nobody ever subscribed is gone."""
+
+    name: ClassVar[str] = "product.deleted"
+    action: ClassVar[str] = "ProductDeleted"
+
+
+class ProductPublished(_ProductEvent):
+    """A product can be found, subscribed to and called."""
+
+    name: ClassVar[str] = "product.published"
+    action: ClassVar[str] = "ProductPublished"
+
+
+class ProductUnpublished(_ProductEvent):
+    """A product is a draft again."""
+
+    name: ClassVar[str] = "product.unpublished"
+    action: ClassVar[str] = "ProductUnpublished"
+
+
+class _RouteEvent(Event):
+    __slots__ = ()
+    entity_type: ClassVar[str] = "route"
+
+
+class RouteCreated(_RouteEvent):
+    """A product has one operation more."""
+
+    name: ClassVar[str] = "route.created"
+    action: ClassVar[str] = "RouteCreated"
+
+
+class RouteChanged(_RouteEvent):
+    """An operation changed."""
+
+    name: ClassVar[str] = "route.changed"
+    action: ClassVar[str] = "RouteChanged"
+
+
+class RouteDeleted(_RouteEvent):
+    """An operation is gone."""
+
+    name: ClassVar[str] = "route.deleted"
+    action: ClassVar[str] = "RouteDeleted"
+
+
+class MeterCreated(Event):
+    """A product counts one thing more."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "meter.created"
+    action: ClassVar[str] = "MeterCreated"
+    entity_type: ClassVar[str] = "meter"
+
+
+class _PlanEvent(Event):
+    __slots__ = ()
+    entity_type: ClassVar[str] = "plan"
+
+
+class PlanCreated(_PlanEvent):
+    """A plan with its first version."""
+
+    name: ClassVar[str] = "plan.created"
+    action: ClassVar[str] = "PlanCreated"
+
+
+class PlanChanged(_PlanEvent):
+    """A plan says something else; `after` holds the number of its current version."""
+
+    name: ClassVar[str] = "plan.changed"
+    action: ClassVar[str] = "PlanChanged"

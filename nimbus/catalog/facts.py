@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalogue for other rooms: facts of what this transaction may see."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus.catalog import queries
+from nimbus.catalog.models import (
+    Meter,
+    MeterFacts,
+    Plan,
+    PlanFacts,
+    PlanVersion,
+    Product,
+    ProductFacts,
+    QuotaFacts,
+    Route,
+    RouteFacts,
+)
+from nimbus.errors import Refusal, field_error
+from nimbus.rules.invoicing import PlanTerms
+
+
+async def published_plan(session: AsyncSession, product_slug: str, plan_slug: str) -> PlanFacts:
+    """The current version of a plan that can be subscribed to.
+
+    Raises 422 on `product` or `plan` for one that is unknown or not for sale.
+    """
+    product = await queries.published_product(session, product_slug)
+    if product is None:
+        raise field_error("product", "unknown_product", "There is no such product.")
+    active = queries.plans_of(product).where(Plan.slug == plan_slug, Plan.status == "active")
+    found = await queries.with_versions(session, active)
+    if not found:
+        raise field_error("plan", "unknown_plan", "The product has no such plan.")
+    return _plan(product, *found[0])
+
+
+async def plan_facts(session: AsyncSession, plan_version_id: UUID) -> PlanFacts:
+    """A plan as this version of it says; 404 when the transaction may not see it."""
+    rows = await session.execute(
+        select(Product, Plan, PlanVersion)
+        .join(Plan, Plan.product_id == Product.id)
+        .join(PlanVersion, PlanVersion.plan_id == Plan.id)
+        .where(PlanVersion.id == plan_version_id)
+    )
+    row = rows.one_or_none()
+    if row is None:
+        raise Refusal("not_found")
+    product, plan, version = row
+    return _plan(product, plan, version)
+
+
+async def plan_terms(session: AsyncSession, plan_version_id: UUID, currency: str) -> PlanTerms:
+    """What a plan version asks in one currency, for the law.
+
+    Raises 404 for an unknown version, 422 on `currency` when it has no price in it.
+    """
+    version = await queries.plan_version(session, plan_version_id)
+    fees = [price.base_fee_minor for price in version.prices if price.currency == currency]
+    if not fees:
+        raise field_error("currency", "no_price", "The plan has no price in this currency.")
+    return PlanTerms(
+        currency=currency,
+        base_fee_minor=fees[0],
+        timing=version.base_fee_timing,  # type: ignore[arg-type]  # the table's check constraint
+        proration=version.proration,  # type: ignore[arg-type]
+        charges=tuple(row.charge() for row in version.charges if row.currency == currency),
+    )
+
+
+async def charge_texts(
+    session: AsyncSession, plan_version_id: UUID, currency: str
+) -> dict[str, dict[str, str]]:
+    """What the provider calls a plan version's charges: meter key → language → text."""
+    version = await queries.plan_version(session, plan_version_id)
+    return {
+        row.meter_key: row.description
+        for row in version.charges
+        if row.currency == currency and row.description
+    }
+
+
+async def product_facts(session: AsyncSession, product_id: UUID) -> ProductFacts:
+    """A product that the transaction may see; 404 otherwise."""
+    product = await session.get(Product, product_id)
+    if product is None:
+        raise Refusal("not_found")
+    return _product(product)
+
+
+async def product_named(session: AsyncSession, slug: str) -> ProductFacts:
+    """The product of a slug, whatever its status, if the transaction may see it; 404 otherwise."""
+    product = await session.scalar(select(Product).where(Product.slug == slug))
+    if product is None:
+        raise Refusal("not_found")
+    return _product(product)
+
+
+async def meter_facts(session: AsyncSession, product_id: UUID) -> dict[str, MeterFacts]:
+    """The meters of a product by key."""
+    meters = await session.scalars(queries.meters_of(product_id).order_by(Meter.key))
+    return {
+        row.key: MeterFacts(key=row.key, unit=row.unit, aggregation=row.aggregation)
+        for row in meters
+    }
+
+
+async def route_facts(session: AsyncSession, route_ids: Iterable[UUID]) -> dict[UUID, RouteFacts]:
+    """Operations by id, those that the transaction may see."""
+    routes = await session.scalars(select(Route).where(Route.id.in_(list(route_ids))))
+    return {
+        row.id: RouteFacts(id=row.id, method=row.method, path=row.path, title=row.title)
+        for row in routes
+    }
+
+
+async def route_scopes(session: AsyncSession, product_ids: Iterable[UUID]) -> set[str]:
+    """The scopes that the operations of these products ask for."""
+    scopes = select(Route.scope).where(
+        Route.product_id.in_(list(product_ids)), Route.scope.is_not(None)
+    )
+    return {scope for scope in await session.scalars(scopes.distinct()) if scope is not None}
+
+
+def _product(row: Product) -> ProductFacts:
+    return ProductFacts(
+        id=row.id,
+        provider_organization_id=row.organization_id,
+        slug=row.slug,
+        name=row.name,
+        status=row.status,
+    )
+
+
+def _plan(product: Product, plan: Plan, version: PlanVersion) -> PlanFacts:
+    return PlanFacts(
+        product=_product(product),
+        plan_id=plan.id,
+        plan_version_id=version.id,
+        number=version.number,
+        slug=plan.slug,
+        name=plan.name,
+        rank=plan.rank,
+        status=plan.status,
+        interval=version.interval,  # type: ignore[arg-type]  # the table's check constraints
+        interval_count=version.interval_count,
+        calendar_anchor=version.anchor == "calendar",
+        grace_hours=version.grace_hours,
+        trial_days=version.trial_days,
+        over_quota_policy=version.over_quota_policy,  # type: ignore[arg-type]
+        payment_on_invoice=version.payment_on_invoice,
+        payment_term_days=version.payment_term_days,
+        currencies=tuple(price.currency for price in version.prices),
+        quotas=tuple(
+            QuotaFacts(
+                meter_key=quota.meter_key,
+                amount=quota.amount,
+                period=quota.period,  # type: ignore[arg-type]
+            )
+            for quota in version.quotas
+        ),
+    )

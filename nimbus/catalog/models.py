@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the catalogue: products, upstreams, meters, routes, plans and their versions.
+
+At the end: the facts that other rooms get of them.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import BigInteger, ForeignKey, Numeric, Text
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from nimbus.base import clock
+from nimbus.base.db import Base
+from nimbus.base.ids import new_id
+from nimbus.rules.periods import Anchor, Interval, QuotaPeriod
+from nimbus.rules.pricing import Charge, Tier
+
+Instant = TIMESTAMP(timezone=True)
+TERM_NUMBERS = (
+    "package_size", "package_price", "rate", "fixed_per_event", "free_amount", "minimum", "maximum",
+)  # fmt: skip
+"""What of a charge lies in `terms` as decimal text, where it is not the default."""
+
+
+class _Row:
+    """What every row has: an id, its provider's organization, the business instant of making."""
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    organization_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
+
+
+class _Edited(_Row):
+    """A row that people edit: a stale `version` is refused."""
+
+    version: Mapped[int] = mapped_column(default=1)
+    updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
+
+
+class Product(_Edited, Base):
+    """An API for sale."""
+
+    __tablename__ = "products"
+
+    slug: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    category: Mapped[str] = mapped_column(Text)
+    short_description: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text)
+    version_label: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text, default="draft")
+    visibility: Mapped[str] = mapped_column(Text)
+    key_in_query: Mapped[bool]
+    published_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class Upstream(_Row, Base):
+    """Where a product's calls go in one environment, and what they are signed with there."""
+
+    __tablename__ = "upstreams"
+
+    product_id: Mapped[UUID]
+    environment: Mapped[str] = mapped_column(Text)
+    base_url: Mapped[str] = mapped_column(Text)
+    auth_header: Mapped[str | None] = mapped_column(Text)
+    auth_secret_sealed: Mapped[bytes | None]
+    connect_timeout_ms: Mapped[int]
+    answer_timeout_ms: Mapped[int]
+    updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
+
+
+class Meter(_Row, Base):
+    """A thing that is counted for a product."""
+
+    __tablename__ = "meters"
+
+    product_id: Mapped[UUID]
+    key: Mapped[str] = mapped_column(Text)
+    unit: Mapped[str] = mapped_column(Text)
+    aggregation: Mapped[str] = mapped_column(Text)
+
+
+class Route(_Edited, Base):
+    """One operation of a product, as callers see it and as the upstream does."""
+
+    __tablename__ = "routes"
+
+    product_id: Mapped[UUID]
+    method: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Text)
+    upstream_path: Mapped[str] = mapped_column(Text)
+    title: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text)
+    minimum_plan_id: Mapped[UUID | None]
+    scope: Mapped[str | None] = mapped_column(Text)
+    weight: Mapped[int]
+    rate_amount: Mapped[int | None]
+    rate_period: Mapped[str | None] = mapped_column(Text)
+    rate_burst: Mapped[int | None]
+    public: Mapped[bool]
+
+
+class Plan(_Edited, Base):
+    """A price and its limits, of one product; what it says now is its current version."""
+
+    __tablename__ = "plans"
+
+    product_id: Mapped[UUID]
+    slug: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    rank: Mapped[int]
+    status: Mapped[str] = mapped_column(Text)
+    visibility: Mapped[str] = mapped_column(Text)
+    current_version_id: Mapped[UUID]
+
+
+class PlanVersion(_Row, Base):
+    """What a subscriber signs: it never changes once `published_at` is set."""
+
+    __tablename__ = "plan_versions"
+
+    product_id: Mapped[UUID]
+    plan_id: Mapped[UUID]
+    number: Mapped[int]
+    interval: Mapped[str] = mapped_column(Text)
+    interval_count: Mapped[int]
+    base_fee_timing: Mapped[str] = mapped_column(Text)
+    proration: Mapped[str] = mapped_column(Text)
+    anchor: Mapped[str] = mapped_column(Text)
+    grace_hours: Mapped[int]
+    trial_days: Mapped[int]
+    rate_amount: Mapped[int | None]
+    rate_period: Mapped[str | None] = mapped_column(Text)
+    rate_burst: Mapped[int | None]
+    over_quota_policy: Mapped[str] = mapped_column(Text)
+    payment_on_invoice: Mapped[bool]
+    payment_term_days: Mapped[int]
+    published_at: Mapped[datetime | None] = mapped_column(Instant)
+
+    prices: Mapped[list["PlanPrice"]] = relationship(
+        lazy="selectin", order_by="PlanPrice.currency", viewonly=True
+    )
+    charges: Mapped[list["PlanCharge"]] = relationship(
+        lazy="selectin", order_by="PlanCharge.currency, PlanCharge.position", viewonly=True
+    )
+    quotas: Mapped[list["PlanQuota"]] = relationship(
+        lazy="selectin", order_by="PlanQuota.meter_key, PlanQuota.period", viewonly=True
+    )
+
+
+class PlanPrice(_Row, Base):
+    """The base fee of a plan version in one currency, in minor units."""
+
+    __tablename__ = "plan_prices"
+
+    product_id: Mapped[UUID]
+    plan_version_id: Mapped[UUID] = mapped_column(ForeignKey("plan_versions.id"))
+    currency: Mapped[str] = mapped_column(Text)
+    base_fee_minor: Mapped[int] = mapped_column(BigInteger)
+
+
+class PlanCharge(_Row, Base):
+    """How a plan version prices one meter in one currency; `terms` holds what the model needs."""
+
+    __tablename__ = "plan_charges"
+
+    product_id: Mapped[UUID]
+    plan_version_id: Mapped[UUID] = mapped_column(ForeignKey("plan_versions.id"))
+    currency: Mapped[str] = mapped_column(Text)
+    position: Mapped[int]
+    meter_key: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Text)
+    included: Mapped[Decimal] = mapped_column(Numeric(38, 12))
+    unit_price: Mapped[Decimal] = mapped_column(Numeric(30, 12))
+    terms: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    description: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
+
+    def charge(self) -> Charge:
+        """The value that the law prices with; whole currency units."""
+        return Charge(
+            meter_key=self.meter_key,
+            model=self.model,  # type: ignore[arg-type]  # validated when it was written
+            included=self.included,
+            unit_price=self.unit_price,
+            **{name: Decimal(self.terms[name]) for name in TERM_NUMBERS if name in self.terms},
+            free_events=self.terms.get("free_events"),
+            tiers=tuple(
+                Tier(
+                    up_to=None if tier["up_to"] is None else Decimal(tier["up_to"]),
+                    unit_price=Decimal(tier["unit_price"]),
+                    flat_fee=Decimal(tier["flat_fee"]),
+                    rate=Decimal(tier["rate"]),
+                )
+                for tier in self.terms.get("tiers", ())
+            ),
+        )
+
+
+class PlanQuota(_Row, Base):
+    """How much of a meter a quota period of a plan version allows; None is unlimited."""
+
+    __tablename__ = "plan_quotas"
+
+    product_id: Mapped[UUID]
+    plan_version_id: Mapped[UUID] = mapped_column(ForeignKey("plan_versions.id"))
+    meter_key: Mapped[str] = mapped_column(Text)
+    amount: Mapped[int | None] = mapped_column(BigInteger)
+    period: Mapped[str] = mapped_column(Text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductFacts:
+    """What other rooms may know of a product."""
+
+    id: UUID
+    provider_organization_id: UUID
+    slug: str
+    name: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaFacts:
+    """How many units of a meter a period allows; None is unlimited."""
+
+    meter_key: str
+    amount: int | None
+    period: QuotaPeriod
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFacts:
+    """A plan in one of its versions, as a subscriber signs it.
+
+    `currencies` are those it has a price in. `grace_hours`: how long after a period's end its
+    invoice waits for late usage.
+    """
+
+    product: ProductFacts
+    plan_id: UUID
+    plan_version_id: UUID
+    number: int
+    slug: str
+    name: str
+    rank: int
+    status: str
+    interval: Interval
+    interval_count: int
+    calendar_anchor: bool
+    grace_hours: int
+    trial_days: int
+    over_quota_policy: Literal["deny", "warn", "allow", "overage"]
+    payment_on_invoice: bool
+    payment_term_days: int
+    currencies: tuple[str, ...]
+    quotas: tuple[QuotaFacts, ...]
+
+    def anchor(self, at: datetime, time_zone: str) -> Anchor:
+        """What fixes the periods of a subscription to this version that began `at`."""
+        return Anchor(at, time_zone, self.interval, self.interval_count, self.calendar_anchor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterFacts:
+    """A meter of a product; `aggregation` over a period: count, sum, max, last, unique, …"""
+
+    key: str
+    unit: str
+    aggregation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteFacts:
+    """An operation as a log shows it."""
+
+    id: UUID
+    method: str
+    path: str
+    title: str

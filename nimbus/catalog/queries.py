@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalogue's reads. Row-level security decides last; these filters say what is meant."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus.catalog.models import Meter, Plan, PlanVersion, Product, Route, Upstream
+from nimbus.errors import Refusal
+
+Row = TypeVar("Row")
+
+MAX_ROUTES = 1000
+"""How many routes, and how many meters or plans, one product may have at most."""
+
+
+async def own_product(
+    session: AsyncSession, organization_id: UUID, product_id: UUID, *, lock: bool = False
+) -> Product:
+    """A product of this provider; 404 otherwise. Locked, it waits for who changes it now."""
+    statement = own_products(organization_id).where(Product.id == product_id)
+    if lock:
+        statement = statement.with_for_update().execution_options(populate_existing=True)
+    return one(await session.scalar(statement))
+
+
+def own_products(organization_id: UUID) -> Select[Product]:
+    """All products of a provider."""
+    return select(Product).where(Product.organization_id == organization_id)
+
+
+async def own_route(session: AsyncSession, product: Product, route_id: UUID) -> Route:
+    """A route of the product, locked; 404 otherwise."""
+    return one(
+        await session.scalar(routes_of(product).where(Route.id == route_id).with_for_update())
+    )
+
+
+async def own_plan(session: AsyncSession, product: Product, plan_id: UUID) -> Plan:
+    """A plan of the product, locked; 404 otherwise."""
+    return one(await session.scalar(plans_of(product).where(Plan.id == plan_id).with_for_update()))
+
+
+def routes_of(product: Product) -> Select[Route]:
+    """The routes of a product that this transaction may see."""
+    return select(Route).where(Route.product_id == product.id)
+
+
+def plans_of(product: Product) -> Select[Plan]:
+    """The plans of a product that this transaction may see, the lowest first."""
+    return select(Plan).where(Plan.product_id == product.id).order_by(Plan.rank, Plan.id)
+
+
+def meters_of(product_id: UUID) -> Select[Meter]:
+    """The meters of a product."""
+    return select(Meter).where(Meter.product_id == product_id)
+
+
+async def upstreams_of(session: AsyncSession, product_ids: Iterable[UUID]) -> list[Upstream]:
+    """The upstreams of products, for their provider's eyes only."""
+    return list(
+        await session.scalars(
+            select(Upstream)
+            .where(Upstream.product_id.in_(list(product_ids)))
+            .order_by(Upstream.environment)
+        )
+    )
+
+
+async def with_versions(
+    session: AsyncSession, statement: Select[Plan]
+) -> list[tuple[Plan, PlanVersion]]:
+    """Plans with their current version."""
+    plans = list(await session.scalars(statement))
+    known = await versions(session, [plan.current_version_id for plan in plans])
+    return [(plan, known[plan.current_version_id]) for plan in plans]
+
+
+async def versions(session: AsyncSession, version_ids: Iterable[UUID]) -> dict[UUID, PlanVersion]:
+    """Plan versions by id, with what belongs to them."""
+    rows = await session.scalars(select(PlanVersion).where(PlanVersion.id.in_(list(version_ids))))
+    return {row.id: row for row in rows}
+
+
+async def plan_slugs(session: AsyncSession, product: Product) -> dict[UUID, str]:
+    """The slugs of a product's plans by id."""
+    rows = await session.execute(select(Plan.id, Plan.slug).where(Plan.product_id == product.id))
+    return {row.id: row.slug for row in rows}
+
+
+def on_market(text: str | None, category: str | None) -> Select[Product]:
+    """Listed products; `text` is looked for in name and description, `category` is exact."""
+    statement = select(Product).where(Product.status == "published", Product.visibility == "public")
+    if category is not None:
+        statement = statement.where(Product.category == category)
+    if text is not None:
+        statement = statement.where(
+            or_(
+                Product.name.icontains(text, autoescape=True),
+                Product.short_description.icontains(text, autoescape=True),
+                Product.slug.icontains(text, autoescape=True),
+            )
+        )
+    return statement
+
+
+async def product_on_sale(session: AsyncSession, slug: str | None) -> Product:
+    """The published product of a slug, the operator's first one without; 404 when there is none."""
+    if slug is not None:
+        return one(await published_product(session, slug))
+    return one(await operator_product(session))
+
+
+async def published_product(session: AsyncSession, slug: str) -> Product | None:
+    """A product that can be subscribed to, listed or not."""
+    return await session.scalar(
+        select(Product).where(Product.slug == slug, Product.status == "published")
+    )
+
+
+async def operator_product(session: AsyncSession) -> Product | None:
+    """The operator's oldest published product: what is meant where none is named."""
+    return await session.scalar(
+        select(Product)
+        .where(Product.organization_id == func.catalog_operator(), Product.status == "published")
+        .order_by(Product.published_at, Product.id)
+        .limit(1)
+    )
+
+
+def offered_plans(product: Product) -> Select[Plan]:
+    """The plans of a product that anyone may choose from."""
+    return plans_of(product).where(Plan.status == "active", Plan.visibility == "public")
+
+
+async def plan_version(session: AsyncSession, plan_version_id: UUID) -> PlanVersion:
+    """A version that this transaction may see; 404 otherwise."""
+    return one(await session.scalar(select(PlanVersion).where(PlanVersion.id == plan_version_id)))
+
+
+def one(row: Row | None) -> Row:
+    """The row; 404 when there is none."""
+    if row is None:
+        raise Refusal("not_found")
+    return row

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire shapes of the catalogue."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+
+from nimbus.base.web import Money
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("control characters are not allowed")
+    return text
+
+
+def _prose(text: str) -> str:
+    if not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
+        raise ValueError("control characters are not allowed")
+    return text
+
+
+def _line(minimum: int, maximum: int) -> StringConstraints:
+    return StringConstraints(strip_whitespace=True, min_length=minimum, max_length=maximum)
+
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Name = Annotated[str, _line(1, 100), AfterValidator(_printable)]
+Label = Annotated[str, _line(0, 50), AfterValidator(_printable)]
+Prose = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_prose)]
+MeterKey = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
+Scope = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){1,3}$", max_length=60)
+]
+Environment = Literal["Live", "Test"]
+DecimalText = Annotated[str, StringConstraints(max_length=62)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Visibility = Literal["public", "unlisted"]
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class Input(BaseModel):
+    """What comes in: a field that is not ours is refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RateLimit(Input):
+    """`amount` calls per `period`; `burst` at once, null: any `amount` within a sliding window."""
+
+    amount: Count
+    period: Literal["second", "minute", "hour"]
+    burst: Count | None = None
+
+
+class UpstreamInput(Input):
+    """Where calls go. `auth_secret` is written only; left out, the one that is there stays."""
+
+    base_url: Annotated[str, StringConstraints(max_length=2000)]
+    auth_header: Annotated[str, StringConstraints(max_length=100)] | None = None
+    auth_secret: Annotated[SecretStr, Field(min_length=1, max_length=4000)] | None = None
+    connect_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 5_000
+    answer_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 30_000
+
+
+class UpstreamShape(BaseModel):
+    """An upstream as its provider sees it: its credential never comes back."""
+
+    base_url: str
+    auth_header: str | None
+    connect_timeout_ms: int
+    answer_timeout_ms: int
+
+
+class ProductFields(Input):
+    """What can be said about a product."""
+
+    name: Name
+    category: Label = ""
+    short_description: Annotated[str, _line(0, 300), AfterValidator(_printable)] = ""
+    description: Prose = ""
+    version_label: Annotated[str, _line(0, 40), AfterValidator(_printable)] = ""
+    visibility: Visibility = "public"
+    key_in_query: bool = False
+    upstreams: dict[Environment, UpstreamInput] = {}
+
+
+class NewProduct(ProductFields):
+    """A product that begins as a draft; its slug is for ever."""
+
+    slug: Slug
+
+
+class ChangedProduct(ProductFields):
+    """All that a product says from now on; `version` is the one that was read."""
+
+    version: int
+
+
+class ProductShape(BaseModel):
+    """A product as its provider sees it."""
+
+    id: UUID
+    slug: str
+    name: str
+    category: str
+    short_description: str
+    description: str
+    version_label: str
+    status: Literal["draft", "published", "retired"]
+    visibility: Visibility
+    key_in_query: bool
+    upstreams: dict[Environment, UpstreamShape]
+    published_at: Moment | None
+    version: int
+    created_at: Moment
+    updated_at: Moment
+
+
+class NewMeter(Input):
+    """A thing that is counted for the product."""
+
+    key: MeterKey
+    unit: Annotated[str, _line(1, 40), AfterValidator(_printable)]
+    aggregation: Literal["count", "sum", "max", "last", "unique", "time_weighted"]
+
+
+class MeterShape(BaseModel):
+    """A meter."""
+
+    key: str
+    unit: str
+    aggregation: str
+
+
+class RouteFields(Input):
+    """One operation. `upstream_path` is `path` unless said; `minimum_plan` is a plan's slug."""
+
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    path: Annotated[str, StringConstraints(max_length=500)]
+    upstream_path: Annotated[str, StringConstraints(max_length=500)] | None = None
+    title: Annotated[str, _line(0, 100), AfterValidator(_printable)] = ""
+    description: Annotated[Prose, StringConstraints(max_length=5000)] = ""
+    minimum_plan: Slug | None = None
+    scope: Scope | None = None
+    weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+    rate_limit: RateLimit | None = None
+    public: bool = True
+
+
+class ChangedRoute(RouteFields):
+    """All that a route says from now on; `version` is the one that was read."""
+
+    version: int
+
+
+class RouteShape(BaseModel):
+    """A route as its provider sees it."""
+
+    id: UUID
+    method: str
+    path: str
+    upstream_path: str
+    title: str
+    description: str
+    minimum_plan: str | None
+    scope: str | None
+    weight: int
+    rate_limit: RateLimit | None
+    public: bool
+    version: int
+    created_at: Moment
+    updated_at: Moment
+
+
+class TierShape(Input):
+    """Usage up to and including `up_to`; null in the last tier. Decimal strings; `rate` percent."""
+
+    up_to: DecimalText | None = None
+    unit_price: DecimalText = "0"
+    flat_fee: DecimalText = "0"
+    rate: DecimalText = "0"
+
+
+class ChargeShape(Input):
+    """How a meter is priced (spec 02 "Charges"). Prices are decimal strings in whole units."""
+
+    meter: MeterKey
+    model: Annotated[str, StringConstraints(max_length=40)] = "unit"
+    included: DecimalText = "0"
+    unit_price: DecimalText = "0"
+    tiers: Annotated[list[TierShape], Field(max_length=100)] = []
+    package_size: DecimalText = "0"
+    package_price: DecimalText = "0"
+    rate: DecimalText = "0"
+    fixed_per_event: DecimalText = "0"
+    free_events: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    free_amount: DecimalText | None = None
+    minimum: DecimalText | None = None
+    maximum: DecimalText | None = None
+    description: dict[Literal["en", "nl"], Name] | None = None
+
+
+class PriceShape(Input):
+    """What a period costs in one currency."""
+
+    base_fee: Money
+    charges: Annotated[list[ChargeShape], Field(max_length=100)] = []
+
+
+class QuotaShape(Input):
+    """How much of a meter a period allows; `amount` null is unlimited."""
+
+    meter: MeterKey
+    amount: Annotated[int, Field(ge=0, le=10**15)] | None
+    period: Literal["day", "week", "month", "year", "cycle"] = "cycle"
+
+
+class PlanTermsShape(Input):
+    """What a subscriber signs; another value of any of these is a new version."""
+
+    interval: Literal["day", "week", "month", "quarter", "year"] = "month"
+    interval_count: Annotated[int, Field(ge=1, le=100)] = 1
+    base_fee_timing: Literal["advance", "arrears"] = "arrears"
+    proration: Literal["second", "day", "none"] = "second"
+    anchor: Literal["start", "calendar"] = "start"
+    grace_hours: Annotated[int, Field(ge=0, le=720)] = 0
+    trial_days: Annotated[int, Field(ge=0, le=365)] = 0
+    rate_limit: RateLimit | None = None
+    over_quota_policy: Literal["deny", "warn", "allow", "overage"] = "deny"
+    payment_on_invoice: bool = False
+    payment_term_days: Annotated[int, Field(ge=0, le=365)] = 14
+    prices: Annotated[list[PriceShape], Field(min_length=1, max_length=50)]
+    quotas: Annotated[list[QuotaShape], Field(max_length=100)] = []
+
+
+class NewPlan(PlanTermsShape):
+    """A plan with its first version."""
+
+    slug: Slug
+    name: Name
+    rank: Annotated[int, Field(ge=0, le=1_000_000)]
+    visibility: Visibility = "public"
+    status: Literal["draft", "active"] = "active"
+
+
+class ChangedPlan(PlanTermsShape):
+    """All that a plan says from now on; subscribers keep the version they signed."""
+
+    name: Name
+    rank: Annotated[int, Field(ge=0, le=1_000_000)]
+    visibility: Visibility = "public"
+    status: Literal["draft", "active", "archived"] = "active"
+    version: int
+
+
+class OfferedPlan(PlanTermsShape):
+    """A plan as anyone may read it."""
+
+    product: str
+    slug: str
+    name: str
+    rank: int
+
+
+class PlanShape(OfferedPlan):
+    """A plan as its provider sees it. `plan_version` counts what subscribers can have signed."""
+
+    id: UUID
+    visibility: Visibility
+    status: Literal["draft", "active", "archived"]
+    plan_version: int
+    version: int
+    created_at: Moment
+    updated_at: Moment
+
+
+class OfferedRoute(BaseModel):
+    """A documented operation, without where it is served from."""
+
+    method: str
+    path: str
+    title: str
+    description: str
+    minimum_plan: str | None
+    scope: str | None
+    weight: int
+    rate_limit: RateLimit | None
+
+
+class ListedProduct(BaseModel):
+    """A product on the market."""
+
+    slug: str
+    name: str
+    category: str
+    short_description: str
+    version_label: str
+    published_at: Moment
+
+
+class OfferedProduct(ListedProduct):
+    """A product with what can be bought and called."""
+
+    description: str
+    key_in_query: bool
+    plans: list[OfferedPlan]
+    routes: list[OfferedRoute]
+    meters: list[MeterShape]
