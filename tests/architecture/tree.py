@@ -10,17 +10,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "nimbus"
 
-ROOMS = (
-    "identity",
-    "catalog",
-    "ledger",
-    "subscriptions",
-    "access",
-    "usage",
-    "billing",
-    "payments",
-    "notices",
-)
 # Written by a tool from another file of ours, never by hand.
 GENERATED = {Path("web/src/api/schema.d.ts"), Path("docs/reference/openapi.json")}
 
@@ -35,6 +24,10 @@ COMPOSERS = (
     "cli",
     "portal",
     "migrations",
+)
+SHARED = {"base", "rules", "gateway"}
+ROOMS = tuple(
+    sorted({door.parent.name for door in PACKAGE.glob("*/__init__.py")} - SHARED - {*COMPOSERS})
 )
 
 
