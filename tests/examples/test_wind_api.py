@@ -25,11 +25,6 @@ def _headers():
 
 
 @pytest.fixture(scope="module")
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def url(anyio_backend):
     async with serve() as base:
         yield base

@@ -5,11 +5,9 @@ import asyncio
 import datetime as dt
 import email
 import email.policy
-import socket
 from uuid import UUID
 
 import pytest
-from aiosmtpd.controller import Controller
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,15 +20,11 @@ from nimbus.base.mail import (
     build,
     send,
 )
+from tests.rooms.notices.smtp import Server, free_port
 
 pytestmark = pytest.mark.anyio
 MESSAGE_ID = UUID("01970000-0000-7000-8000-000000000001")
 SENT_AT = dt.datetime(2026, 6, 1, 9, 30, tzinfo=dt.UTC)
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
 
 
 def message(**changes):
@@ -46,49 +40,6 @@ def message(**changes):
     return build(**{**values, **changes})
 
 
-class Recorder:
-    """An SMTP server's handler: keeps envelopes, answers what it is told to."""
-
-    def __init__(self, **answers):
-        self.answers = answers
-        self.envelopes = []
-
-    async def handle_RCPT(self, _server, _session, envelope, address, _options):  # noqa: N802
-        if "rcpt" in self.answers:
-            return self.answers["rcpt"]
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server, _session, envelope):  # noqa: N802
-        self.envelopes.append(envelope)
-        if self.answers.get("data") == "hang up":
-            server.transport.abort()
-            return "250 OK"
-        return self.answers.get("data", "250 OK")
-
-
-class Server:
-    """A real SMTP server on a free port of loopback, in a thread of its own."""
-
-    def __init__(self, **answers):
-        self.recorder = Recorder(**answers)
-        self.controller = Controller(self.recorder, hostname="127.0.0.1", port=_free_port())
-
-    def __enter__(self):
-        self.controller.start()
-        self.url = f"smtp://127.0.0.1:{self.controller.port}"
-        return self
-
-    def __exit__(self, *_):
-        self.controller.stop()
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def received(envelope):
     return email.message_from_bytes(envelope.original_content, policy=email.policy.default)
 
@@ -97,7 +48,7 @@ async def test_a_message_arrives_whole_at_its_one_recipient():
     pdf = Attachment("INV-1.pdf", "application/pdf", b"%PDF-1.7\x00\xff")
     with Server() as server:
         await send(server.url, message(text="Dag, café ☕\n.\nend\n", attachments=[pdf]))
-        [envelope] = server.recorder.envelopes
+        [envelope] = server.envelopes
     mail = received(envelope)
     assert (envelope.mail_from, envelope.rcpt_tos) == (
         "billing@nimbus.example",
@@ -166,7 +117,7 @@ HOSTILE_SUBJECTS = [
 async def test_a_subject_is_only_ever_a_subject(subject):
     with Server() as server:
         await send(server.url, message(subject=subject))
-        [envelope] = server.recorder.envelopes
+        [envelope] = server.envelopes
     mail = received(envelope)
     assert envelope.rcpt_tos == ["ann@example.org"]
     assert sorted(mail.keys()) == sorted(message().keys())
@@ -190,7 +141,7 @@ def test_any_name_and_subject_give_the_same_headers_or_a_refusal(subject, name):
 
 async def test_a_server_that_is_not_there_means_not_sent():
     with pytest.raises(NotSentError):
-        await send(f"smtp://127.0.0.1:{_free_port()}", message())
+        await send(f"smtp://127.0.0.1:{free_port()}", message())
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:25", "smtp://", "127.0.0.1:25", "smtp://h:x"])
@@ -219,4 +170,4 @@ async def test_no_plain_text_where_tls_was_asked_for(scheme):
     with Server() as server:
         with pytest.raises(NotSentError):
             await asyncio.wait_for(send(server.url.replace("smtp", scheme, 1), message()), 30)
-        assert server.recorder.envelopes == []
+        assert server.envelopes == []
