@@ -10,6 +10,8 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     target: 'es2023',
+    // light-dark() must reach the browser as it is: Mantine sets the scheme on the root element.
+    cssTarget: ['chrome125', 'firefox126', 'safari17.5'],
   },
   // nimbus/portal/pages.py replaces this word by a fresh nonce in each answer.
   html: { cspNonce: 'NIMBUS_CSP_NONCE' },

@@ -52,7 +52,7 @@ export function ConfirmDialog({ opened, title, hint, action, onConfirm, onClose 
           <Button variant="default" onClick={close} data-autofocus>
             {words.cancel}
           </Button>
-          <Button color="red" loading={pending} onClick={confirm}>
+          <Button color="red.9" loading={pending} onClick={confirm}>
             {action}
           </Button>
         </Group>

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Button, Group, Textarea } from '@mantine/core';
+import { Button, Group, Textarea, VisuallyHidden } from '@mantine/core';
 import { useClipboard } from '@mantine/hooks';
-import { useRef } from 'react';
+import { type ReactNode, useRef } from 'react';
 import { useTexts } from './i18n';
 import { CheckIcon, CopyIcon } from './icons';
 import classes from './page.module.css';
 import { wordTexts } from './words';
 
+type Props = { label: string; value: string; children?: ReactNode };
+
 /** A value to take along. Where the clipboard is closed to us, it is at least selected. */
-export function CopyField({ label, value }: { label: string; value: string }) {
+export function CopyField({ label, value, children }: Props) {
   const words = useTexts(wordTexts);
   const clipboard = useClipboard({ timeout: 4000 });
   const field = useRef<HTMLTextAreaElement>(null);
@@ -29,15 +31,15 @@ export function CopyField({ label, value }: { label: string; value: string }) {
       />
       <Group mt="xs" gap="sm">
         <Button
-          variant="light"
           leftSection={clipboard.copied ? <CheckIcon size={18} /> : <CopyIcon size={18} />}
           onClick={copy}
         >
           {clipboard.copied ? words.copied : words.copy}
         </Button>
-        <span aria-live="polite" className="mantine-visually-hidden">
+        <VisuallyHidden component="span" aria-live="polite">
           {clipboard.copied ? words.copied : ''}
-        </span>
+        </VisuallyHidden>
+        {children}
       </Group>
     </>
   );

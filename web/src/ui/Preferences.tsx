@@ -27,6 +27,7 @@ export function Preferences() {
         aria-label={words.language}
         size="sm"
         variant="unstyled"
+        w={118}
         data={LANGUAGES}
         value={locale}
         onChange={(event) => choose(event.currentTarget.value as Locale)}

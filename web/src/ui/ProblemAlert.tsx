@@ -2,6 +2,7 @@
 import { Alert, Button, Text } from '@mantine/core';
 import { useTexts } from './i18n';
 import { AlertIcon } from './icons';
+import classes from './page.module.css';
 import { describe, problemTexts, type Refused } from './problems';
 import { wordTexts } from './words';
 
@@ -12,7 +13,7 @@ export function ProblemAlert({ error, message, retry }: Props) {
   const own = useTexts(problemTexts);
   const words = useTexts(wordTexts);
   return (
-    <div role="alert">
+    <div role="alert" className={classes.region}>
       {error && (
         <Alert color="red" icon={<AlertIcon />} variant="light">
           <Text size="sm">{message ?? describe(error, own)}</Text>

@@ -41,6 +41,11 @@ export const theme = createTheme({
     TextInput: { defaultProps: { size: 'md' } },
     PasswordInput: { defaultProps: { size: 'md' } },
     Select: { defaultProps: { size: 'md' } },
+    // Beside each other, fields stay in line when only one of them has a hint.
+    InputWrapper: {
+      defaultProps: { inputWrapperOrder: ['label', 'input', 'description', 'error'] },
+    },
+    Modal: { styles: { title: { fontWeight: 650, fontSize: '1.125rem' } } },
     Card: { defaultProps: { withBorder: true, padding: 'lg', radius: 'lg' } },
   },
 });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { AppShell, Burger, Group, NavLink, Stack, Text } from '@mantine/core';
+import { AppShell, Burger, Group, NavLink, Stack, Text, VisuallyHidden } from '@mantine/core';
 import { useDisclosure } from '@mantine/hooks';
 import { Link, Outlet, useMatchRoute } from '@tanstack/react-router';
 import type { ReactNode } from 'react';
@@ -100,9 +100,9 @@ function CurrentSubscription() {
   const subscription = useDashboard().data?.subscription;
   if (!subscription) return null;
   return (
-    <Group gap={8} wrap="nowrap" visibleFrom="xs">
-      <Text size="sm" c="dimmed">
-        <span className="mantine-visually-hidden">{own.subscription}: </span>
+    <Group gap={8} wrap="nowrap">
+      <Text size="sm" c="dimmed" visibleFrom="sm">
+        <VisuallyHidden component="span">{own.subscription}: </VisuallyHidden>
         {subscription.product} {subscription.plan}
       </Text>
       <SubscriptionStatus status={subscription.status} />

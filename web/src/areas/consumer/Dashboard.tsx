@@ -8,7 +8,7 @@ import { OrganizationStatus } from '@/features/identity/OrganizationStatus';
 import { SubscriptionStatus } from '@/features/subscriptions/SubscriptionStatus';
 import { formatDate, formatMoney, formatNumber } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
-import { HomeIcon, InvoiceIcon, KeyIcon, PulseIcon } from '@/ui/icons';
+import { InvoiceIcon, KeyIcon, PulseIcon } from '@/ui/icons';
 import { PageHead } from '@/ui/PageHead';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import classes from './consumer.module.css';
@@ -28,11 +28,21 @@ export function Dashboard() {
       <PageHead
         title={own.hello(user?.first_name ?? '')}
         {...(data && { hint: own.hint(data.organization.name) })}
+        action={
+          data && (
+            <Group gap="xs">
+              <Text size="sm" c="dimmed">
+                {own.organization}
+              </Text>
+              <OrganizationStatus status={data.organization.status} />
+            </Group>
+          )
+        }
       />
       <ProblemAlert error={error} retry={() => refetch()} />
       {isPending && (
-        <SimpleGrid cols={{ base: 1, xs: 2, lg: 3 }} role="status">
-          {['organization', 'plan', 'calls', 'keys', 'invoices'].map((name) => (
+        <SimpleGrid cols={{ base: 1, xs: 2, lg: 4 }} role="status">
+          {['plan', 'calls', 'keys', 'invoices'].map((name) => (
             <Skeleton key={name} height={148} radius="lg" />
           ))}
         </SimpleGrid>
@@ -50,12 +60,9 @@ export function Dashboard() {
 function FigureCards({ data }: { data: Figures }) {
   const own = useTexts(dashboardTexts);
   const { locale } = useLocale();
-  const { organization, subscription, open_invoices: open } = data;
+  const { subscription, open_invoices: open } = data;
   return (
-    <SimpleGrid cols={{ base: 1, xs: 2, lg: 3 }}>
-      <FigureCard icon={<HomeIcon />} label={own.organization} value={organization.name}>
-        <OrganizationStatus status={organization.status} />
-      </FigureCard>
+    <SimpleGrid cols={{ base: 1, xs: 2, lg: 4 }}>
       <FigureCard
         icon={<InvoiceIcon />}
         label={own.plan}
@@ -117,7 +124,7 @@ type FigureProps = { icon: ReactNode; label: string; value: string; children?: R
 function FigureCard({ icon, label, value, children }: FigureProps) {
   return (
     <Card component="section" aria-label={label}>
-      <Group gap="sm" mb="sm">
+      <Group gap="sm" mb="sm" wrap="nowrap">
         <span className={classes.figureIcon}>{icon}</span>
         <Text size="sm" c="dimmed" fw={500}>
           {label}

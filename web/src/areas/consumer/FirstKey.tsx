@@ -12,11 +12,12 @@ export function FirstKey({ secret, onDone }: { secret: string; onDone: () => voi
     <Stack gap="lg">
       <PageHead title={own.firstKeyTitle} hint={own.firstKeyHint} />
       <Card padding="xl">
-        <CopyField label={own.firstKey} value={secret} />
+        <CopyField label={own.firstKey} value={secret}>
+          <Button variant="default" onClick={onDone}>
+            {own.toStart}
+          </Button>
+        </CopyField>
       </Card>
-      <Button size="md" onClick={onDone} style={{ alignSelf: 'flex-start' }}>
-        {own.toStart}
-      </Button>
     </Stack>
   );
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Button } from '@mantine/core';
+import { ActionIcon } from '@mantine/core';
 import type { ReactNode } from 'react';
 import { signOut } from '@/api/session';
 import { Brand } from '@/ui/Brand';
 import { useTexts } from '@/ui/i18n';
+import { SignOutIcon } from '@/ui/icons';
 import { Preferences } from '@/ui/Preferences';
 import { SkipLink } from '@/ui/SkipLink';
 import classes from './onboarding.module.css';
@@ -19,9 +20,15 @@ export function OnboardingLayout({ children }: { children: ReactNode }) {
         <Brand />
         <div className={classes.tools}>
           <Preferences />
-          <Button variant="default" size="sm" onClick={() => signOut()}>
-            {own.signOut}
-          </Button>
+          <ActionIcon
+            variant="default"
+            size="lg"
+            aria-label={own.signOut}
+            title={own.signOut}
+            onClick={() => signOut()}
+          >
+            <SignOutIcon />
+          </ActionIcon>
         </div>
       </header>
       <main id="content" tabIndex={-1} className={classes.main}>

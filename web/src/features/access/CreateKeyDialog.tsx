@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Alert, Button, Group, Modal, Stack } from '@mantine/core';
+import { Alert, Button, Modal, Stack } from '@mantine/core';
 import { useState } from 'react';
 import { CopyField } from '@/ui/CopyField';
 import { useTexts } from '@/ui/i18n';
@@ -33,12 +33,11 @@ export function CreateKeyDialog({ opened, onClose }: Props) {
           <Alert color="yellow" icon={<AlertIcon />} variant="light" role="status">
             {own.secretWarning}
           </Alert>
-          <CopyField label={own.secretLabel} value={secret} />
-          <Group justify="flex-end">
+          <CopyField label={own.secretLabel} value={secret}>
             <Button variant="default" onClick={onClose}>
               {own.secretDone}
             </Button>
-          </Group>
+          </CopyField>
         </Stack>
       ) : (
         <CreateKeyForm onSecret={setSecret} onCancel={onClose} />

@@ -26,11 +26,11 @@ const SCOPES = [
   'assets.write',
   'measurements.read',
   'measurements.write',
-  'alerts.read',
-  'billing.read',
   'reports.read',
   'reports.create',
+  'alerts.read',
   'webhooks.manage',
+  'billing.read',
 ];
 const READING = ['assets.read', 'measurements.read', 'alerts.read', 'reports.read'];
 

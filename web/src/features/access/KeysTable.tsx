@@ -2,6 +2,7 @@
 import { Badge, Button, Code, Table, Text } from '@mantine/core';
 import { formatInstant } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
+import { RowsTable } from '@/ui/RowsTable';
 import { StateBadge } from '@/ui/StateBadge';
 import type { ApiKey } from './keys';
 import { keyStatusTexts, keyTexts } from './texts';
@@ -11,26 +12,17 @@ type Props = { keys: ApiKey[]; onRevoke: (key: ApiKey) => void };
 /** One row per key; of the key itself only what is stored: its beginning and its last characters. */
 export function KeysTable({ keys, onRevoke }: Props) {
   const own = useTexts(keyTexts);
+  const columns = [own.name, own.environment, own.key, own.status, own.lastUsed];
   return (
-    <Table.ScrollContainer minWidth={720}>
-      <Table verticalSpacing="sm" horizontalSpacing="lg">
-        <Table.Thead>
-          <Table.Tr>
-            <Table.Th>{own.name}</Table.Th>
-            <Table.Th>{own.environment}</Table.Th>
-            <Table.Th>{own.key}</Table.Th>
-            <Table.Th>{own.status}</Table.Th>
-            <Table.Th>{own.lastUsed}</Table.Th>
-            <Table.Th aria-label={own.actions} />
-          </Table.Tr>
-        </Table.Thead>
-        <Table.Tbody>
-          {keys.map((key) => (
-            <KeyRow key={key.id} item={key} onRevoke={onRevoke} />
-          ))}
-        </Table.Tbody>
-      </Table>
-    </Table.ScrollContainer>
+    <RowsTable
+      label={own.title}
+      columns={columns.map((label) => ({ label }))}
+      actions={own.actions}
+    >
+      {keys.map((key) => (
+        <KeyRow key={key.id} item={key} onRevoke={onRevoke} />
+      ))}
+    </RowsTable>
   );
 }
 
@@ -41,25 +33,25 @@ function KeyRow({ item, onRevoke }: { item: ApiKey; onRevoke: (key: ApiKey) => v
   const active = item.status === 'Active';
   return (
     <Table.Tr>
-      <Table.Td>
+      <Table.Td data-label={own.name}>
         <Text fw={600} size="sm">
           {item.name}
         </Text>
       </Table.Td>
-      <Table.Td>
+      <Table.Td data-label={own.environment}>
         <Badge variant="outline" color={item.environment === 'Live' ? 'sky' : 'gray'} tt="none">
           {item.environment === 'Live' ? own.live : own.test}
         </Badge>
       </Table.Td>
-      <Table.Td>
+      <Table.Td data-label={own.key}>
         <Code>
           {item.prefix}…{item.last8}
         </Code>
       </Table.Td>
-      <Table.Td>
+      <Table.Td data-label={own.status}>
         <StateBadge tone={active ? 'good' : 'quiet'} label={statuses[item.status] ?? item.status} />
       </Table.Td>
-      <Table.Td>
+      <Table.Td data-label={own.lastUsed}>
         <Text size="sm" c="dimmed">
           {item.last_used_at ? formatInstant(item.last_used_at, locale) : own.never}
         </Text>

@@ -8,6 +8,7 @@ import { DownloadIcon, InvoiceIcon } from '@/ui/icons';
 import { RowsLoading } from '@/ui/Loading';
 import { PageHead } from '@/ui/PageHead';
 import { ProblemAlert } from '@/ui/ProblemAlert';
+import { RowsTable } from '@/ui/RowsTable';
 import { StateBadge, type Tone } from '@/ui/StateBadge';
 import { wordTexts } from '@/ui/words';
 import { downloadInvoice, type Invoice, useInvoices } from './invoices';
@@ -51,30 +52,26 @@ function InvoicesTable({ invoices }: { invoices: Invoice[] }) {
   return (
     <>
       <ProblemAlert error={download.error} />
-      <Table.ScrollContainer minWidth={640}>
-        <Table verticalSpacing="sm" horizontalSpacing="lg">
-          <Table.Thead>
-            <Table.Tr>
-              <Table.Th>{own.number}</Table.Th>
-              <Table.Th>{own.issued}</Table.Th>
-              <Table.Th>{own.due}</Table.Th>
-              <Table.Th>{own.status}</Table.Th>
-              <Table.Th ta="right">{own.total}</Table.Th>
-              <Table.Th aria-label={own.actions} />
-            </Table.Tr>
-          </Table.Thead>
-          <Table.Tbody>
-            {invoices.map((invoice) => (
-              <InvoiceRow
-                key={invoice.id}
-                invoice={invoice}
-                pending={download.isPending && download.variables.id === invoice.id}
-                onDownload={() => download.mutate(invoice)}
-              />
-            ))}
-          </Table.Tbody>
-        </Table>
-      </Table.ScrollContainer>
+      <RowsTable
+        label={own.title}
+        columns={[
+          { label: own.number },
+          { label: own.issued },
+          { label: own.due },
+          { label: own.status },
+          { label: own.total, numeric: true },
+        ]}
+        actions={own.actions}
+      >
+        {invoices.map((invoice) => (
+          <InvoiceRow
+            key={invoice.id}
+            invoice={invoice}
+            pending={download.isPending && download.variables.id === invoice.id}
+            onDownload={() => download.mutate(invoice)}
+          />
+        ))}
+      </RowsTable>
     </>
   );
 }
@@ -88,20 +85,20 @@ function InvoiceRow({ invoice, pending, onDownload }: RowProps) {
   const date = (value: string | null) => (value ? formatDate(value, locale) : '–');
   return (
     <Table.Tr>
-      <Table.Td>
+      <Table.Td data-label={own.number}>
         <Text fw={600} size="sm">
           {invoice.number ?? own.draft}
         </Text>
       </Table.Td>
-      <Table.Td>{date(invoice.issued_on)}</Table.Td>
-      <Table.Td>{date(invoice.due_on)}</Table.Td>
-      <Table.Td>
+      <Table.Td data-label={own.issued}>{date(invoice.issued_on)}</Table.Td>
+      <Table.Td data-label={own.due}>{date(invoice.due_on)}</Table.Td>
+      <Table.Td data-label={own.status}>
         <StateBadge
           tone={TONES[invoice.status] ?? 'quiet'}
           label={statuses[invoice.status] ?? invoice.status}
         />
       </Table.Td>
-      <Table.Td ta="right" fw={600} style={{ fontVariantNumeric: 'tabular-nums' }}>
+      <Table.Td ta="right" fw={600} data-label={own.total}>
         {formatMoney(invoice.total, locale)}
       </Table.Td>
       <Table.Td ta="right">

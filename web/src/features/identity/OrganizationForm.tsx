@@ -63,7 +63,7 @@ export function OrganizationForm({ onDone }: { onDone: () => void | Promise<void
     <form onSubmit={onSubmit} noValidate>
       <Stack>
         <ProblemAlert error={failure} />
-        <SimpleGrid cols={{ base: 1, sm: 2 }} style={{ alignItems: 'end' }}>
+        <SimpleGrid cols={{ base: 1, sm: 2 }}>
           <TextInput label={own.name} autoComplete="organization" required {...field('name')} />
           <TextInput
             label={own.legalName}
