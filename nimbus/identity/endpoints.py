@@ -18,8 +18,8 @@ from nimbus.errors import Refusal
 from nimbus.identity import events as facts
 from nimbus.identity import queries, schemas
 from nimbus.identity.asking import allowed, signed_in
-from nimbus.identity.models import Organization
-from nimbus.identity.permissions import Permission
+from nimbus.identity.models import Membership, Organization, User
+from nimbus.identity.permissions import MATRIX, Permission, has
 from nimbus.identity.service import accounts, members, organizations
 from nimbus.identity.service.accounts import SignIn
 from nimbus.identity.service.organizations import OrganizationDetails
@@ -186,7 +186,7 @@ async def reset_password(body: schemas.ResetBody, actor: CurrentActor, session: 
 @router.get("/api/user/account/profile", operation_id="read_profile", responses=documented(401))
 async def read_profile(actor: SignedIn, session: Session) -> schemas.UserView:
     """The own profile."""
-    return schemas.UserView.of(await queries.lock_user(session, actor.user_id))
+    return _user_view(await queries.lock_user(session, actor.user_id))
 
 
 @router.put(
@@ -200,7 +200,7 @@ async def change_profile(
 ) -> schemas.UserView:
     """Change the own profile."""
     user = await accounts.change_profile(session, actor, **body.model_dump())
-    return schemas.UserView.of(user)
+    return _user_view(user)
 
 
 @router.put(
@@ -235,7 +235,7 @@ async def create_organization(
     details = _details(body, user.email)
     organization = await organizations.create(session, actor, details, body.currency)
     return schemas.CreatedOrganizationView(
-        organization=schemas.OrganizationView.of(organization),
+        organization=_organization_view(organization),
         access_token=organizations.access_token_for(actor, organization.id),
         expires_in=ACCESS_SECONDS,
     )
@@ -255,7 +255,7 @@ async def read_organization(
 ) -> schemas.OrganizationView:
     """The organization that the token acts for."""
     row = await queries.organization(session, actor.organization_id)
-    return schemas.OrganizationView.of(row)
+    return _organization_view(row)
 
 
 @router.put(
@@ -277,7 +277,7 @@ async def change_organization(
     known = await queries.organization(session, actor.organization_id)
     details = _details(body, known.billing_email)
     row: Organization = await organizations.change(session, actor, details, body.version)
-    return schemas.OrganizationView.of(row)
+    return _organization_view(row)
 
 
 @router.post(
@@ -300,7 +300,7 @@ async def read_terms(session: Session) -> schemas.TermsView:
     terms = await queries.current_terms(session)
     if terms is None:
         raise Refusal("not_found", "The operator has published no terms yet.")
-    return schemas.TermsView.of(terms)
+    return schemas.TermsView(version=terms.version, body=terms.body)
 
 
 MANAGERS = Annotated[Actor, allowed(Permission.MANAGE_MEMBERS)]
@@ -312,7 +312,7 @@ async def list_members(
 ) -> dict[Literal["data"], list[schemas.MemberView]]:
     """The members of the organization."""
     rows = await queries.members_of(session, actor.organization_id)
-    return {"data": [schemas.MemberView.of(membership, user) for membership, user in rows]}
+    return {"data": [_member_view(membership, user) for membership, user in rows]}
 
 
 @router.post(
@@ -329,7 +329,7 @@ async def invite_member(
 ) -> schemas.InvitationView:
     """Invite an address; the mail's link is valid for seven days."""
     invitation = await members.invite(session, actor, email=body.email, role=body.role)
-    return schemas.InvitationView.of(invitation)
+    return schemas.InvitationView(id=invitation.id, email=invitation.email, role=invitation.role)
 
 
 @router.post(
@@ -388,9 +388,51 @@ def _details(body: schemas.OrganizationBody, fallback_email: str) -> Organizatio
     )
 
 
+def _user_view(user: User) -> schemas.UserView:
+    return schemas.UserView(
+        id=user.id,
+        email=user.email,
+        first_name=user.first_name,
+        last_name=user.last_name,
+        company=user.company,
+        locale=user.locale,
+        email_verified=user.email_verified_at is not None,
+        platform_role=user.platform_role,
+        version=user.version,
+    )
+
+
+def _organization_view(row: Organization) -> schemas.OrganizationView:
+    names = schemas.OrganizationView.model_fields.keys() - {"address"}
+    address = schemas.PostalAddress(**row.address)
+    return schemas.OrganizationView(address=address, **{name: getattr(row, name) for name in names})
+
+
+def _own_organization_view(
+    membership: Membership, organization: Organization
+) -> schemas.OwnOrganizationView:
+    return schemas.OwnOrganizationView(
+        id=organization.id,
+        name=organization.name,
+        status=organization.status,
+        role=membership.role,
+        permissions=[str(item) for item in MATRIX if has(membership.role, item)],
+    )
+
+
+def _member_view(membership: Membership, user: User) -> schemas.MemberView:
+    return schemas.MemberView(
+        user_id=user.id,
+        email=user.email,
+        first_name=user.first_name,
+        last_name=user.last_name,
+        role=membership.role,
+    )
+
+
 async def _organizations(session: AsyncSession, user_id: Any) -> list[schemas.OwnOrganizationView]:
     rows = await queries.memberships_of(session, user_id)
-    return [schemas.OwnOrganizationView.of(membership, row) for membership, row in rows]
+    return [_own_organization_view(membership, row) for membership, row in rows]
 
 
 async def _signed_in(request: Request, session: AsyncSession, sign_in: SignIn) -> Response:
@@ -399,7 +441,7 @@ async def _signed_in(request: Request, session: AsyncSession, sign_in: SignIn) -
     view = schemas.SignInView(
         access_token=sign_in.access_token,
         expires_in=ACCESS_SECONDS,
-        user=schemas.UserView.of(sign_in.user),
+        user=_user_view(sign_in.user),
         organization_id=known,
         organizations=await _organizations(session, sign_in.user.id),
     )

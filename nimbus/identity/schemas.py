@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wire shapes of identity."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 from uuid import UUID
 from zoneinfo import available_timezones
 
 from babel import Locale
 from babel.numbers import list_currencies
 from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, StringConstraints
-
-from nimbus.identity.models import Invitation, Membership, Organization, TermsVersion, User
-from nimbus.identity.permissions import MATRIX, has
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -132,21 +129,6 @@ class UserView(BaseModel):
     platform_role: str | None
     version: int
 
-    @classmethod
-    def of(cls, user: User) -> Self:
-        """The view of a row."""
-        return cls(
-            id=user.id,
-            email=user.email,
-            first_name=user.first_name,
-            last_name=user.last_name,
-            company=user.company,
-            locale=user.locale,
-            email_verified=user.email_verified_at is not None,
-            platform_role=user.platform_role,
-            version=user.version,
-        )
-
 
 class PostalAddress(Body):
     """A postal address."""
@@ -200,12 +182,6 @@ class OrganizationView(BaseModel):
     status: str
     version: int
 
-    @classmethod
-    def of(cls, row: Organization) -> Self:
-        """The view of a row."""
-        values = {name: getattr(row, name) for name in cls.model_fields if name != "address"}
-        return cls(address=PostalAddress(**row.address), **values)
-
 
 class OwnOrganizationView(BaseModel):
     """One of the user's organizations, with what the user may do there."""
@@ -215,17 +191,6 @@ class OwnOrganizationView(BaseModel):
     status: str
     role: str
     permissions: list[str]
-
-    @classmethod
-    def of(cls, membership: Membership, organization: Organization) -> Self:
-        """The view of a membership."""
-        return cls(
-            id=organization.id,
-            name=organization.name,
-            status=organization.status,
-            role=membership.role,
-            permissions=[str(item) for item in MATRIX if has(membership.role, item)],
-        )
 
 
 class SignInView(BaseModel):
@@ -263,11 +228,6 @@ class TermsView(BaseModel):
     version: str
     body: str
 
-    @classmethod
-    def of(cls, terms: TermsVersion) -> Self:
-        """The view of a row."""
-        return cls(version=terms.version, body=terms.body)
-
 
 class InviteBody(Body):
     """An invitation."""
@@ -291,17 +251,6 @@ class MemberView(BaseModel):
     last_name: str
     role: str
 
-    @classmethod
-    def of(cls, membership: Membership, user: User) -> Self:
-        """The view of a membership with its user."""
-        return cls(
-            user_id=user.id,
-            email=user.email,
-            first_name=user.first_name,
-            last_name=user.last_name,
-            role=membership.role,
-        )
-
 
 class InvitationView(BaseModel):
     """An open invitation."""
@@ -309,8 +258,3 @@ class InvitationView(BaseModel):
     id: UUID
     email: str
     role: str
-
-    @classmethod
-    def of(cls, row: Invitation) -> Self:
-        """The view of a row."""
-        return cls(id=row.id, email=row.email, role=row.role)
