@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from hmac import compare_digest
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -191,7 +192,7 @@ async def _idempotent(
     if row is None:
         unit_of(request).idempotency = {**identity, "request_hash": digest}
         return
-    if bytes(row.request_hash) != digest:
+    if not compare_digest(row.request_hash, digest):
         raise Refusal("idempotency_conflict", "This key was used with a different request.")
     headers = {"Idempotency-Replayed": "true"}
     raise Replay(JSONResponse(row.response, status_code=row.status, headers=headers))

@@ -25,7 +25,7 @@ MIGRATION_LOCK = 7_303_014
 
 def make_roles(settings: Settings) -> None:
     """Make the four roles of spec 11 §4 or bring their attributes and passwords up to date."""
-    with psycopg.connect(**database_login(settings, "owner"), autocommit=True) as connection:  # type: ignore[arg-type]
+    with _superuser(settings) as connection:
         known = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
         for role, attributes in ROLES.items():
             verb = "ALTER" if role in known else "CREATE"
@@ -47,7 +47,7 @@ def make_roles(settings: Settings) -> None:
 def migrate(settings: Settings, revision: str = "head") -> None:
     """Bring the schema to `revision` as nimbus_owner; one process at a time, by a lock."""
     config = _config(settings)
-    with psycopg.connect(**database_login(settings, "owner"), autocommit=True) as guard:  # type: ignore[arg-type]
+    with _superuser(settings) as guard:
         guard.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
         current = current_revision(settings)
         order = [script.revision for script in _scripts(config).walk_revisions()]
@@ -81,6 +81,11 @@ def connect_owner(settings: Settings) -> psycopg.Connection[tuple[object, ...]]:
     connection.execute("SET ROLE nimbus_owner")
     connection.commit()
     return connection
+
+
+def _superuser(settings: Settings) -> psycopg.Connection[tuple[object, ...]]:
+    login = database_login(settings, "owner")
+    return psycopg.connect(**login, autocommit=True)  # type: ignore[arg-type]
 
 
 def _config(settings: Settings) -> Config:
