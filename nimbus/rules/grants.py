@@ -75,10 +75,6 @@ class Subscription:
             if standing.meter_key == meter_key and standing.starts_at <= as_of < standing.ends_at
         )
 
-    def counts(self, meter_key: str) -> bool:
-        """Whether any quota of this meter exists, in whatever period."""
-        return any(standing.meter_key == meter_key for standing in self.standings)
-
 
 @dataclass(frozen=True, slots=True)
 class Key:

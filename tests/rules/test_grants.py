@@ -203,8 +203,6 @@ def test_standings_of_a_period_are_half_open() -> None:
     assert subscription.standings_at("api_calls", NOW - MICROSECOND) == ()
     assert subscription.standings_at("api_calls", month.ends_at) == ()
     assert subscription.standings_at("reports", NOW) == ()
-    assert subscription.counts("api_calls")
-    assert not subscription.counts("reports")
 
 
 def test_a_key_is_known_by_its_form_and_checksum() -> None:

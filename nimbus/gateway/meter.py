@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal's writer: a slot for each call, reserved before forwarding and completed before
+the answer's last byte.
+
+Segments are preallocated files mapped into memory, so on the path of a call a slot costs two
+copies and no system call, and a full disk shows when a segment is made, never as a fault in the
+middle of a write. `reserve` gives None when no slot can be had: then the call must be refused.
+A killed process loses nothing it has answered; a power cut at most what was not synced yet.
+"""
+
+import fcntl
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from nimbus.base import clock
+from nimbus.base.log import get_logger
+from nimbus.rules.metering import (
+    LOCK_NAME,
+    SLOT_HEAD_SIZE,
+    SLOTS_PER_SEGMENT,
+    SegmentHeader,
+    UsageEvent,
+    encode_completed,
+    encode_header,
+    encode_reserved,
+    segment_name,
+    slot_offset,
+)
+
+log = get_logger("gateway.meter")
+
+RETRY_SECONDS = 1
+REFUSED_PER_SECOND = 200  # refused records a second; a flood beyond it is not written down
+
+
+@dataclass(slots=True)
+class _Segment:
+    header: SegmentHeader
+    file: int
+    memory: mmap.mmap
+    open_calls: int = 0
+    dirty: bool = True
+
+
+class Journal:
+    """The journal of one gateway process, in a folder of its own below `journal_dir`."""
+
+    def __init__(
+        self, journal_dir: Path, producer: UUID, slots_per_segment: int = SLOTS_PER_SEGMENT
+    ) -> None:
+        self.folder = journal_dir / str(producer)
+        self.producer = producer
+        self._slots = slots_per_segment
+        self._sequence = 0  # the last one reserved
+        self._segments: list[_Segment] = []  # the last is the one being filled
+        self._next: _Segment | None = None
+        self._retry_at = clock.monotonic()
+        self._refused_second = 0
+        self._refused_count = 0
+        # The folder appears under its name only once its lock is held: the drain takes a
+        # journal that nobody holds for that of a dead gateway.
+        unlocked = journal_dir / f".{producer}"
+        unlocked.mkdir(parents=True, mode=0o700)
+        self._lock = os.open(unlocked / LOCK_NAME, os.O_WRONLY | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlocked.rename(self.folder)
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the slot reserved last; 0 before the first."""
+        return self._sequence
+
+    def reserve(self) -> int | None:
+        """Take the next slot for a call about to be forwarded; None when there is no room."""
+        sequence = self._sequence + 1
+        full = not self._segments or sequence > self._segments[-1].header.last_sequence
+        if full and not self._advance():
+            return None
+        segment = self._segments[-1]
+        offset = slot_offset(segment.header, sequence)
+        segment.memory[offset : offset + SLOT_HEAD_SIZE] = encode_reserved(sequence)
+        segment.open_calls += 1
+        segment.dirty = True
+        self._sequence = sequence
+        return sequence
+
+    def complete(self, sequence: int, record: UsageEvent) -> None:
+        """Write down what came of the call that holds this slot."""
+        segment = self._segment_of(sequence)
+        offset = slot_offset(segment.header, sequence)
+        head, payload = encode_completed(sequence, record)
+        start = offset + SLOT_HEAD_SIZE
+        segment.memory[start : start + len(payload)] = payload
+        segment.memory[offset:start] = head
+        segment.dirty = True
+        segment.open_calls -= 1
+
+    def record_refused(self, record: UsageEvent) -> None:
+        """Write down a refused call, unless a flood or a full disk leaves no room for it."""
+        second = int(clock.monotonic())
+        if second != self._refused_second:
+            self._refused_second, self._refused_count = second, 0
+        if self._refused_count >= REFUSED_PER_SECOND:
+            return
+        self._refused_count += 1
+        sequence = self.reserve()
+        if sequence is not None:
+            self.complete(sequence, record)
+
+    def prepare(self) -> None:
+        """Have the next segment ready once this one is half full; let go of finished ones. Does
+        file work, yet no more often than a segment fills.
+        """
+        if self._segments and self._next is None:
+            used = self._sequence - self._segments[-1].header.first_sequence
+            if used * 2 > self._slots:
+                self._next = self._make(self._segments[-1].header.number + 1)
+        for segment in self._segments[:-1]:
+            if not segment.open_calls:
+                self._segments.remove(segment)
+                _let_go(segment)
+
+    def unsynced(self) -> list[int]:
+        """Duplicates of the files whose pages the disk does not have yet, for `sync_files` in
+        another thread.
+        """
+        files = []
+        for segment in self._segments:
+            if segment.dirty:
+                segment.dirty = False
+                files.append(os.dup(segment.file))
+        return files
+
+    def close(self) -> None:
+        """Sync and release everything; from then on the drain takes the rest of the journal."""
+        sync_files(self.unsynced())
+        for segment in [*self._segments, *([self._next] if self._next else [])]:
+            _let_go(segment)
+        self._segments, self._next = [], None
+        os.close(self._lock)
+
+    def _advance(self) -> bool:
+        number = self._segments[-1].header.number + 1 if self._segments else 1
+        segment, self._next = self._next or self._make(number), None
+        if segment is None:
+            return False
+        self._segments.append(segment)
+        return True
+
+    def _make(self, number: int) -> _Segment | None:
+        if clock.monotonic() < self._retry_at:
+            return None
+        header = SegmentHeader(self.producer, number, (number - 1) * self._slots + 1, self._slots)
+        try:
+            return _make_segment(self.folder, header)
+        except OSError as error:
+            self._retry_at = clock.monotonic() + RETRY_SECONDS
+            log.error("no_journal_segment", number=number, error=error.strerror)  # noqa: TRY400
+            return None
+
+    def _segment_of(self, sequence: int) -> _Segment:
+        return next(
+            segment
+            for segment in reversed(self._segments)
+            if segment.header.first_sequence <= sequence
+        )
+
+
+def sync_files(files: list[int]) -> None:
+    """Bring these files to the disk and close them; blocks, so not on the event loop."""
+    for file in files:
+        try:
+            os.fdatasync(file)
+        finally:
+            os.close(file)
+
+
+def _make_segment(folder: Path, header: SegmentHeader) -> _Segment:
+    """A segment of the right size, with its header, under its final name; raises OSError."""
+    final = folder / segment_name(header.number)
+    unfinished = final.with_suffix(".new")
+    file = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.posix_fallocate(file, 0, header.size)
+        memory = mmap.mmap(file, header.size)
+        start = encode_header(header)
+        memory[: len(start)] = start
+        unfinished.rename(final)
+    except OSError:
+        os.close(file)
+        unfinished.unlink(missing_ok=True)
+        raise
+    return _Segment(header, file, memory)
+
+
+def _let_go(segment: _Segment) -> None:
+    segment.memory.close()
+    os.close(segment.file)
