@@ -3,7 +3,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import UTC
+from datetime import UTC, date
 from pathlib import Path
 from statistics import fmean
 
@@ -21,16 +21,15 @@ def render(
     measured: Sequence[Sequence[Measurement]],
 ) -> bytes:
     """The PDF of `asked`; `measured[i]` are the measurements of `turbines[i]`."""
+    first, last = asked.first_day or date.min, asked.last_day or date.max
     inside = [
-        [m for m in rows if asked.first_day <= m.at.astimezone(UTC).date() <= asked.last_day]
-        for rows in measured
+        [m for m in rows if first <= m.at.astimezone(UTC).date() <= last] for rows in measured
     ]
+    days = "all measurements" if asked.first_day is None else f"{first} to {last} (UTC)"
     everything = [m for rows in inside for m in rows]
     data = {
-        "title": f"{farm.name} {asked.first_day} – {asked.last_day}",
-        "farm": {"name": farm.name},
-        "first_day": asked.first_day.isoformat(),
-        "last_day": asked.last_day.isoformat(),
+        "farm": farm.name,
+        "subtitle": f"{asked.title}, {days}",
         "figures": [
             {"label": "Turbines", "value": str(len(turbines))},
             {"label": "Measurements", "value": str(len(everything))},

@@ -30,7 +30,7 @@ class Farm(FarmInput):
 class TurbineInput(_Strict):
     farm_id: UUID
     name: Name
-    model: Name
+    model: Name | None = None
     rated_power_kw: Annotated[float, Field(gt=0, le=30_000, strict=True)]
 
 
@@ -62,16 +62,22 @@ class Alert(_Strict):
 
 
 class ReportInput(_Strict):
-    """A farm's production over the days `first_day` to `last_day`, both included (UTC)."""
+    """A farm's production over the days `first_day` to `last_day`, both included (UTC).
+
+    Without days: over everything that is kept.
+    """
 
     farm_id: UUID
-    first_day: date
-    last_day: date
+    title: Name = "Production report"
+    first_day: date | None = None
+    last_day: date | None = None
 
     @model_validator(mode="after")
     def _days_in_order(self) -> "ReportInput":
-        if not 0 <= (self.last_day - self.first_day).days < 366:
-            raise ValueError("last_day is on or after first_day, and at most 366 days are reported")
+        if (self.first_day is None) != (self.last_day is None):
+            raise ValueError("give both days, or neither")
+        if self.first_day and self.last_day and self.last_day < self.first_day:
+            raise ValueError("last_day is on or after first_day")
         return self
 
 

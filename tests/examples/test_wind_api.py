@@ -113,6 +113,23 @@ async def test_a_report_is_a_pdf_with_the_farms_numbers_and_counts_as_one(mine):
     assert "x-nimbus-usage" not in again.headers
 
 
+async def test_a_report_without_days_is_over_everything(mine):
+    farm = await _farm(mine)
+    turbine = await mine.post("/turbines", json={"farm_id": farm, "name": "T", "rated_power_kw": 9})
+    rows = [{"at": AT.format(d), "power_kw": d, "wind_speed_ms": 9.5} for d in (1, 2, 3)]
+    path = f"/turbines/{turbine.json()['id']}/measurements"
+    await mine.post(path, json={"measurements": rows})
+    answer = await mine.post("/reports", json={"farm_id": farm, "title": "Since the start"})
+    text = pypdf.PdfReader(io.BytesIO(answer.content)).pages[0].extract_text()
+    assert "Since the start, all measurements" in text
+    assert "2.0 kW" in text
+    for days in (
+        {"first_day": "2026-05-01"},
+        {"first_day": "2026-05-02", "last_day": "2026-05-01"},
+    ):
+        assert (await mine.post("/reports", json={"farm_id": farm, **days})).status_code == 422
+
+
 async def test_measurements_come_back_newest_first_within_the_asked_time(mine):
     turbine = (await _turbine(mine, await _farm(mine))).json()["id"]
     path = f"/turbines/{turbine}/measurements"
