@@ -30,6 +30,7 @@ PATHS = (
     "/verify-email",
     "/forgot-password",
     "/reset-password",
+    "/invitation",
     "/onboarding",
     "/keys",
     "/invoices",

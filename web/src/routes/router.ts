@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createRouter } from '@tanstack/react-router';
 import { forgotPasswordRoute } from './forgotPassword';
+import { invitationRoute } from './invitation';
 import { invoicesRoute } from './invoices';
 import { keysRoute } from './keys';
 import { memberRoute } from './member';
@@ -20,6 +21,7 @@ const routeTree = rootRoute.addChildren([
     verifyEmailRoute,
     forgotPasswordRoute,
     resetPasswordRoute,
+    invitationRoute,
   ]),
   onboardingRoute,
   memberRoute.addChildren([startRoute, keysRoute, invoicesRoute]),

@@ -41,7 +41,7 @@ export function CreateKeyForm({ onSecret, onCancel }: FormProps) {
   const own = useTexts(keyTexts);
   const words = useTexts(wordTexts);
   const keysChanged = useKeysChanged();
-  // One name for this form's key: a second click or a retry after a lost answer makes no second key.
+  // One name for this form's key: a retry after a lost answer makes no second one.
   const [idempotency] = useState(idempotencyKey);
   const form = useForm({
     mode: 'uncontrolled',

@@ -9,7 +9,7 @@ import { keyStatusTexts, keyTexts } from './texts';
 
 type Props = { keys: ApiKey[]; onRevoke: (key: ApiKey) => void };
 
-/** One row per key; of the key itself only what is stored: its beginning and its last characters. */
+/** One row per key; of the key itself only what is stored: its beginning and its end. */
 export function KeysTable({ keys, onRevoke }: Props) {
   const own = useTexts(keyTexts);
   const columns = [own.name, own.environment, own.key, own.status, own.lastUsed];

@@ -7,13 +7,15 @@ import { CheckIcon } from '@/ui/icons';
 import classes from './catalog.module.css';
 import { intervalTexts, meterTexts, planTexts } from './texts';
 
-type Plan = Schemas['Plan'];
+type Plan = Schemas['OfferedPlan'];
+type Props = { plan: Plan; price: Plan['prices'][number] };
 
 /** One plan as a choice: its price, what is in it, what more of it costs. */
-export function PlanCard({ plan }: { plan: Plan }) {
-  const own = useTexts(planTexts);
-  const intervals: Record<string, string> = useTexts(intervalTexts);
+export function PlanCard({ plan, price }: Props) {
+  const intervals = useTexts(intervalTexts);
   const { locale } = useLocale();
+  const interval = intervals[plan.interval];
+  const every = plan.interval_count === 1 ? interval : `${plan.interval_count} × ${interval}`;
   return (
     <Radio.Card value={plan.slug} radius="lg" p="lg" className={classes.plan ?? ''}>
       <Stack gap="md" h="100%">
@@ -25,27 +27,24 @@ export function PlanCard({ plan }: { plan: Plan }) {
         </Group>
         <div>
           <Text component="span" className={classes.price ?? ''}>
-            {plan.base_fee ? formatMoney(plan.base_fee, locale) : own.byContract}
+            {formatMoney(price.base_fee, locale)}
           </Text>
-          {plan.base_fee && (
-            <Text component="span" c="dimmed">
-              {' '}
-              / {intervals[plan.interval] ?? plan.interval}
-            </Text>
-          )}
+          <Text component="span" c="dimmed">
+            {' '}
+            / {every}
+          </Text>
         </div>
-        <Included plan={plan} />
+        <Included plan={plan} price={price} />
       </Stack>
     </Radio.Card>
   );
 }
 
-function Included({ plan }: { plan: Plan }) {
+function Included({ plan, price }: Props) {
   const own = useTexts(planTexts);
   const meters: Record<string, string> = useTexts(meterTexts);
-  const intervals: Record<string, string> = useTexts(intervalTexts);
+  const intervals = useTexts(intervalTexts);
   const { locale } = useLocale();
-  const currency = plan.base_fee?.currency ?? 'EUR';
   const tick = (
     <ThemeIcon size={20} radius="xl" variant="light">
       <CheckIcon size={13} />
@@ -53,18 +52,23 @@ function Included({ plan }: { plan: Plan }) {
   );
   return (
     <List icon={tick} spacing={8} size="sm" center={false}>
-      {plan.charges.map((charge) => {
+      {price.charges.map((charge) => {
         const meter = meters[charge.meter] ?? charge.meter;
-        const price = formatUnitPrice(charge.unit_price, currency, locale);
+        const each =
+          charge.model === 'unit' &&
+          formatUnitPrice(charge.unit_price, price.base_fee.currency, locale);
         if (Number(charge.included) === 0) {
-          return <List.Item key={charge.meter}>{own.each(meter, price)}</List.Item>;
+          const text = charge.description?.[locale] ?? (each ? own.each(meter, each) : meter);
+          return <List.Item key={charge.meter}>{text}</List.Item>;
         }
         return (
           <List.Item key={charge.meter}>
             {own.included(formatNumber(charge.included, locale), meter)}
-            <Text size="xs" c="dimmed">
-              {own.beyond(price)}
-            </Text>
+            {each && (
+              <Text size="xs" c="dimmed">
+                {own.beyond(each)}
+              </Text>
+            )}
           </List.Item>
         );
       })}
@@ -72,7 +76,7 @@ function Included({ plan }: { plan: Plan }) {
         <List.Item>
           {own.rate(
             formatNumber(plan.rate_limit.amount, locale),
-            intervals[plan.rate_limit.period] ?? plan.rate_limit.period,
+            intervals[plan.rate_limit.period],
           )}
         </List.Item>
       )}

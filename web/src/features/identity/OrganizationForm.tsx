@@ -12,10 +12,11 @@ import { wordTexts } from '@/ui/words';
 import { fieldTexts, organizationTexts } from './texts';
 
 // The European Union and its nearest neighbours; the API takes any ISO 3166 code.
-const COUNTRIES =
-  'AT BE BG CH CY CZ DE DK EE ES FI FR GB GR HR HU IE IS IT LI LT LU LV MT NL NO PL PT RO SE SI SK'.split(
-    ' ',
-  );
+const COUNTRIES = [
+  ...['AT', 'BE', 'BG', 'CH', 'CY', 'CZ', 'DE', 'DK', 'EE', 'ES', 'FI', 'FR', 'GB', 'GR', 'HR'],
+  ...['HU', 'IE', 'IS', 'IT', 'LI', 'LT', 'LU', 'LV', 'MT', 'NL', 'NO', 'PL', 'PT', 'RO', 'SE'],
+  ...['SI', 'SK'],
+];
 
 /** The details that invoices need; `onDone` when the organization is there. */
 export function OrganizationForm({ onDone }: { onDone: () => void | Promise<void> }) {
