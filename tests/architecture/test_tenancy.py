@@ -19,6 +19,8 @@ from tests.architecture.tree import assert_none
 
 PLATFORM_TABLES = {
     "alembic_version": "the schema's own revision",
+    "gateway_instances": "the installation's gateway processes and how far they are",
+    "grant_feed": "numbers of changes; ids only",
     "one_time_links": "a person's, not an organization's; policies by user",
     "procrastinate_events": "the job queue; its jobs carry ids only",
     "procrastinate_jobs": "the job queue",
@@ -41,13 +43,21 @@ UNIQUE_OVER_ALL: dict[str, str] = {
     "products (slug)": "part of the address that everyone calls; taken names are public",
 }
 DEFINER_FUNCTIONS = {
+    "access_key_by_hash": "a key is looked up before its organization is known",
     "audit_append": "the chain's head is read and moved without a grant on either table",
     "catalog_operator": "whose product is meant is public; the seller's row is not",
+    "gateway_confirm": "a gateway says how far it is",
+    "gateway_feed": "what changed, for gateways, which have no grant on any table",
+    "gateway_hello": "a gateway says that it is there",
+    "gateway_key": "a key that a gateway does not know yet, and what it needs",
+    "gateway_snapshot": "what holds, for gateways, which have no grant on any table",
+    "grant_feed_note": "whoever changes what gateways know numbers the change, and reads none",
     "identity_invitation": "a token is looked up before anyone is known",
     "identity_last_owner": "owners are locked and counted in one step",
     "identity_link": "a token is looked up before anyone is known",
     "identity_session": "a token is looked up before anyone is known",
     "identity_user_by_email": "sign-in comes before anyone is known",
+    "keep_key_hash": "every key's hash is kept for ever, and nobody may write the list",
     "ledger_append": "the book is added to by this alone; nobody has a grant on its table",
     "throttle_take": "a visitor may take from a bucket without seeing the others",
 }
