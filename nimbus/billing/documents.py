@@ -365,10 +365,16 @@ def _payment(
     facts = []
     if document.seller.iban is not None:
         facts = [
-            [labels["account"], document.seller.iban],
+            [labels["account"], _grouped(document.seller.iban)],
             [labels["in_name_of"], document.seller.name],
         ]
     return {"sentence": sentence, "facts": facts}
+
+
+def _grouped(iban: str) -> str:
+    """An IBAN in groups of four, as its standard prints it."""
+    compact = iban.replace(" ", "")
+    return " ".join(compact[start : start + 4] for start in range(0, len(compact), 4))
 
 
 class _Writer:

@@ -54,7 +54,7 @@ REFERENCE = InvoiceDocument(
         vat_number="NL123456782B01",
         company_number="12345678",
         email="billing@nimbus.example",
-        iban="NL91 ABNA 0417 1643 00",
+        iban="NL91ABNA0417164300",
     ),
     buyer=Party(
         name="Café Tapas B.V.",
