@@ -10,7 +10,7 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-SIGNED = {"products": "product_id", "plan_versions": "plan_version_id"}
+SIGNED = {"products": "product_id", "plans": "plan_id", "plan_versions": "plan_version_id"}
 
 
 def upgrade() -> None:
@@ -21,6 +21,7 @@ def upgrade() -> None:
             organization_id uuid NOT NULL REFERENCES organizations (id),
             provider_organization_id uuid NOT NULL,
             product_id uuid NOT NULL,
+            plan_id uuid NOT NULL,
             plan_version_id uuid NOT NULL,
             status text NOT NULL CHECK (status IN
                 ('Trial', 'Active', 'PastDue', 'Suspended', 'Cancelled', 'Paused', 'Expired')),
@@ -51,6 +52,9 @@ def upgrade() -> None:
             CHECK (status <> 'Cancelled' OR (ends_at IS NOT NULL AND cancelled_at IS NOT NULL)),
             CONSTRAINT fk_subscriptions_product FOREIGN KEY (provider_organization_id, product_id)
                 REFERENCES products (organization_id, id),
+            CONSTRAINT fk_subscriptions_plan
+                FOREIGN KEY (provider_organization_id, plan_id, plan_version_id)
+                REFERENCES plan_versions (organization_id, plan_id, id),
             CONSTRAINT fk_subscriptions_plan_version
                 FOREIGN KEY (provider_organization_id, product_id, plan_version_id)
                 REFERENCES plan_versions (organization_id, product_id, id))"""
@@ -74,23 +78,15 @@ def upgrade() -> None:
     )
     protect("subscriptions", two_sided=True, verbs="SELECT, INSERT, UPDATE")
     for table, column in SIGNED.items():
-        _read_by_subscribers(table, f"s.{column} = {table}.id")
-    _read_by_subscribers(
-        "plans",
-        "s.plan_version_id IN (SELECT v.id FROM plan_versions v WHERE v.plan_id = plans.id)",
-    )
+        op.execute(
+            f"CREATE POLICY subscriber_select ON {table} FOR SELECT TO nimbus_app USING"
+            f" (EXISTS (SELECT 1 FROM subscriptions s WHERE s.{column} = {table}.id"
+            f" AND s.organization_id = {CURRENT_ORGANIZATION}))"
+        )
 
 
 def downgrade() -> None:
     """Drop it, and what let subscribers read."""
-    for table in ("plans", *SIGNED):
+    for table in SIGNED:
         op.execute(f"DROP POLICY subscriber_select ON {table}")
     op.execute("DROP TABLE subscriptions")
-
-
-def _read_by_subscribers(table: str, signed: str) -> None:
-    op.execute(
-        f"CREATE POLICY subscriber_select ON {table} FOR SELECT TO nimbus_app USING"
-        f" (EXISTS (SELECT 1 FROM subscriptions s WHERE {signed}"
-        f" AND s.organization_id = {CURRENT_ORGANIZATION}))"
-    )
