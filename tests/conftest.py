@@ -6,7 +6,7 @@
 
 import secrets as randomness
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +109,17 @@ def settings(server: Server) -> Iterator[Settings]:
     server.execute(copy.format(database, sql.Identifier(TEMPLATE)))
     yield server.settings(name)
     server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
+
+
+@pytest.fixture
+def owner(settings: Settings) -> Callable[[str], None]:
+    """Run a statement as the superuser, behind every rule: what an intruder could do."""
+
+    def execute(statement: str) -> None:
+        with psycopg.connect(str(settings.database_owner_url)) as connection:
+            connection.execute(statement.encode())
+
+    return execute
 
 
 @pytest.fixture
