@@ -4,16 +4,18 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import supervisor
 from nimbus.base.config import Settings
 from nimbus.cli.options import CommandError, DataDir, settings_for
 from nimbus.errors import Refusal
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 user = typer.Typer(no_args_is_help=True, help="People.")
 key = typer.Typer(no_args_is_help=True, help="API keys.")
@@ -37,7 +39,7 @@ def create_user(
     password = secrets.token_urlsafe(18)
     role = "admin" if admin else None
 
-    async def work(session: AsyncSession) -> None:
+    async def work(session: "AsyncSession") -> None:
         await make_user(session, SYSTEM, email=email, password=password, platform_role=role)
 
     _do(settings_for(data_dir), work)
@@ -50,7 +52,7 @@ def grant_admin(email: str, data_dir: DataDir = None) -> None:
     from nimbus.base.actors import SYSTEM  # noqa: PLC0415
     from nimbus.identity import grant_platform_role  # noqa: PLC0415
 
-    async def work(session: AsyncSession) -> None:
+    async def work(session: "AsyncSession") -> None:
         await grant_platform_role(session, SYSTEM, email, "admin")
 
     _do(settings_for(data_dir), work)
@@ -66,14 +68,14 @@ def revoke_key(
     """Revoke an API key: refused at every gateway within a second."""
     from nimbus.access import revoke_by_operator  # noqa: PLC0415
 
-    async def work(session: AsyncSession) -> None:
+    async def work(session: "AsyncSession") -> None:
         await revoke_by_operator(session, key_id, reason)
 
     _do(settings_for(data_dir), work)
     print(f"key {key_id} is revoked")
 
 
-def _do(settings: Settings, work: Callable[[AsyncSession], Awaitable[None]]) -> None:
+def _do(settings: Settings, work: "Callable[[AsyncSession], Awaitable[None]]") -> None:
     async def run() -> None:
         from nimbus import rooms  # noqa: F401, PLC0415 - reactions are in force here too
         from nimbus.base import db  # noqa: PLC0415

@@ -4,17 +4,21 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import supervisor
 from nimbus.base.config import Settings
-from nimbus.base.proofs import Report
 from nimbus.cli.options import DataDir, settings_for
 
-Proof = Callable[[AsyncSession], Awaitable[Report]]
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from nimbus.base.proofs import Report
+
+    Proof = Callable[[AsyncSession], Awaitable[Report]]
+
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
 ledger = typer.Typer(no_args_is_help=True, help="The book of accounts.")
@@ -44,7 +48,7 @@ def audit_verify(data_dir: DataDir = None, as_json: Json = False) -> None:
     prove(settings_for(data_dir), verify, as_json=as_json)
 
 
-def prove(settings: Settings, proof: Proof, *, as_json: bool) -> None:
+def prove(settings: Settings, proof: "Proof", *, as_json: bool) -> None:
     """Run a proof over all organizations, print its outcome; exit status 1 on a difference."""
     with supervisor.database(settings):
         report = asyncio.run(_run(settings, proof))
@@ -59,7 +63,7 @@ def prove(settings: Settings, proof: Proof, *, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-async def _run(settings: Settings, proof: Proof) -> Report:
+async def _run(settings: Settings, proof: "Proof") -> "Report":
     from nimbus.base import db  # noqa: PLC0415
 
     await db.open_database(settings)

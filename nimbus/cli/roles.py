@@ -66,11 +66,18 @@ def drain(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
 def migrate(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
     """Make the database roles and bring the schema up to what this version needs."""
     settings = settings_of_role(supervisor, data_dir, "migrate")
+    from alembic.util import CommandError as UnknownSchemaError  # noqa: PLC0415
+
     from nimbus import migrations  # noqa: PLC0415
 
     with system.database(settings):
         migrations.make_roles(settings)
-        migrations.migrate(settings)
+        try:
+            migrations.migrate(settings)
+        except UnknownSchemaError as error:
+            raise CommandError(
+                f"The schema can't be brought up ({error}). Did a newer Nimbus use this database?"
+            ) from None
 
 
 @commands.command()

@@ -15,7 +15,7 @@ import pytest
 
 from nimbus.base import postgres
 from nimbus.base.postgres import Cluster, PostgresError
-from tests.operations.processes import IS_ROOT, ORDINARY_USER, ROOT, wait_for
+from tests.operations.processes import IS_ROOT, NOBODY, ORDINARY_USER, ROOT, wait_for
 
 ORDINARY = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 BINDIRS = [postgres.embedded_bindir(), *ORDINARY]
@@ -235,7 +235,7 @@ def test_an_ordinary_user_may_run_it(make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     home = cluster.data.parent
     if IS_ROOT:
-        os.chown(home, 65534, 65534)
+        os.chown(home, NOBODY, NOBODY)
     script = (
         "import sys; from pathlib import Path; from nimbus.base import postgres as p\n"
         "home = Path(sys.argv[1])\n"
