@@ -87,7 +87,7 @@ async def _serve(settings: Settings) -> None:
         server = await loop.create_server(
             lambda: ClientConnection(door), sock=listener, ssl=tls, backlog=BACKLOG
         )
-        await _within(FIRST_STATE_SECONDS, link.caught_up)
+        await _within(FIRST_STATE_SECONDS, link.tried)
         announce_ready()
         _logger.info("ready", port=settings.port, gateway=str(journal.producer), index=index)
         await stop.wait()

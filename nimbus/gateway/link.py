@@ -55,7 +55,7 @@ class Link:
         self._returned: dict[UUID, int] = {}
         self._keys: list[bytes] = []
         self._work = asyncio.Event()
-        self.caught_up = asyncio.Event()  # the feed was followed to its head once
+        self.tried = asyncio.Event()  # the feed was followed to its head, or can't be now
         self._down = True
         self._failures = 0
         self._answer_lease: Callable[[UUID, Granted | None], None] = _nobody_asked
@@ -105,6 +105,7 @@ class Link:
                     await self._follow(connection)
             except Exception as error:  # noqa: BLE001 - whatever it is, the calls go on
                 log.warning("feed_lost", error=repr(error))
+            self.tried.set()
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _keep_carrying(self) -> None:
@@ -149,7 +150,7 @@ class Link:
         while True:
             async with asyncio.timeout(30 * CALL_SECONDS):
                 await self._catch_up(connection)
-            self.caught_up.set()
+            self.tried.set()
             async with asyncio.timeout(CALL_SECONDS):
                 await self._confirm(connection)
             await self._save()
