@@ -91,7 +91,7 @@ async def read_onboarding(actor: Annotated[Actor, signed_in()], session: Session
         done["plan"] = counts.plans > 0
         done["terms"] = facts.status != "Pending"
         done["key"] = counts.keys > 0
-    steps = [OnboardingStep(step=name, done=value) for name, value in done.items()]  # type: ignore[arg-type]
+    steps = [OnboardingStep(step=name, done=value) for name, value in done.items()]
     following = next((item.step for item in steps if not item.done), None)
     return Onboarding(steps=steps, next=following)
 
