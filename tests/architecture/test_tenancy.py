@@ -29,6 +29,7 @@ PLATFORM_TABLES = {
     "terms_versions": "the operator's terms, the same for all",
     "test_clock": "one instant for the whole installation",
     "throttles": "hashed buckets of who tries too often, before anyone is known",
+    "usage_producers": "how far each gateway's journal has been stored; no customer in it",
     "users": "people, who may belong to several organizations; policies by user",
 }
 OPEN_TABLES = {
@@ -37,10 +38,14 @@ OPEN_TABLES = {
     "terms_versions": "anyone may read the terms",
     "test_clock": "every transaction asks what time it is",
 }
-UNIQUE_OVER_ALL: dict[str, str] = {
+UNIQUE_OVER_ALL = {
+    "api_key_hashes (key_hash)": "a secret never comes back, whoever had it; 256 random bits",
+    "api_keys (key_hash)": "a key names its owner, and nobody can choose its hash",
+    "api_keys (retired_hash)": "as above",
     "ledger_transfers (source_kind, source_id, leg)": "a fact is posted once, whoever's it is",
     "organizations (slug)": "part of an address; made unique by us, never refused by it",
     "products (slug)": "part of the address that everyone calls; taken names are public",
+    "sellers (current)": "one organization sells on an installation, and everyone may know which",
 }
 DEFINER_FUNCTIONS = {
     "access_key_by_hash": "a key is looked up before its organization is known",
@@ -48,8 +53,10 @@ DEFINER_FUNCTIONS = {
     "catalog_operator": "whose product is meant is public; the seller's row is not",
     "gateway_confirm": "a gateway says how far it is",
     "gateway_feed": "what changed, for gateways, which have no grant on any table",
+    "gateway_give_back": "units that a gateway had borrowed and no longer needs",
     "gateway_hello": "a gateway says that it is there",
     "gateway_key": "a key that a gateway does not know yet, and what it needs",
+    "gateway_lease": "units of a quota, borrowed by gateways, which have no grant on any table",
     "gateway_snapshot": "what holds, for gateways, which have no grant on any table",
     "grant_feed_note": "whoever changes what gateways know numbers the change, and reads none",
     "identity_invitation": "a token is looked up before anyone is known",
@@ -60,8 +67,17 @@ DEFINER_FUNCTIONS = {
     "keep_key_hash": "every key's hash is kept for ever, and nobody may write the list",
     "ledger_append": "the book is added to by this alone; nobody has a grant on its table",
     "throttle_take": "a visitor may take from a bucket without seeing the others",
+    "usage_partition": "partitions are made ahead by who stores usage and owns nothing",
 }
-GATEWAY_FUNCTIONS: set[str] = set()
+GATEWAY_FUNCTIONS = {
+    "gateway_confirm",
+    "gateway_feed",
+    "gateway_give_back",
+    "gateway_hello",
+    "gateway_key",
+    "gateway_lease",
+    "gateway_snapshot",
+}
 
 ALICE = UUID("a0000000-0000-7000-8000-000000000001")
 BOB = UUID("b0000000-0000-7000-8000-000000000002")

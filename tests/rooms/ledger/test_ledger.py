@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from nimbus import ledger
 from nimbus.base import clock, db
 from nimbus.base.config import Settings
+from nimbus.base.proofs import Report
 from nimbus.base.ids import new_id
 from nimbus.base.secrets import database_login
 from nimbus.ledger import queries
@@ -60,7 +61,7 @@ async def post(*postings: ledger.Posting) -> None:
         await ledger.post(session, postings)
 
 
-async def check() -> ledger.Report:
+async def check() -> Report:
     async with db.system_session("test") as session:
         return await ledger.check(session)
 
