@@ -32,6 +32,14 @@ ARGUMENTS = (
     "--disable-sync",
 )
 
+AXE = Path(__file__).resolve().parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
+AXE_RUN = """async () => {
+  const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'];
+  const { violations } = await axe.run(document, { runOnly: tags });
+  return violations.flatMap(({ id, nodes }) =>
+    nodes.map((node) => `${id}: ${node.html} ${node.failureSummary}`));
+}"""
+
 REPORT_VIOLATIONS = """
 document.addEventListener('securitypolicyviolation', (event) => {
   window.reportViolation(`${event.effectiveDirective} ${event.blockedURI} ${event.sourceFile}`);
@@ -51,6 +59,13 @@ class Watched:
     context: BrowserContext
     page: Page
     faults: list[str] = field(default_factory=list)
+
+
+def accessibility_faults(page: Page) -> list[str]:
+    """What axe finds on the page as it stands, by WCAG 2.2 AA and good practice."""
+    page.evaluate(AXE.read_text())
+    found: list[str] = page.evaluate(AXE_RUN)
+    return found
 
 
 def find_chromium() -> Path:

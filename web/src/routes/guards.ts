@@ -2,13 +2,6 @@
 import { redirect } from '@tanstack/react-router';
 import { restoreSession, type Session } from '@/api/session';
 
-/** The address to go to after signing in: one of ours, or the start page. */
-export function wayBack(search: Record<string, unknown>): { from?: string } {
-  const from = String(search.from ?? '');
-  // Two slashes would name another host.
-  return /^\/(?![/\\])/.test(from) ? { from } : {};
-}
-
 /** Lets members in; a visitor signs in first and then comes back. */
 export async function needsSession(href: string): Promise<Session> {
   const session = await restoreSession();

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createRoute, useRouter } from '@tanstack/react-router';
 import { SignInForm } from '@/features/identity/SignInForm';
-import { needsVisitor, wayBack } from './guards';
+import { needsVisitor } from './guards';
 import { publicRoute } from './public';
+import { wayBack } from './wayBack';
 
 export const signInRoute = createRoute({
   getParentRoute: () => publicRoute,

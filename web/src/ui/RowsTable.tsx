@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Table } from '@mantine/core';
+import { Table, VisuallyHidden } from '@mantine/core';
 import type { ReactNode } from 'react';
 import classes from './rows.module.css';
 
@@ -27,7 +27,9 @@ export function RowsTable({ label, columns, actions, children }: Props) {
                 {column.label}
               </Table.Th>
             ))}
-            <Table.Th aria-label={actions} />
+            <Table.Th>
+              <VisuallyHidden>{actions}</VisuallyHidden>
+            </Table.Th>
           </Table.Tr>
         </Table.Thead>
         <Table.Tbody>{children}</Table.Tbody>

@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-import { type CSSVariablesResolver, createTheme, type MantineColorsTuple } from '@mantine/core';
+import {
+  type CSSVariablesResolver,
+  createTheme,
+  DEFAULT_THEME,
+  type MantineColorsTuple,
+} from '@mantine/core';
 
 const sky: MantineColorsTuple = [
   '#eef3ff',
@@ -28,10 +33,21 @@ const dark: MantineColorsTuple = [
   '#0c111b',
 ];
 
+// The darkest shade is the ink on light badges; Mantine's own misses 4.5:1 there.
+function withInk(name: 'teal' | 'yellow' | 'red', ink: string): MantineColorsTuple {
+  return [...DEFAULT_THEME.colors[name].slice(0, 9), ink] as unknown as MantineColorsTuple;
+}
+
 export const theme = createTheme({
   primaryColor: 'sky',
   primaryShade: { light: 7, dark: 6 },
-  colors: { sky, dark },
+  colors: {
+    sky,
+    dark,
+    teal: withInk('teal', '#05573d'),
+    yellow: withInk('yellow', '#6b4100'),
+    red: withInk('red', '#a01515'),
+  },
   fontFamily: "'Inter Variable', system-ui, sans-serif",
   fontFamilyMonospace: 'ui-monospace, SFMono-Regular, Menlo, Consolas, monospace',
   headings: { fontWeight: '650', fontFamily: "'Inter Variable', system-ui, sans-serif" },
@@ -45,7 +61,11 @@ export const theme = createTheme({
     InputWrapper: {
       defaultProps: { inputWrapperOrder: ['label', 'input', 'description', 'error'] },
     },
-    Modal: { styles: { title: { fontWeight: 650, fontSize: '1.125rem' } } },
+    Modal: {
+      styles: { title: { fontWeight: 650, fontSize: '1.125rem' } },
+      // Its header is not the page's banner.
+      defaultProps: { attributes: { header: { role: 'presentation' } } },
+    },
     Card: { defaultProps: { withBorder: true, padding: 'lg', radius: 'lg' } },
   },
 });

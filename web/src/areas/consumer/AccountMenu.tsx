@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Avatar, Group, Menu, Text, UnstyledButton } from '@mantine/core';
+import { Avatar, Group, Menu, Text, UnstyledButton, VisuallyHidden } from '@mantine/core';
 import { useQueryClient } from '@tanstack/react-query';
 import { signOut, switchOrganization, useSession } from '@/api/session';
 import { useTexts } from '@/ui/i18n';
@@ -24,7 +24,8 @@ export function AccountMenu() {
   return (
     <Menu position="bottom-end" width={260} radius="md" withinPortal>
       <Menu.Target>
-        <UnstyledButton className={classes.account} aria-label={`${own.account}: ${name}`}>
+        <UnstyledButton className={classes.account}>
+          <VisuallyHidden>{own.account}:</VisuallyHidden>
           <Group gap="xs" wrap="nowrap">
             <Avatar name={name} color="sky" radius="xl" size={34} alt="" />
             <div className={classes.accountNames}>

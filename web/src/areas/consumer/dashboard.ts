@@ -3,7 +3,7 @@ import { useQuery } from '@tanstack/react-query';
 import { api } from '@/api/client';
 import { unwrap } from '@/api/problem';
 
-/** What the start page and the header show; asked for again when the reader comes back to the tab. */
+/** What the start page and the header show; asked for again when the reader comes back. */
 export function useDashboard() {
   return useQuery({
     queryKey: ['dashboard'],
