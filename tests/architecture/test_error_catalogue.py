@@ -22,6 +22,7 @@ from tools.generate_docs import ERRORS, errors_page
 AWAITED = {
     "balance_exhausted": "The billing engine",
     "invoice_finalized": "The billing engine",
+    "missing_parameter": "Usage",
     "payment_failed": "Payment providers",
     "spend_limit_reached": "The billing engine",
 }
