@@ -24,15 +24,17 @@ Source: spec 03 "The pipeline" step 10, spec 09 U-01 to U-06.
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 from zlib import crc32
+
+from nimbus.rules.money import EXACT
 
 MAGIC = b"NIMBJRNL"
 VERSION = 1
@@ -56,6 +58,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _METER = re.compile(rb"([a-z][a-z0-9_]{0,62})=([0-9]{1,15}(?:\.[0-9]{1,12})?)")
 NIL = UUID(int=0)
+CALLS = "api_calls"  # the meter of calls, which every product has; no upstream can report it
 
 Environment = Literal["Live", "Test"]
 
@@ -252,6 +255,133 @@ def parse_meters(text: bytes) -> tuple[tuple[str, Decimal], ...] | None:
             return None
         meters[match[1].decode()] = Decimal(match[2].decode())
     return tuple(meters.items())
+
+
+class CellKey(NamedTuple):
+    """Which cell of the hourly roll-up: one meter of one kind of call. `hour` is in UTC."""
+
+    organization_id: UUID
+    provider_organization_id: UUID
+    subscription_id: UUID
+    product_id: UUID
+    key_id: UUID
+    route_id: UUID
+    status_class: int
+    environment: Environment
+    hour: datetime
+    meter_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Quantities of one meter added up: how many events, their sum, the largest, the latest.
+
+    Of events at the same instant the one with the greater id is the later. The size of the calls
+    stands in the cells of `api_calls` only.
+    """
+
+    events: int
+    total: Decimal
+    peak: Decimal
+    last: Decimal
+    last_at: datetime
+    last_event_id: UUID
+    duration_us: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+def is_counted(event: UsageEvent) -> bool:
+    """Whether an event counts into quota and bill: served, billable, and not a test."""
+    return event.billable and event.environment == "Live" and not event.refusal
+
+
+def quantities(event: UsageEvent) -> tuple[tuple[str, Decimal], ...]:
+    """What an event adds to which meters.
+
+    A call of weight 2 that reported `assets=10` → (("api_calls", 2), ("assets", 10)); the same
+    call answered with 502, or with a test key → (("api_calls", 0),): a call that costs nothing.
+    """
+    if not is_counted(event):
+        return ((CALLS, Decimal(0)),)
+    reported = tuple((key, value) for key, value in event.meters if key != CALLS)
+    return ((CALLS, Decimal(event.units)), *reported)
+
+
+def roll_up(events: Iterable[UsageEvent]) -> dict[CellKey, Cell]:
+    """The cells that these served events make, each by itself; `merge` joins cells of one key.
+
+    The same whatever the order of the events and however they come in batches.
+    """
+    cells: dict[CellKey, Cell] = {}
+    for event in events:
+        hour = event.occurred_at.replace(minute=0, second=0, microsecond=0)
+        for meter_key, quantity in quantities(event):
+            key = CellKey(
+                event.organization_id,
+                event.provider_organization_id,
+                event.subscription_id,
+                event.product_id,
+                event.key_id,
+                event.route_id,
+                event.status // 100,
+                event.environment,
+                hour,
+                meter_key,
+            )
+            one = _cell(event, meter_key, quantity)
+            known = cells.get(key)
+            cells[key] = one if known is None else merge(known, one)
+    return cells
+
+
+def merge(one: Cell, other: Cell) -> Cell:
+    """Two cells of one key as one; it does not matter which comes first."""
+    later = max(one, other, key=lambda cell: (cell.last_at, cell.last_event_id))
+    return Cell(
+        events=one.events + other.events,
+        total=EXACT.add(one.total, other.total),
+        peak=max(one.peak, other.peak),
+        last=later.last,
+        last_at=later.last_at,
+        last_event_id=later.last_event_id,
+        duration_us=one.duration_us + other.duration_us,
+        bytes_in=one.bytes_in + other.bytes_in,
+        bytes_out=one.bytes_out + other.bytes_out,
+    )
+
+
+def aggregate(meter_key: str, aggregation: str, cell: Cell) -> Decimal:
+    """A meter's quantity over a period, from all its cells merged.
+
+    Calls are counted by the weight of their routes: `count` of `api_calls` is the sum of their
+    units, of any other meter the number of events that reported it. Raises ValueError for
+    `unique` and `time_weighted`, which calls can't feed.
+    """
+    if aggregation == "sum" or meter_key == CALLS:
+        return cell.total
+    if aggregation == "count":
+        return Decimal(cell.events)
+    if aggregation == "max":
+        return cell.peak
+    if aggregation == "last":
+        return cell.last
+    raise ValueError(f"no call can feed a meter that is aggregated by {aggregation}")
+
+
+def _cell(event: UsageEvent, meter_key: str, quantity: Decimal) -> Cell:
+    size = meter_key == CALLS
+    return Cell(
+        events=1,
+        total=quantity,
+        peak=quantity,
+        last=quantity,
+        last_at=event.occurred_at,
+        last_event_id=event.event_id,
+        duration_us=event.duration_us if size else 0,
+        bytes_in=event.bytes_in if size else 0,
+        bytes_out=event.bytes_out if size else 0,
+    )
 
 
 def _head(sequence: int, state: SlotState, payload: bytes) -> bytes:

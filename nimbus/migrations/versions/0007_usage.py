@@ -15,7 +15,7 @@ branch_labels = None
 depends_on = None
 
 NIL = "00000000-0000-0000-0000-000000000000"
-PARTITIONED = ("usage_events", "refused_calls")
+PERIOD = "usage_period(uuid, timestamptz, timestamptz)"
 FUNCTIONS = {
     "usage_partition(timestamptz)": "nimbus_system",
     "gateway_lease(uuid, uuid, bigint)": "nimbus_gateway",
@@ -28,7 +28,9 @@ def upgrade() -> None:
     _producers()
     _events()
     _refused_calls()
+    _measured()
     _hourly()
+    _period()
     _standings()
     _leases()
     _feed()
@@ -44,7 +46,8 @@ def downgrade() -> None:
     for signature in FUNCTIONS:
         op.execute(f"DROP FUNCTION {signature}")
     op.execute("DROP TABLE quota_leases, quota_schedules, quota_standings")
-    op.execute("DROP FUNCTION quota_standing_note()")
+    op.execute(f"DROP FUNCTION {PERIOD}")
+    op.execute("DROP VIEW usage_measured")
     op.execute("DROP TABLE usage_hourly, refused_calls, usage_events, usage_producers")
 
 
@@ -135,6 +138,20 @@ def _refused_calls() -> None:
     op.execute("GRANT SELECT, INSERT ON refused_calls TO nimbus_system")
 
 
+def _measured() -> None:
+    # Every event with what it counted for: `rules.metering.quantities`, asked of stored rows.
+    op.execute(
+        """CREATE VIEW usage_measured WITH (security_invoker = true) AS
+            SELECT e.*, m.meter_key, m.quantity
+            FROM usage_events e CROSS JOIN LATERAL (
+                SELECT 'api_calls'::text AS meter_key, e.units::numeric AS quantity
+                UNION ALL
+                SELECT key, value::numeric FROM jsonb_each_text(e.meters)
+                WHERE e.billable AND key <> 'api_calls') m"""
+    )
+    op.execute("GRANT SELECT ON usage_measured TO nimbus_app, nimbus_system")
+
+
 def _hourly() -> None:
     # One cell a meter; the cell of api_calls also says how many calls there were and how big.
     # `last_*` decide by the event's instant, then its id: the same in whatever order events come.
@@ -166,8 +183,44 @@ def _hourly() -> None:
     op.execute(
         "CREATE INDEX ix_usage_hourly_provider ON usage_hourly (provider_organization_id, hour)"
     )
+    op.execute("CREATE INDEX ix_usage_hourly_subscription ON usage_hourly (subscription_id, hour)")
     protect("usage_hourly", two_sided=True, verbs="SELECT")
     op.execute("REVOKE DELETE ON usage_hourly FROM nimbus_system")
+
+
+def _period() -> None:
+    # What the live calls of a subscription add up to in [starts, ends): its whole hours from the
+    # roll-up, what lies before and after them from the events.
+    op.execute(
+        """CREATE FUNCTION usage_period(subscription uuid, starts timestamptz, ends timestamptz)
+        RETURNS TABLE (meter_key text, events bigint, total numeric, peak numeric, last numeric,
+            last_at timestamptz, last_event_id uuid)
+        LANGUAGE sql STABLE AS $$
+            WITH edges AS (
+                SELECT least(ends, date_bin('1 hour', starts + interval '1 hour - 1 microsecond',
+                           'epoch')) AS whole_from,
+                       greatest(date_bin('1 hour', ends, 'epoch'), date_bin('1 hour',
+                           starts + interval '1 hour - 1 microsecond', 'epoch')) AS whole_to),
+            parts AS (
+                SELECT h.meter_key, h.events, h.quantity_sum, h.quantity_max, h.quantity_last,
+                       h.last_at, h.last_event_id
+                FROM usage_hourly h, edges
+                WHERE h.subscription_id = subscription AND h.environment = 'Live'
+                  AND h.hour >= whole_from AND h.hour < whole_to
+                UNION ALL
+                SELECT m.meter_key, 1, m.quantity, m.quantity, m.quantity, m.occurred_at,
+                       m.event_id
+                FROM usage_measured m, edges
+                WHERE m.subscription_id = subscription AND m.environment = 'Live'
+                  AND m.occurred_at >= starts AND m.occurred_at < ends
+                  AND (m.occurred_at < whole_from OR m.occurred_at >= whole_to))
+            SELECT p.meter_key, sum(p.events)::bigint, sum(p.quantity_sum), max(p.quantity_max),
+                   (array_agg(p.quantity_last ORDER BY p.last_at DESC, p.last_event_id DESC))[1],
+                   max(p.last_at),
+                   (array_agg(p.last_event_id ORDER BY p.last_at DESC, p.last_event_id DESC))[1]
+            FROM parts p GROUP BY p.meter_key
+        $$"""
+    )
 
 
 def _standings() -> None:
@@ -241,24 +294,12 @@ def _leases() -> None:
 
 
 def _feed() -> None:
-    """Gateways hear of a standing that opens or changes, never of one that is counted up."""
+    # Gateways hear of a standing that opens or changes, never of one that is counted up.
     op.execute(
-        """CREATE FUNCTION quota_standing_note() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            PERFORM grant_feed_note('subscription', NEW.subscription_id);
-            RETURN NULL;
-        END $$"""
-    )
-    op.execute(
-        """CREATE CONSTRAINT TRIGGER feed_opened AFTER INSERT ON quota_standings
+        """CREATE CONSTRAINT TRIGGER feed
+            AFTER INSERT OR UPDATE OF limit_units, policy, period_ends_at ON quota_standings
             DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW EXECUTE FUNCTION quota_standing_note()"""
-    )
-    op.execute(
-        """CREATE CONSTRAINT TRIGGER feed_changed
-            AFTER UPDATE OF limit_units, policy, period_ends_at ON quota_standings
-            DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW EXECUTE FUNCTION quota_standing_note()"""
+            FOR EACH ROW EXECUTE FUNCTION grant_feed_row('subscription', 'subscription_id')"""
     )
 
 
