@@ -18,6 +18,7 @@ help:
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(VENV)/dev.stamp portal ## everything that running and testing need
+	@$(BIN)/python tools/fetch_chromium.py
 
 run: $(VENV)/run.stamp portal ## the whole system with demo data (ARGS="--port 8123 --data-dir X")
 	@exec $(BIN)/nimbus serve --demo all $(ARGS)

@@ -8,6 +8,8 @@ export default defineConfig({
   build: {
     // A data: URL would need a hole in the Content-Security-Policy.
     assetsInlineLimit: 0,
+    // Whose code and fonts the bundle contains, and under which terms.
+    license: { fileName: 'licenses.md' },
     modulePreload: { polyfill: false },
     target: 'es2023',
     // light-dark() must reach the browser as it is: Mantine sets the scheme on the root element.
