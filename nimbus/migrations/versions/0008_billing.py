@@ -300,6 +300,8 @@ def _keep_what_was_sent() -> None:
     for table in ("billing_periods", "invoice_documents"):
         _trigger(table, "append_only", "BEFORE UPDATE OR DELETE OR TRUNCATE", "billing_refuse()")
         op.execute(f"REVOKE UPDATE, DELETE, TRUNCATE ON {table} FROM nimbus_owner")
+        # Foreign keys lock rows as the owner, which takes the right to change a column of them.
+        op.execute(f"GRANT UPDATE (created_at) ON {table} TO nimbus_owner")
     _trigger("invoices", "no_removal", "BEFORE DELETE OR TRUNCATE", "billing_refuse()")
     for table in ("invoice_lines", "invoice_taxes"):
         _trigger(table, "no_change", "BEFORE UPDATE OR TRUNCATE", "billing_refuse()")
