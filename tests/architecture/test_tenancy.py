@@ -22,6 +22,7 @@ PLATFORM_TABLES = {
     "gateway_instances": "the installation's gateway processes and how far they are",
     "grant_feed": "numbers of changes; ids only",
     "one_time_links": "a person's, not an organization's; policies by user",
+    "mailbox": "mail kept instead of sent, for platform admins; nimbus_app has no grant on it",
     "procrastinate_events": "the job queue; its jobs carry ids only",
     "procrastinate_jobs": "the job queue",
     "procrastinate_periodic_defers": "the job queue",

@@ -184,9 +184,10 @@ def _plan_terms() -> None:
         "FOREIGN KEY (organization_id, product_id, plan_version_id)"
         " REFERENCES plan_versions (organization_id, product_id, id) ON DELETE CASCADE"
     )
+    # Asked at commit, because a product's meters and plans go together.
     meter = (
         "FOREIGN KEY (organization_id, product_id, meter_key)"
-        " REFERENCES meters (organization_id, product_id, key)"
+        " REFERENCES meters (organization_id, product_id, key) DEFERRABLE INITIALLY DEFERRED"
     )
     op.execute(
         f"""CREATE TABLE plan_prices (
@@ -271,7 +272,8 @@ def _routes() -> None:
             FOREIGN KEY (organization_id, product_id)
                 REFERENCES products (organization_id, id) ON DELETE CASCADE,
             FOREIGN KEY (organization_id, product_id, minimum_plan_id)
-                REFERENCES plans (organization_id, product_id, id))"""
+                REFERENCES plans (organization_id, product_id, id)
+                DEFERRABLE INITIALLY DEFERRED)"""
     )
     # /farms/{id} and /farms/{farm} would answer the same calls: one of them only.
     op.execute(
