@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of billing: the seller, number series, closed periods, invoices and their parts."""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CHAR, BigInteger, Numeric, Text
+from sqlalchemy.dialects.postgresql import BYTEA, JSONB, TIMESTAMP
+from sqlalchemy.orm import Mapped, mapped_column
+
+from nimbus.base.db import Base
+from nimbus.rules.invoicing import LineDraft
+from nimbus.rules.periods import Period
+
+Instant = TIMESTAMP(timezone=True)
+
+
+class Seller(Base):
+    """Who sells on this installation: the operator's legal data; one row is current."""
+
+    __tablename__ = "sellers"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    current: Mapped[bool]
+    legal_name: Mapped[str] = mapped_column(Text)
+    address: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    country: Mapped[str] = mapped_column(CHAR(2))
+    company_number: Mapped[str] = mapped_column(Text)
+    vat_number: Mapped[str] = mapped_column(Text)
+    email: Mapped[str] = mapped_column(Text)
+    iban: Mapped[str | None] = mapped_column(Text)
+    time_zone: Mapped[str] = mapped_column(Text)
+    terms_version: Mapped[str] = mapped_column(Text)
+    version: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    updated_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class BillingPeriod(Base):
+    """A closed period of a subscription; `invoice_id` is None when nothing was owed for it."""
+
+    __tablename__ = "billing_periods"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    subscription_id: Mapped[UUID]
+    plan_version_id: Mapped[UUID]
+    anchor_at: Mapped[datetime] = mapped_column(Instant)
+    time_zone: Mapped[str] = mapped_column(Text)
+    number: Mapped[int]
+    starts_at: Mapped[datetime] = mapped_column(Instant)
+    ends_at: Mapped[datetime] = mapped_column(Instant)
+    previous_ends_at: Mapped[datetime | None] = mapped_column(Instant)
+    invoice_id: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Invoice(Base):
+    """An invoice: a Draft may be computed again, a Sent one never changes.
+
+    Amounts are minor units of `currency`. `issued_on`, `due_on`, `supply_from` and `supply_to`
+    (included) are days of the seller's time zone. `buyer`, `seller`, `usage` and `tax_evidence`
+    are what they were at the last computation.
+    """
+
+    __tablename__ = "invoices"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    subscription_id: Mapped[UUID]
+    product_id: Mapped[UUID]
+    plan_version_id: Mapped[UUID]
+    kind: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text)
+    currency: Mapped[str] = mapped_column(CHAR(3))
+    period_starts_at: Mapped[datetime] = mapped_column(Instant)
+    period_ends_at: Mapped[datetime] = mapped_column(Instant)
+    subtotal_minor: Mapped[int] = mapped_column(BigInteger)
+    tax_minor: Mapped[int] = mapped_column(BigInteger)
+    total_minor: Mapped[int] = mapped_column(BigInteger)
+    rules_version: Mapped[int]
+    finalize_at: Mapped[datetime] = mapped_column(Instant)
+    parked_reason: Mapped[str | None] = mapped_column(Text)
+    payment_term_days: Mapped[int]
+    locale: Mapped[str] = mapped_column(Text)
+    buyer: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    usage: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    seller_organization_id: Mapped[UUID | None]
+    seller_id: Mapped[UUID | None]
+    seller: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    tax_evidence: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    number: Mapped[str | None] = mapped_column(Text)
+    issued_on: Mapped[date | None]
+    due_on: Mapped[date | None]
+    supply_from: Mapped[date | None]
+    supply_to: Mapped[date | None]
+    payment_reference: Mapped[str | None] = mapped_column(Text)
+    finalized_at: Mapped[datetime | None] = mapped_column(Instant)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    updated_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class InvoiceLine(Base):
+    """One line; the same line again by kind, meter and start of its period."""
+
+    __tablename__ = "invoice_lines"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    invoice_id: Mapped[UUID]
+    subscription_id: Mapped[UUID]
+    position: Mapped[int]
+    kind: Mapped[Any] = mapped_column(Text)
+    source_id: Mapped[UUID]
+    meter_key: Mapped[str | None] = mapped_column(Text)
+    text: Mapped[Any] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text)
+    quantity: Mapped[Decimal] = mapped_column(Numeric(38, 12))
+    unit_price: Mapped[Decimal | None] = mapped_column(Numeric(30, 12))
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    tax_category: Mapped[str | None] = mapped_column(Text)
+    tax_rate: Mapped[Decimal | None] = mapped_column(Numeric(6, 3))
+    starts_at: Mapped[datetime] = mapped_column(Instant)
+    ends_at: Mapped[datetime] = mapped_column(Instant)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+    def draft(self) -> LineDraft:
+        """The line as the law compares it."""
+        return LineDraft(
+            self.kind,
+            self.meter_key,
+            self.text,
+            self.quantity,
+            self.unit_price,
+            self.amount_minor,
+            Period(self.starts_at, self.ends_at),
+        )
+
+
+class InvoiceTax(Base):
+    """VAT of one category, rate and country."""
+
+    __tablename__ = "invoice_taxes"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    invoice_id: Mapped[UUID]
+    category: Mapped[str] = mapped_column(Text)
+    rate: Mapped[Decimal] = mapped_column(Numeric(6, 3))
+    country: Mapped[str | None] = mapped_column(CHAR(2))
+    legal_text_key: Mapped[str | None] = mapped_column(Text)
+    base_minor: Mapped[int] = mapped_column(BigInteger)
+    tax_minor: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class InvoiceDocument(Base):
+    """The document as it was made once; the table checks the hash."""
+
+    __tablename__ = "invoice_documents"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    invoice_id: Mapped[UUID]
+    kind: Mapped[str] = mapped_column(Text)
+    language: Mapped[str] = mapped_column(Text)
+    content: Mapped[bytes] = mapped_column(BYTEA)
+    sha256: Mapped[bytes] = mapped_column(BYTEA)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class PaymentState(Base):
+    """Whether a sent invoice is paid; apart from the invoice, which never changes."""
+
+    __tablename__ = "invoice_payment_states"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    invoice_id: Mapped[UUID]
+    state: Mapped[str] = mapped_column(Text)
+    paid_at: Mapped[datetime | None] = mapped_column(Instant)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    updated_at: Mapped[datetime] = mapped_column(Instant)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire shapes of billing."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, EmailStr, Field, StringConstraints
+
+from nimbus.base.web import Money
+
+InvoiceStatus = Literal["Draft", "Sent", "Paid", "Overdue", "Cancelled"]
+PaymentStateName = Literal["Pending", "Paid", "Failed", "Overdue"]
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Day = Annotated[str, Field(json_schema_extra={"format": "date"})]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+class Input(BaseModel):
+    """What comes in: a field that is not ours is refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class LineView(BaseModel):
+    """A line; `unit_price` is null where no single price made the amount, amounts are net.
+
+    `kind` is the source's type and `source_id` the source.
+    """
+
+    position: int
+    kind: Literal["Subscription", "ApiUsage", "Asset", "Storage", "Report", "Other"]
+    source_id: UUID
+    meter: str | None
+    description: str
+    quantity: str
+    unit_price: str | None
+    vat_rate: str | None
+    amount: Money
+    starts_at: Moment
+    ends_at: Moment
+
+
+class TaxView(BaseModel):
+    """VAT of one category (EN 16931) and rate, in percent."""
+
+    category: str
+    rate: str
+    base: Money
+    tax: Money
+
+
+class UsageView(BaseModel):
+    """What was used of a meter in the period, what of it is included and what is billed."""
+
+    meter: str
+    used: str
+    included: str
+    billed: str
+
+
+class PartyView(BaseModel):
+    """A side of the invoice, as it was when the invoice was computed."""
+
+    name: str
+    address: dict[str, Any]
+    country: str
+    vat_number: str | None
+    company_number: str | None
+    email: str
+    iban: str | None = None
+
+
+class InvoiceView(BaseModel):
+    """An invoice in a list; `number` and the days are null while it is a draft."""
+
+    id: UUID
+    organization_id: UUID
+    subscription_id: UUID
+    product_id: UUID
+    number: str | None
+    status: InvoiceStatus
+    payment_state: PaymentStateName | None
+    paid_at: Moment | None
+    kind: Literal["start", "period"]
+    period_starts_at: Moment
+    period_ends_at: Moment
+    subtotal: Money
+    tax: Money
+    total: Money
+    issued_on: Day | None
+    due_on: Day | None
+    payment_reference: str | None
+    created_at: Moment
+
+
+class InvoiceDetail(InvoiceView):
+    """The whole invoice."""
+
+    seller: PartyView | None
+    buyer: PartyView
+    lines: list[LineView]
+    taxes: list[TaxView]
+    legal_text: str | None
+    usage: list[UsageView]
+
+
+class AdminInvoiceView(InvoiceView):
+    """An invoice as the operator sees it: whose it is, and why a draft waits for a person."""
+
+    organization: str
+    parked_reason: Literal["too_many_lines", "negative_total", "far_above_usual"] | None
+
+
+class UpcomingInvoice(BaseModel):
+    """What the running period of a subscription would cost if it ended now."""
+
+    subscription_id: UUID
+    product_id: UUID
+    period_starts_at: Moment
+    period_ends_at: Moment
+    lines: list[LineView]
+    taxes: list[TaxView]
+    subtotal: Money
+    tax: Money
+    total: Money
+    usage: list[UsageView]
+
+
+class UpcomingInvoices(BaseModel):
+    """One for each live subscription."""
+
+    data: list[UpcomingInvoice]
+    next_cursor: None = None
+
+
+class BillRequest(Input):
+    """Which subscription to bill: its last ended period."""
+
+    subscription_id: UUID
+
+
+class AddressInput(Input):
+    """A postal address."""
+
+    street: Text
+    postal_code: Text
+    city: Text
+
+
+class SettingsBody(Input):
+    """The operator's legal data and terms, all of them.
+
+    `version` is the one that was read, 0 where nothing was set. Without `time_zone` it is the
+    organization's. A `terms_version` that is known already keeps its text.
+    """
+
+    operator_organization_id: UUID
+    name: Text
+    address: AddressInput
+    country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+    company_number: Text
+    vat_number: Text
+    email: EmailStr
+    iban: Annotated[str, StringConstraints(max_length=60)] | None = None
+    time_zone: Text | None = None
+    terms_version: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)
+    ]
+    terms_body: Annotated[str, StringConstraints(min_length=1, max_length=200_000)]
+    version: int = 0
+
+
+class SettingsView(BaseModel):
+    """The operator's settings; null and `version` 0 until they are set."""
+
+    operator_organization_id: UUID | None = None
+    name: str | None = None
+    address: dict[str, Any] | None = None
+    country: str | None = None
+    company_number: str | None = None
+    vat_number: str | None = None
+    email: str | None = None
+    iban: str | None = None
+    time_zone: str | None = None
+    terms_version: str | None = None
+    version: int = 0
