@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The drain: follows the journals of this machine's gateways into the database, one a machine.
+
+A journal is stored in the order of its sequences, also while its gateway lives. A slot that a call
+holds for longer than a moment is left waiting and stored when it completes, so that a long stream
+holds up nothing. The journal of a gateway that is gone (nobody holds its lock) is stored to its
+end: slots that were only reserved were never served. Then its leases come back, and the folder
+goes. How far a journal is stored is written in the transaction that stores it, so a kill at any
+point neither loses nor repeats a call. While the database is away nothing moves and nothing goes.
+
+A slot that can't be read is told in the log, counted, and its segment kept in the quarantine
+below the journal folder, where `nimbus usage reconcile` reports it until someone removes it.
+"""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+import uvloop
+from sqlalchemy.exc import SQLAlchemyError
+
+from nimbus import usage
+from nimbus.base import clock, db, log, process
+from nimbus.base.config import Settings
+from nimbus.rules.metering import (
+    HEADER_SIZE,
+    LOCK_NAME,
+    SEGMENT_SUFFIX,
+    SLOT_SIZE,
+    CorruptSegmentError,
+    SegmentHeader,
+    Slot,
+    SlotState,
+    UsageEvent,
+    decode_header,
+    decode_slot,
+    slot_offset,
+)
+from nimbus.usage import Mark
+
+POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 0.25  # how long an open slot holds up the ones behind it
+BATCH_SLOTS = 4096
+WAITING_MAX = 10_000  # open calls of one gateway that may be left behind
+BLOCK_SLOTS = 256
+RETRY_SECONDS_MAX = 5.0
+DRAIN_LOCK = ".drain.lock"
+REASON = "storing usage"
+
+logger = log.get_logger("drain")
+
+
+@dataclass(slots=True)
+class Journal:
+    """A gateway's folder as the drain knows it."""
+
+    folder: Path
+    producer: UUID
+    mark: Mark | None = None  # None: the database has to be asked
+    lock: int | None = None  # held by us once its gateway is gone
+    end: int | None = None  # of a dead gateway: the last sequence that was used
+    heads: deque[tuple[float, int]] = field(default_factory=deque)  # when what was used
+    old_head: int = 0  # what had been used PATIENCE_SECONDS ago
+    headers: dict[Path, SegmentHeader] = field(default_factory=dict)
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is stored in one transaction: what became of the slots `first` to `last`."""
+
+    first: int
+    last: int
+    events: list[UsageEvent]
+    waiting: set[int]
+    corrupt: set[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment's file and what its header says."""
+
+    path: Path
+    header: SegmentHeader
+
+    def holds(self, sequence: int) -> bool:
+        """Whether the slot of this sequence is in this segment."""
+        return self.header.first_sequence <= sequence <= self.header.last_sequence
+
+
+def run(settings: Settings) -> None:
+    """Drain until SIGTERM or SIGINT; the batches under way are finished first."""
+    log.configure(settings.log_level, "drain")
+    uvloop.run(_drain(settings))
+
+
+async def _drain(settings: Settings) -> None:
+    settings.journal_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = _take_lock(settings.journal_dir / DRAIN_LOCK)
+    if lock is None:
+        raise SystemExit("another drain works on this data folder")
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await db.open_database(settings, pool_size=2)
+    try:
+        process.announce_ready()
+        logger.info("started")
+        journals: dict[UUID, Journal] = {}
+        while not stop.is_set():
+            if not await turn(settings.journal_dir, journals):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+        logger.info("stopped")
+    finally:
+        await db.close_database()
+        os.close(lock)
+
+
+async def turn(journal_dir: Path, journals: dict[UUID, Journal]) -> bool:
+    """Store one batch of each journal; answers whether anything moved.
+
+    A failure (the database is away, a disk does not answer) stops that journal for a while, with
+    growing pauses, and no other.
+    """
+    moved = False
+    for producer, folder in _folders(journal_dir):
+        journal = journals.setdefault(producer, Journal(folder, producer))
+        if journal.retry_at > clock.monotonic():
+            continue
+        try:
+            moved |= await _advance(journal)
+            journal.failures = 0
+        except (SQLAlchemyError, psycopg.Error, OSError, usage.JournalHoleError) as error:
+            _put_off(journal, error)
+    return moved
+
+
+def _put_off(journal: Journal, error: Exception) -> None:
+    pause = min(RETRY_SECONDS_MAX, 0.1 * 2**journal.failures)
+    journal.failures += 1
+    journal.retry_at = clock.monotonic() + pause
+    journal.mark = None  # whether the last transaction took place is not known
+    level = logger.warning if journal.failures < 3 else logger.error
+    level("not_stored", producer=str(journal.producer), exc_info=error)
+
+
+def _folders(journal_dir: Path) -> list[tuple[UUID, Path]]:
+    found = []
+    for entry in os.scandir(journal_dir):
+        if entry.is_dir() and not entry.name.startswith("."):
+            with suppress(ValueError):
+                found.append((UUID(entry.name), Path(entry.path)))
+    return sorted(found)
+
+
+async def _advance(journal: Journal) -> bool:
+    """Store the next batch of a journal, or see it off; answers whether anything moved."""
+    if journal.lock is None:
+        journal.lock = _take_lock(journal.folder / LOCK_NAME)
+    dead = journal.lock is not None  # found out before reading: then all there is is read
+    if journal.mark is None:
+        async with db.system_session(REASON) as session:
+            journal.mark = await usage.producer_mark(session, journal.producer)
+    segments = _segments(journal)
+    if dead and journal.end is None:
+        journal.end = _last_used(segments, journal.mark.watermark)
+    batch = _next_batch(journal, journal.mark, segments)
+    if batch is not None:
+        _quarantine(journal, segments, batch.corrupt)
+        journal.mark = await _store(journal.producer, batch)
+    _delete_stored(journal, segments, journal.mark)
+    if dead and not journal.mark.waiting and journal.mark.watermark >= (journal.end or 0):
+        await _see_off(journal)
+        return True
+    return batch is not None
+
+
+async def _store(producer: UUID, batch: Batch) -> Mark:
+    async with db.system_session(REASON) as session:
+        return await usage.store_batch(
+            session,
+            producer,
+            batch.first,
+            batch.last,
+            batch.events,
+            waiting=batch.waiting,
+            corrupt=batch.corrupt,
+        )
+
+
+async def _see_off(journal: Journal) -> None:
+    """Give a dead gateway's leases back and remove its folder."""
+    async with db.system_session(REASON) as session:
+        await usage.end_producer(session, journal.producer)
+    shutil.rmtree(journal.folder)
+    if journal.lock is not None:
+        os.close(journal.lock)
+    journal.lock, journal.mark, journal.end = None, None, None
+    logger.info("journal_ended", producer=str(journal.producer))
+
+
+def _next_batch(journal: Journal, mark: Mark, segments: list[Segment]) -> Batch | None:
+    """What can be stored now; None when nothing can.
+
+    Of a living gateway's slots those that are still open hold up the ones behind them for a
+    moment, then are left waiting. Of a dead one's, an open slot is a call that was never served,
+    and one that reads as empty or corrupt before the last used one is lost.
+    """
+    dead = journal.end is not None
+    head = journal.end if journal.end is not None else _head(journal, mark, segments)
+    late = {
+        slot.sequence: slot for slot in _read(segments, sorted(mark.waiting), dead=dead, ahead=1)
+    }
+    answered = [slot for slot in late.values() if dead or slot.record is not None]
+    last = mark.watermark
+    taken = answered
+    waiting = set(late) - {slot.sequence for slot in answered}
+    upto = min(head, mark.watermark + BATCH_SLOTS)
+    for slot in _read(segments, range(mark.watermark + 1, upto + 1), dead=dead, ahead=BLOCK_SLOTS):
+        if dead or slot.record is not None:
+            taken.append(slot)
+        elif slot.sequence <= journal.old_head and len(waiting) < WAITING_MAX:
+            waiting.add(slot.sequence)
+        else:
+            break
+        last = slot.sequence
+    if last == mark.watermark and not answered:
+        return None
+    return Batch(
+        first=min(mark.waiting, default=mark.watermark + 1),
+        last=last,
+        events=[slot.record for slot in taken if slot.record is not None],
+        waiting=waiting,
+        corrupt={s.sequence for s in taken if s.state in {SlotState.EMPTY, SlotState.CORRUPT}},
+    )
+
+
+def _head(journal: Journal, mark: Mark, segments: list[Segment]) -> int:
+    """The last sequence a living gateway has used: slots are taken in order, so by halving."""
+    head = mark.watermark
+    for segment in segments:
+        low, high = max(head + 1, segment.header.first_sequence), segment.header.last_sequence
+        if low > high:
+            continue
+        if low > head + 1:
+            raise usage.JournalHoleError(f"no segment holds sequence {head + 1}")
+        while low <= high:
+            middle = (low + high) // 2
+            if _slot(segment, middle).state == SlotState.EMPTY:
+                high = middle - 1
+            else:
+                low = middle + 1
+        head = high
+        if head < segment.header.last_sequence:
+            break
+    now = clock.monotonic()
+    journal.heads.append((now, head))
+    while journal.heads[0][0] <= now - PATIENCE_SECONDS:
+        journal.old_head = journal.heads.popleft()[1]
+    return head
+
+
+def _last_used(segments: list[Segment], watermark: int) -> int:
+    """The last sequence a dead gateway has used; what is stored already was."""
+    for segment in reversed(segments):
+        header = segment.header
+        for last in range(header.last_sequence, header.first_sequence - 1, -BLOCK_SLOTS):
+            first = max(last - BLOCK_SLOTS + 1, header.first_sequence)
+            used = [s for s in _block(segment, first, last) if s.state != SlotState.EMPTY]
+            if used:
+                return max(watermark, used[-1].sequence)
+    return watermark
+
+
+def _read(
+    segments: list[Segment], sequences: Iterable[int], *, dead: bool, ahead: int
+) -> Iterator[Slot]:
+    """The slots of ascending sequences. Where no segment holds one it is corrupt in a dead
+    gateway's journal; in a living one's it raises JournalHoleError. Reads `ahead` slots at once.
+    """
+    block: dict[int, Slot] = {}
+    for sequence in sequences:
+        if sequence not in block:
+            segment = next((one for one in segments if one.holds(sequence)), None)
+            if segment is None and not dead:
+                raise usage.JournalHoleError(f"no segment holds sequence {sequence}")
+            block = {sequence: Slot(sequence, SlotState.CORRUPT, None)}
+            if segment is not None:
+                last = min(sequence + ahead - 1, segment.header.last_sequence)
+                block = {slot.sequence: slot for slot in _block(segment, sequence, last)}
+        yield block[sequence]
+
+
+def _slot(segment: Segment, sequence: int) -> Slot:
+    return _block(segment, sequence, sequence)[0]
+
+
+def _block(segment: Segment, first: int, last: int) -> list[Slot]:
+    """The slots `first` to `last` of one segment; what a file that was cut short lacks is
+    corrupt.
+    """
+    data = _bytes(segment.path, slot_offset(segment.header, first), (last - first + 1) * SLOT_SIZE)
+    slots = []
+    for sequence in range(first, last + 1):
+        start = (sequence - first) * SLOT_SIZE
+        piece = data[start : start + SLOT_SIZE]
+        if len(piece) < SLOT_SIZE:
+            slots.append(Slot(sequence, SlotState.CORRUPT, None))
+        else:
+            slots.append(decode_slot(piece, sequence, segment.header.producer))
+    return slots
+
+
+def _segments(journal: Journal) -> list[Segment]:
+    """The segments that are there, in order."""
+    paths = sorted(path for path in journal.folder.iterdir() if path.suffix == SEGMENT_SUFFIX)
+    journal.headers = {path: journal.headers.get(path) or _header(journal, path) for path in paths}
+    return [Segment(path, header) for path, header in journal.headers.items()]
+
+
+def _header(journal: Journal, path: Path) -> SegmentHeader:
+    """A segment's header; one that is torn is made again from the file's name and size, which
+    its slots then confirm or not: each carries its own sequence and checksum.
+    """
+    try:
+        header = decode_header(_bytes(path, 0, HEADER_SIZE))
+    except CorruptSegmentError:
+        logger.error("unreadable_header", producer=str(journal.producer), segment=path.name)  # noqa: TRY400
+        slots = (path.stat().st_size - HEADER_SIZE) // SLOT_SIZE
+        number = int(path.stem)
+        return SegmentHeader(journal.producer, number, (number - 1) * slots + 1, slots)
+    if header.producer != journal.producer:
+        raise usage.JournalHoleError(f"{path.name} is of another producer: {header.producer}")
+    return header
+
+
+def _bytes(path: Path, offset: int, length: int) -> bytes:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(file, length, offset)
+    finally:
+        os.close(file)
+
+
+def _quarantine(journal: Journal, segments: list[Segment], corrupt: set[int]) -> None:
+    """Keep what can't be read, before it is counted as lost."""
+    if not corrupt:
+        return
+    folder = journal.folder.parent / usage.QUARANTINE / str(journal.producer)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    held = [s for s in segments if any(s.holds(sequence) for sequence in corrupt)]
+    for segment in held:
+        copy = folder / segment.path.name
+        if not copy.exists():
+            shutil.copy(segment.path, copy.with_suffix(".part"))
+            copy.with_suffix(".part").rename(copy)
+    if not all(any(s.holds(sequence) for s in held) for sequence in corrupt):
+        (folder / f"no-segment-{min(corrupt)}-{max(corrupt)}").touch()
+    logger.error(
+        "unreadable_slots",
+        producer=str(journal.producer),
+        count=len(corrupt),
+        first=min(corrupt),
+        last=max(corrupt),
+        kept_in=str(folder),
+    )
+
+
+def _delete_stored(journal: Journal, segments: list[Segment], mark: Mark) -> None:
+    """Delete segments that are wholly stored and that their gateway has moved on from."""
+    for segment in segments[:-1]:
+        stored = segment.header.last_sequence <= mark.watermark
+        if stored and not any(segment.holds(sequence) for sequence in mark.waiting):
+            segment.path.unlink()
+            journal.headers.pop(segment.path, None)
+
+
+def _take_lock(path: Path) -> int | None:
+    """An exclusive lock on the file, or None when a living process holds it."""
+    file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    return file

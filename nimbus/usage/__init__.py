@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The meter: what was called, summed up and held against quotas. The room's door."""
+
+from nimbus.usage.models import Mark, QuotaState
+from nimbus.usage.queries import drained_through, producer_mark
+from nimbus.usage.service.batches import JournalHoleError, end_producer, store_batch
+from nimbus.usage.service.proof import QUARANTINE, reconcile
+from nimbus.usage.service.quotas import open_standings, quota_states
+from nimbus.usage.service.readings import period_quantities
+
+__all__ = [
+    "QUARANTINE",
+    "JournalHoleError",
+    "Mark",
+    "QuotaState",
+    "drained_through",
+    "end_producer",
+    "open_standings",
+    "period_quantities",
+    "producer_mark",
+    "quota_states",
+    "reconcile",
+    "store_batch",
+]

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of usage: events, refused calls, roll-ups, producers, quota standings and their leases.
+
+At the end: the facts that other rooms get of them.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Numeric, SmallInteger, Text
+from sqlalchemy.dialects.postgresql import ARRAY, INET, JSONB, TIMESTAMP
+from sqlalchemy.orm import Mapped, mapped_column
+
+from nimbus.base import clock
+from nimbus.base.db import Base
+from nimbus.base.ids import new_id
+from nimbus.rules.periods import Period
+
+Instant = TIMESTAMP(timezone=True)
+Quantity = Numeric(38, 12)
+
+
+class _Call:
+    """What a served and a refused call have in common."""
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    occurred_at: Mapped[datetime] = mapped_column(Instant, primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(primary_key=True)
+    provider_organization_id: Mapped[UUID]
+    environment: Mapped[str] = mapped_column(Text)
+    method: Mapped[str] = mapped_column(Text)
+    status: Mapped[int] = mapped_column(SmallInteger)
+    duration_us: Mapped[int] = mapped_column(BigInteger)
+    bytes_in: Mapped[int] = mapped_column(BigInteger)
+    bytes_out: Mapped[int] = mapped_column(BigInteger)
+    ip: Mapped[IPv4Address | IPv6Address] = mapped_column(INET)
+    request_id: Mapped[str] = mapped_column(Text)
+    producer: Mapped[UUID]
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class ServedCall(_Call, Base):
+    """A usage event: a call that an upstream was asked for. Only ever added."""
+
+    __tablename__ = "usage_events"
+
+    subscription_id: Mapped[UUID]
+    product_id: Mapped[UUID]
+    key_id: Mapped[UUID]
+    route_id: Mapped[UUID]
+    upstream_us: Mapped[int] = mapped_column(BigInteger)
+    billable: Mapped[bool]
+    units: Mapped[int] = mapped_column(BigInteger)
+    leased: Mapped[int] = mapped_column(BigInteger)
+    meters: Mapped[dict[str, Any]] = mapped_column(JSONB)
+
+
+class RefusedCall(_Call, Base):
+    """A call that was refused before its upstream: for the log only, never counted."""
+
+    __tablename__ = "refused_calls"
+
+    subscription_id: Mapped[UUID | None]
+    product_id: Mapped[UUID | None]
+    key_id: Mapped[UUID | None]
+    route_id: Mapped[UUID | None]
+    code: Mapped[str] = mapped_column(Text)
+
+
+class HourlyCell(Base):
+    """One cell of the roll-up, see `rules.metering.CellKey` and `Cell`."""
+
+    __tablename__ = "usage_hourly"
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    subscription_id: Mapped[UUID] = mapped_column(primary_key=True)
+    hour: Mapped[datetime] = mapped_column(Instant, primary_key=True)
+    meter_key: Mapped[str] = mapped_column(Text, primary_key=True)
+    key_id: Mapped[UUID] = mapped_column(primary_key=True)
+    route_id: Mapped[UUID] = mapped_column(primary_key=True)
+    status_class: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    environment: Mapped[str] = mapped_column(Text, primary_key=True)
+    provider_organization_id: Mapped[UUID]
+    product_id: Mapped[UUID]
+    events: Mapped[int] = mapped_column(BigInteger)
+    quantity_sum: Mapped[Decimal] = mapped_column(Quantity)
+    quantity_max: Mapped[Decimal] = mapped_column(Quantity)
+    quantity_last: Mapped[Decimal] = mapped_column(Quantity)
+    last_at: Mapped[datetime] = mapped_column(Instant)
+    last_event_id: Mapped[UUID]
+    duration_us: Mapped[int] = mapped_column(BigInteger)
+    bytes_in: Mapped[int] = mapped_column(BigInteger)
+    bytes_out: Mapped[int] = mapped_column(BigInteger)
+
+
+class Producer(Base):
+    """How far the journal of one gateway process is stored.
+
+    Everything up to `watermark` is stored or closed, but for the sequences in `waiting`, which a
+    living gateway still serves. The counts say what became of each; they add up to the watermark.
+    """
+
+    __tablename__ = "usage_producers"
+
+    producer: Mapped[UUID] = mapped_column(primary_key=True)
+    watermark: Mapped[int] = mapped_column(BigInteger, default=0)
+    waiting: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), default=list)
+    served: Mapped[int] = mapped_column(BigInteger, default=0)
+    refused: Mapped[int] = mapped_column(BigInteger, default=0)
+    closed: Mapped[int] = mapped_column(BigInteger, default=0)
+    corrupt: Mapped[int] = mapped_column(BigInteger, default=0)
+    ended_at: Mapped[datetime | None] = mapped_column(Instant)
+    updated_at: Mapped[datetime] = mapped_column(Instant)
+
+    def mark(self) -> "Mark":
+        """Where reading goes on."""
+        return Mark(self.watermark, frozenset(self.waiting), self.ended_at is not None)
+
+
+class QuotaStanding(Base):
+    """The counter of one meter and quota period of a subscription."""
+
+    __tablename__ = "quota_standings"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    subscription_id: Mapped[UUID]
+    meter_key: Mapped[str] = mapped_column(Text)
+    aggregation: Mapped[str] = mapped_column(Text)
+    period: Mapped[str] = mapped_column(Text)
+    period_starts_at: Mapped[datetime] = mapped_column(Instant)
+    period_ends_at: Mapped[datetime] = mapped_column(Instant)
+    limit_units: Mapped[int | None] = mapped_column(BigInteger)
+    policy: Mapped[str] = mapped_column(Text)
+    used: Mapped[Decimal] = mapped_column(Quantity)
+    leased: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
+    updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
+
+    def window(self) -> Period:
+        """The half-open period whose events this row counts."""
+        return Period(self.period_starts_at, self.period_ends_at)
+
+
+class QuotaLease(Base):
+    """Units of a standing that a gateway has borrowed and not yet accounted for."""
+
+    __tablename__ = "quota_leases"
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    standing_id: Mapped[UUID] = mapped_column(primary_key=True)
+    producer: Mapped[UUID] = mapped_column(primary_key=True)
+    provider_organization_id: Mapped[UUID]
+    units: Mapped[int] = mapped_column(BigInteger)
+
+
+class QuotaSchedule(Base):
+    """When the next quota window of a subscription has to be opened."""
+
+    __tablename__ = "quota_schedules"
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    subscription_id: Mapped[UUID] = mapped_column(primary_key=True)
+    provider_organization_id: Mapped[UUID]
+    due_at: Mapped[datetime] = mapped_column(Instant)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a producer's journal is stored; `ended` once it is dead and wholly stored."""
+
+    watermark: int
+    waiting: frozenset[int]
+    ended: bool
+
+    def has(self, sequence: int) -> bool:
+        """Whether what became of this sequence is already stored."""
+        return sequence <= self.watermark and sequence not in self.waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaState:
+    """A quota as it stands, in the words of an entitlement check.
+
+    `limit` and `remaining` are None where there is no limit; `behavior` is the plan's over-quota
+    policy; `allowed` says whether another unit would be let through.
+    """
+
+    subscription_id: UUID
+    meter_key: str
+    period: str
+    window: Period
+    used: Decimal
+    limit: int | None
+    behavior: str
+
+    @property
+    def remaining(self) -> Decimal | None:
+        """What is left, never below zero."""
+        return None if self.limit is None else max(Decimal(0), self.limit - self.used)
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the next unit is served."""
+        return self.behavior != "deny" or self.limit is None or self.used < self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedCall:
+    """A call as the log shows it; `code` is the refusal of one that was not served."""
+
+    event_id: UUID
+    occurred_at: datetime
+    subscription_id: UUID | None
+    product_id: UUID | None
+    key_id: UUID | None
+    route_id: UUID | None
+    environment: str
+    method: str
+    status: int
+    code: str | None
+    duration_us: int
+    upstream_us: int | None
+    bytes_in: int
+    bytes_out: int
+    units: int
+    billable: bool
+    meters: dict[str, str]
+    ip: str
+    request_id: str

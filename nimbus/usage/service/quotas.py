@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quota standings: opened ahead of their window, limited by the plan, counted from the events.
+
+A subscription has, for each quota of its plan, the standing of the present window and that of the
+next, so that a gateway never meets a window that is not open yet. Each standing begins where the
+one before it ends.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus import catalog, subscriptions
+from nimbus.catalog import PlanFacts, QuotaFacts
+from nimbus.rules.metering import CALLS, aggregate
+from nimbus.rules.periods import Anchor, quota_window
+from nimbus.subscriptions import SubscriptionFacts
+from nimbus.usage import queries
+from nimbus.usage.models import QuotaSchedule, QuotaStanding, QuotaState
+
+STORING_LOCK = 7_303_020
+
+
+async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: datetime) -> None:
+    """Open the standings that a subscription needs at `as_of` and after, by the plan it is on.
+
+    Those that are open keep what they counted and get the plan's limits; a quota that the plan
+    does not have becomes unlimited. Again changes nothing. Run when a subscription begins,
+    changes or renews, and whenever a window has begun.
+    """
+    contract = await subscriptions.subscription_facts(session, subscription_id)
+    if contract.ends_at is not None and contract.ends_at <= as_of:
+        await _end_schedule(session, contract)
+        return
+    plan = await catalog.plan_facts(session, contract.plan_version_id)
+    meters = await catalog.meter_facts(session, plan.product.id)
+    await while_no_storing(session)
+    statement = queries.standings([subscription_id], as_of).with_for_update(key_share=True)
+    rows = list(await session.scalars(statement.execution_options(populate_existing=True)))
+    anchor = plan.anchor(contract.anchor_at, contract.time_zone)
+    begins = []
+    for quota in plan.quotas:
+        mine = [r for r in rows if (r.meter_key, r.period) == (quota.meter_key, quota.period)]
+        aggregation = meters[quota.meter_key].aggregation
+        for starts_at, ends_at in _missing(mine, quota, anchor, as_of):
+            row = _new(contract, quota, aggregation, starts_at, ends_at)
+            row.used = await used_in(session, row)
+            session.add(row)
+            mine.append(row)
+            rows.append(row)
+        begins.append(max(row.period_starts_at for row in mine))
+    _apply_limits(rows, plan)
+    await session.flush()
+    await _schedule(session, contract, begins)
+
+
+async def quota_states(
+    session: AsyncSession, subscription_ids: Iterable[UUID], as_of: datetime
+) -> list[QuotaState]:
+    """The quotas of subscriptions whose window contains `as_of`, as they stand."""
+    statement = queries.standings(list(subscription_ids), as_of)
+    rows = await session.scalars(statement.where(QuotaStanding.period_starts_at <= as_of))
+    found = [
+        QuotaState(
+            subscription_id=row.subscription_id,
+            meter_key=row.meter_key,
+            period=row.period,
+            window=row.window(),
+            used=row.used,
+            limit=row.limit_units,
+            behavior=row.policy,
+        )
+        for row in rows
+    ]
+    return sorted(found, key=lambda state: (state.subscription_id, state.meter_key, state.period))
+
+
+async def next_due(session: AsyncSession) -> datetime | None:
+    """When the next window has to be opened, over all subscriptions."""
+    return await session.scalar(
+        select(QuotaSchedule.due_at).order_by(QuotaSchedule.due_at).limit(1)
+    )
+
+
+async def due(session: AsyncSession, as_of: datetime, limit: int) -> list[tuple[UUID, datetime]]:
+    """The subscriptions that need another window by `as_of`, the earliest first."""
+    rows = await session.execute(
+        select(QuotaSchedule.subscription_id, QuotaSchedule.due_at)
+        .where(QuotaSchedule.due_at <= as_of)
+        .order_by(QuotaSchedule.due_at)
+        .limit(limit)
+    )
+    return [(row.subscription_id, row.due_at) for row in rows]
+
+
+def additive(standing: QuotaStanding) -> bool:
+    """Whether an event adds to what was used before, whatever that was."""
+    return standing.meter_key == CALLS or standing.aggregation in {"sum", "count"}
+
+
+async def used_in(session: AsyncSession, standing: QuotaStanding) -> Decimal:
+    """What the stored events of a standing's window come to."""
+    cells = await queries.measured(session, standing.subscription_id, standing.window())
+    cell = cells.get(standing.meter_key)
+    if cell is None:
+        return Decimal(0)
+    return aggregate(standing.meter_key, standing.aggregation, cell)
+
+
+async def while_storing(session: AsyncSession) -> None:
+    """Until commit no standing is opened: its first count would miss what is stored now."""
+    await _lock(session, "SELECT pg_advisory_xact_lock_shared(:lock)")
+
+
+async def while_no_storing(session: AsyncSession) -> None:
+    """Until commit nothing is stored: what is read now is one moment."""
+    await _lock(session, "SELECT pg_advisory_xact_lock(:lock)")
+
+
+async def _lock(session: AsyncSession, statement: str) -> None:
+    await session.execute(text(statement), {"lock": STORING_LOCK})
+
+
+def _missing(
+    rows: list[QuotaStanding], quota: QuotaFacts, anchor: Anchor, as_of: datetime
+) -> list[tuple[datetime, datetime]]:
+    """The windows to open so that the present one and the one after it are there."""
+    windows = []
+    ends_at = max((row.period_ends_at for row in rows), default=None)
+    starts_at = max((row.period_starts_at for row in rows), default=None)
+    if ends_at is None:
+        window = quota_window(quota.period, anchor, as_of)
+        starts_at, ends_at = window.starts_at, window.ends_at
+        windows.append((starts_at, ends_at))
+    if starts_at is not None and starts_at <= as_of:
+        windows.append((ends_at, quota_window(quota.period, anchor, ends_at).ends_at))
+    return windows
+
+
+def _new(
+    contract: SubscriptionFacts,
+    quota: QuotaFacts,
+    aggregation: str,
+    starts_at: datetime,
+    ends_at: datetime,
+) -> QuotaStanding:
+    return QuotaStanding(
+        organization_id=contract.organization_id,
+        provider_organization_id=contract.provider_organization_id,
+        subscription_id=contract.id,
+        meter_key=quota.meter_key,
+        aggregation=aggregation,
+        period=quota.period,
+        period_starts_at=starts_at,
+        period_ends_at=ends_at,
+        leased=0,
+    )
+
+
+def _apply_limits(rows: Iterable[QuotaStanding], plan: PlanFacts) -> None:
+    amounts: dict[tuple[str, str], int | None] = {
+        (quota.meter_key, quota.period): quota.amount for quota in plan.quotas
+    }
+    for row in rows:
+        row.limit_units = amounts.get((row.meter_key, row.period))
+        row.policy = plan.over_quota_policy
+
+
+async def _schedule(
+    session: AsyncSession, contract: SubscriptionFacts, begins: list[datetime]
+) -> None:
+    """The next window is opened when the last one that is open begins."""
+    if not begins:
+        await _end_schedule(session, contract)
+        return
+    statement = postgresql.insert(QuotaSchedule).values(
+        organization_id=contract.organization_id,
+        provider_organization_id=contract.provider_organization_id,
+        subscription_id=contract.id,
+        due_at=min(begins),
+    )
+    await session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["organization_id", "subscription_id"],
+            set_={"due_at": statement.excluded.due_at},
+        )
+    )
+
+
+async def _end_schedule(session: AsyncSession, contract: SubscriptionFacts) -> None:
+    await session.execute(delete(QuotaSchedule).where(QuotaSchedule.subscription_id == contract.id))

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls for tests of usage: a subscription to call on, events, journals as a gateway writes them."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+
+from nimbus import usage
+from nimbus.base import db
+from nimbus.base.ids import new_id
+from nimbus.gateway.meter import Journal
+from nimbus.rules.metering import UsageEvent, event_id
+
+START = datetime(2026, 5, 1, tzinfo=UTC)
+END = datetime(2026, 6, 1, tzinfo=UTC)
+STORING = "storing usage"
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Who calls what: the ids that an event carries."""
+
+    organization_id: UUID
+    provider_organization_id: UUID
+    subscription_id: UUID
+    product_id: UUID
+    plan_version_id: UUID
+    route_id: UUID
+    key_id: UUID
+
+
+def event(
+    contract: Contract,
+    producer: UUID,
+    sequence: int,
+    at: datetime = START,
+    **changes: Any,
+) -> UsageEvent:
+    """A live call of one unit, answered with 200, but for `changes`."""
+    call = UsageEvent(
+        event_id=event_id(producer, sequence),
+        occurred_at=at,
+        organization_id=contract.organization_id,
+        provider_organization_id=contract.provider_organization_id,
+        key_id=contract.key_id,
+        subscription_id=contract.subscription_id,
+        product_id=contract.product_id,
+        route_id=contract.route_id,
+        environment="Live",
+        method="GET",
+        status=200,
+        refusal="",
+        duration_us=1500,
+        upstream_us=1000,
+        bytes_in=100,
+        bytes_out=2000,
+        units=1,
+        leased=0,
+        billable=True,
+        ip=ip_address("198.51.100.7"),
+        request_id=f"request-{sequence}",
+        meters=(),
+    )
+    return replace(call, **changes)
+
+
+def reported(**meters: str) -> dict[str, Any]:
+    """The change of an event whose upstream reported these quantities."""
+    return {"meters": tuple((key, Decimal(value)) for key, value in meters.items())}
+
+
+def refused(code: str, status: int) -> dict[str, Any]:
+    """The changes of an event that was refused with this code."""
+    return {"refusal": code, "status": status, "units": 0, "billable": False, "upstream_us": 0}
+
+
+def failed(status: int = 502) -> dict[str, Any]:
+    """The changes of an event whose upstream failed."""
+    return {"status": status, "units": 0, "billable": False}
+
+
+def in_test() -> dict[str, Any]:
+    """The changes of a call with a test key."""
+    return {"environment": "Test", "units": 0, "billable": False}
+
+
+async def store(
+    producer: UUID, events: list[UsageEvent], first: int = 1, **options: Any
+) -> usage.Mark:
+    """Store events as the slots from `first` on, in a transaction of its own."""
+    async with db.system_session(STORING) as session:
+        last = first + len(events) - 1
+        return await usage.store_batch(session, producer, first, last, events, **options)
+
+
+async def rows(statement: str, **values: Any) -> list[dict[str, Any]]:
+    """What the database holds, over all organizations."""
+    async with db.system_session(STORING) as session:
+        return [dict(row) for row in (await session.execute(text(statement), values)).mappings()]
+
+
+async def quantities(
+    contract: Contract, starts_at: datetime = START, ends_at: datetime = END
+) -> dict[str, Decimal]:
+    """What a bill run would find for a period."""
+    async with db.system_session(STORING) as session:
+        found = await usage.period_quantities(session, contract.subscription_id, starts_at, ends_at)
+    return {key: used.quantity for key, used in found.items()}
+
+
+async def standing(contract: Contract, meter_key: str = "api_calls") -> dict[str, Any]:
+    """The standing whose window begins at START."""
+    found = await rows(
+        "SELECT * FROM quota_standings WHERE subscription_id = :id AND meter_key = :meter_key"
+        " AND period_starts_at <= :at AND period_ends_at > :at",
+        id=contract.subscription_id,
+        meter_key=meter_key,
+        at=START,
+    )
+    assert len(found) == 1
+    return found[0]
+
+
+async def proof(journal_dir: Path) -> list[dict[str, Any]]:
+    """The differences that the reconciliation finds."""
+    async with db.system_session(STORING) as session:
+        return list((await usage.reconcile(session, journal_dir)).differences)
+
+
+async def allow(contract: Contract, limit: int | None, policy: str, **changes: Any) -> UUID:
+    """Open a standing for May by hand: `limit` calls under `policy`."""
+    standing_id = new_id()
+    values = {
+        "id": standing_id,
+        "organization_id": contract.organization_id,
+        "provider_organization_id": contract.provider_organization_id,
+        "subscription_id": contract.subscription_id,
+        "meter_key": "api_calls",
+        "aggregation": "count",
+        "period": "month",
+        "period_starts_at": START,
+        "period_ends_at": END,
+        "limit_units": limit,
+        "policy": policy,
+        "used": 0,
+        "leased": 0,
+        "created_at": START,
+        "updated_at": START,
+        **changes,
+    }
+    async with db.system_session(STORING) as session:
+        names = ", ".join(values)
+        marks = ", ".join(f":{name}" for name in values)
+        await session.execute(
+            text(f"INSERT INTO quota_standings ({names}) VALUES ({marks})"), values
+        )
+    return standing_id
+
+
+class Gateway:
+    """A gateway's journal, written as the gateway writes it."""
+
+    def __init__(self, journal_dir: Path, contract: Contract, slots: int = 64) -> None:
+        self.producer = uuid4()
+        self.journal = Journal(journal_dir, self.producer, slots_per_segment=slots)
+        self.contract = contract
+
+    def begin(self) -> int:
+        """A call is forwarded; its slot."""
+        sequence = self.journal.reserve()
+        assert sequence is not None
+        return sequence
+
+    def finish(self, sequence: int, at: datetime = START, **changes: Any) -> None:
+        """The call of this slot is answered."""
+        call = event(self.contract, self.producer, sequence, at, **changes)
+        self.journal.complete(sequence, call)
+
+    def call(self, at: datetime = START, **changes: Any) -> int:
+        """A whole call; its slot."""
+        sequence = self.begin()
+        self.finish(sequence, at, **changes)
+        self.journal.prepare()
+        return sequence
+
+    def calls(self, count: int, at: datetime = START, **changes: Any) -> None:
+        """Whole calls, a millisecond apart."""
+        for number in range(count):
+            self.call(at + number * timedelta(milliseconds=1), **changes)
+
+    def die(self) -> None:
+        """The process is gone, with whatever it had open: its lock is free."""
+        self.journal.close()
