@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from nimbus.base import config
+from nimbus.base import config, postgres
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +36,8 @@ ORDINARY_USER = (
     if IS_ROOT
     else ()
 )
+# The wheel's server, and those of the machine when it has some.
+BINDIRS = [postgres.embedded_bindir(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
 ROLES = ("api", "worker", "drain", "gateway")
 
 

@@ -15,10 +15,7 @@ import pytest
 
 from nimbus.base import postgres
 from nimbus.base.postgres import Cluster, PostgresError
-from tests.operations.processes import IS_ROOT, NOBODY, ORDINARY_USER, ROOT, wait_for
-
-ORDINARY = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-BINDIRS = [postgres.embedded_bindir(), *ORDINARY]
+from tests.operations.processes import BINDIRS, IS_ROOT, NOBODY, ORDINARY_USER, ROOT, wait_for
 
 MakeCluster = Callable[..., Cluster]
 Server = subprocess.Popen[bytes]

@@ -2,8 +2,8 @@
 """`nimbus serve` from start to end, as real processes; what is killed is really killed."""
 
 import os
+import re
 import signal
-import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from nimbus import migrations, supervisor
-from nimbus.base import config
+from nimbus.base import config, postgres
 from tests.operations.processes import (
+    BINDIRS,
     ORDINARY_USER,
     ROLES,
     Nimbus,
@@ -63,7 +64,7 @@ def test_its_run_file_is_for_its_owner_alone(system: Nimbus) -> None:
 
 
 @pytest.mark.parametrize("role", [*ROLES, "postgres"])
-def test_whatever_is_killed_comes_back(system: Nimbus, role: str) -> None:
+def test_whatever_is_killed_comes_back_and_stays(system: Nimbus, role: str) -> None:
     before = system.pids(role)
 
     os.kill(before[0], signal.SIGKILL)
@@ -74,6 +75,7 @@ def test_whatever_is_killed_comes_back(system: Nimbus, role: str) -> None:
     )
     wait_for(lambda: system.answers("/readyz") == 200, "the front door answers")
     assert system.process.poll() is None
+    assert set(re.findall(r"ended with status (\S+);", system.output.read_text())) == {"-9"}
 
 
 def test_a_second_one_on_the_same_data_is_refused_and_told_who_has_them(system: Nimbus) -> None:
@@ -93,53 +95,64 @@ def test_a_port_in_use_is_named_and_nothing_is_left_running(system: Nimbus, tmp_
     assert processes_of(tmp_path / "data") == []
 
 
-def test_two_installations_run_side_by_side(system: Nimbus, tmp_path: Path) -> None:
-    with serving(tmp_path / "other") as other:
+def test_an_ordinary_user_runs_a_second_installation_beside_it(
+    system: Nimbus, tmp_path: Path
+) -> None:
+    with serving(tmp_path / "other", user=ORDINARY_USER) as other:
         assert other.answers("/readyz") == 200
         assert system.answers("/readyz") == 200
-        assert not set(processes_of(other.data_dir)) & set(processes_of(system.data_dir))
+        theirs = processes_of(other.data_dir)
+        assert not set(theirs) & set(processes_of(system.data_dir))
+        owners = {Path(f"/proc/{pid}").stat().st_uid for pid in theirs}
+        assert owners == {other.data_dir.stat().st_uid}
+        assert 0 not in owners
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_a_signal_stops_everything_with_status_0(tmp_path: Path, number: signal.Signals) -> None:
-    with serving(tmp_path / "data") as system:
-        assert processes_of(system.data_dir)
-
-        stop(system, number)
-
-        assert system.process.returncode == 0
-        assert processes_of(system.data_dir) == []
-        assert not socket_folder(system.data_dir).exists()
-
-
-def test_a_second_start_keeps_data_and_secrets_and_works_on_the_same_port(tmp_path: Path) -> None:
+def test_data_outlive_a_stop_and_a_kill_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    # Given an installation that was stopped
     data = tmp_path / "data"
     with serving(data) as first:
-        before = {path: path.read_bytes() for path in (data / "secrets").iterdir()}
+        secrets = {path.name: path.read_bytes() for path in (data / "secrets").iterdir()}
+        assert processes_of(data)
+        stop(first, signal.SIGTERM)
+        assert first.process.returncode == 0
+        assert processes_of(data) == []
+        assert not socket_folder(data).exists()
+
+    # When it is started again, and its supervisor is killed
     with serving(data, port=first.port) as second:
         assert second.answers("/readyz") == 200
-        assert {path: path.read_bytes() for path in (data / "secrets").iterdir()} == before
+        second.process.kill()
+        second.process.wait()
+        wait_for(lambda: not any(second.pids(role) for role in ROLES), "its roles are gone")
+
+    # Then the next start takes over, with everything that was there, and stops on Ctrl-C as well
+    with serving(data, port=first.port) as third:
+        assert third.answers("/readyz") == 200
+        assert {path.name: path.read_bytes() for path in (data / "secrets").iterdir()} == secrets
+        stop(third, signal.SIGINT)
+        assert third.process.returncode == 0
+        assert processes_of(data) == []
 
 
-def test_a_killed_supervisor_takes_its_processes_along_and_the_next_start_works(
-    tmp_path: Path,
-) -> None:
-    data = tmp_path / "data"
-    with serving(data) as system:
-        system.process.kill()
-        system.process.wait()
-        wait_for(lambda: not any(system.pids(role) for role in ROLES), "its roles are gone")
-
-        with serving(data, port=system.port) as following:
-            assert following.answers("/readyz") == 200
-
-
-def test_an_ordinary_user_may_run_everything(tmp_path: Path) -> None:
-    with serving(tmp_path / "data", user=ORDINARY_USER) as system:
-        assert system.answers("/readyz") == 200
-        owners = {Path(f"/proc/{pid}").stat().st_uid for pid in processes_of(system.data_dir)}
-        assert owners == {system.data_dir.stat().st_uid}
-        assert 0 not in owners
+def test_an_ordinary_server_takes_the_place_of_the_embedded_one(tmp_path: Path) -> None:
+    ordinary = postgres.Cluster(
+        BINDIRS[-1], tmp_path / "pg", tmp_path / "run", tmp_path / "pg.log", "of the owner"
+    )
+    server = postgres.start(ordinary)
+    postgres.make_database(ordinary, "shop")
+    place = f"/shop?host={ordinary.socket_dir}"
+    urls = {
+        "NIMBUS_DATABASE_URL": f"postgresql://{place}",
+        "NIMBUS_DATABASE_OWNER_URL": f"postgresql://postgres:of%20the%20owner@{place}",
+    }
+    try:
+        with serving(tmp_path / "data", **urls) as system:
+            assert system.answers("/readyz") == 200
+            assert not (system.data_dir / "pg").exists()
+        assert server.poll() is None
+    finally:
+        postgres.stop(server)
 
 
 def test_a_schema_of_a_newer_version_is_refused_and_nothing_is_left_running(
@@ -173,12 +186,3 @@ def test_a_process_that_can_t_start_stops_the_start_and_shows_the_end_of_its_log
     assert "gateway-1 ended with status 1" in failed.stderr
     assert "pepper_1" in failed.stderr
     assert processes_of(data) == []
-
-
-def test_the_port_is_free_again_at_once(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as system:
-        assert system.answers("/readyz") == 200
-
-    with socket.socket() as taker:
-        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taker.bind(("127.0.0.1", system.port))
