@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wire shapes of API keys."""
+
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]{1,100}$")]
+Scope = Annotated[
+    str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*){1,3}$", max_length=60)
+]
+Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Environment = Literal["Test", "Live"]
+GRACE_HOURS = 24
+GRACE_HOURS_MAX = 7 * 24
+
+
+class Input(BaseModel):
+    """What comes in: a field that is not ours is refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class KeyFields(Input):
+    """What a key may do. `ip_allow`: CIDR networks, none is everywhere."""
+
+    name: Name
+    scopes: Annotated[list[Scope], Field(max_length=100)] = []
+    rate_per_minute: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    ip_allow: Annotated[list[IPv4Network | IPv6Network], Field(max_length=100)] = []
+    expires_at: AwareDatetime | None = None
+
+
+class NewKey(KeyFields):
+    """A key to make: for one subscription, one product (its slug), or all live subscriptions."""
+
+    environment: Environment
+    product: Annotated[str | None, StringConstraints(max_length=63)] = None
+    subscription_id: UUID | None = None
+
+
+class ChangedKey(KeyFields):
+    """All that a key may do from now on; `version` as it was read."""
+
+    version: int
+
+
+class RotateBody(Input):
+    """How many hours the old secret still works."""
+
+    grace_hours: Annotated[int, Field(ge=0, le=GRACE_HOURS_MAX)] = GRACE_HOURS
+
+
+class KeyShape(BaseModel):
+    """A key; `status` is as of now."""
+
+    id: UUID
+    name: str
+    environment: Environment
+    prefix: str
+    last8: str
+    scopes: list[str]
+    rate_per_minute: int | None
+    ip_allow: list[str]
+    product_id: UUID | None
+    subscription_id: UUID | None
+    expires_at: Instant | None
+    status: Literal["Active", "Revoked", "Expired"]
+    revoked_at: Instant | None
+    revoke_reason: str | None
+    retires_at: Instant | None
+    last_used_at: Instant | None
+    version: int
+    created_at: Instant
+    updated_at: Instant
+
+
+class IssuedKey(KeyShape):
+    """A key with its secret, which is shown this once; null when the answer is a repetition."""
+
+    secret: str | None = None

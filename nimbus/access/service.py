@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Use cases of API keys: made, changed, rotated, revoked; and who a key is."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus import catalog, subscriptions
+from nimbus.access import queries
+from nimbus.access.events import ApiKeyChanged, ApiKeyCreated, ApiKeyRevoked, ApiKeyRotated
+from nimbus.access.models import ApiKey, Network
+from nimbus.access.secrets import PEPPER_VERSION, Environment, keyed_hash, new_secret, prefix
+from nimbus.base import clock
+from nimbus.base.actors import SYSTEM, Actor
+from nimbus.base.events import announce
+from nimbus.errors import FieldError, Refusal, field_error
+from nimbus.rules import lifecycles
+from nimbus.rules.grants import well_formed
+
+DEFAULT_SCOPES = frozenset(
+    {
+        "assets.read",
+        "assets.write",
+        "measurements.read",
+        "measurements.write",
+        "alerts.read",
+        "alerts.write",
+        "reports.read",
+        "reports.create",
+        "billing.read",
+        "webhooks.manage",
+        "usage.write",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyTerms:
+    """What a key may do; `rate_per_minute` None leaves the plan's limit alone."""
+
+    name: str
+    scopes: tuple[str, ...]
+    rate_per_minute: int | None = None
+    ip_allow: tuple[Network, ...] = ()
+    expires_at: datetime | None = None
+
+
+async def create_key(
+    session: AsyncSession,
+    actor: Actor,
+    terms: KeyTerms,
+    *,
+    environment: Environment,
+    product_slug: str | None = None,
+    subscription_id: UUID | None = None,
+) -> tuple[ApiKey, str]:
+    """Make a key for the actor's organization; answers it with its secret, which is not kept.
+
+    It speaks for one subscription, for those to one product, or for all live ones. Raises 422
+    naming `scopes`, `expires_at`, `product` or `subscription_id`.
+    """
+    product = await _product(session, product_slug)
+    if subscription_id is not None:
+        await _own_subscription(session, actor.organization_id, subscription_id)
+    await _check(session, actor.organization_id, terms)
+    secret = new_secret(environment)
+    key = ApiKey(
+        organization_id=actor.organization_id,
+        name=terms.name,
+        environment=environment,
+        prefix=prefix(environment),
+        last8=secret[-8:],
+        key_hash=keyed_hash(secret),
+        pepper_version=PEPPER_VERSION,
+        scopes=sorted(terms.scopes),
+        rate_per_minute=terms.rate_per_minute,
+        ip_allow=list(terms.ip_allow),
+        expires_at=terms.expires_at,
+        product_id=product and product.id,
+        product_organization_id=product and product.provider_organization_id,
+        subscription_id=subscription_id,
+        created_by=actor.user_id,
+    )
+    session.add(key)
+    await session.flush()
+    event = ApiKeyCreated(organization_id=key.organization_id, entity_id=key.id, after=key.facts())
+    announce(session, actor, event)
+    return key, secret
+
+
+async def change_key(
+    session: AsyncSession, actor: Actor, key_id: UUID, terms: KeyTerms, version: int
+) -> ApiKey:
+    """Change what a key may do; 404, 409 for a stale version, 422 for a revoked key or a field."""
+    key = await queries.lock_key(session, actor.organization_id, key_id)
+    if key.version != version:
+        raise Refusal("stale_version", "Read it again, then change it.")
+    key.status = lifecycles.key(key.status, "edit")
+    await _check(session, actor.organization_id, terms)
+    before = key.facts()
+    key.name = terms.name
+    key.scopes = sorted(terms.scopes)
+    key.rate_per_minute = terms.rate_per_minute
+    key.ip_allow = list(terms.ip_allow)
+    key.expires_at = terms.expires_at
+    key.version += 1
+    after = key.facts()
+    changed = {name: after[name] for name in after if after[name] != before[name]}
+    event = ApiKeyChanged(
+        organization_id=key.organization_id,
+        entity_id=key.id,
+        before={name: before[name] for name in changed},
+        after=changed,
+    )
+    announce(session, actor, event)
+    return key
+
+
+async def rotate_key(
+    session: AsyncSession, actor: Actor, key_id: UUID, grace: timedelta
+) -> tuple[ApiKey, str]:
+    """A new secret under the same key; the old one works for `grace` (0 to 7 days) longer."""
+    key = await queries.lock_key(session, actor.organization_id, key_id)
+    key.status = lifecycles.key(key.status, "rotate")
+    secret = new_secret(key.environment)
+    key.retired_hash, key.retires_at = key.key_hash, clock.now() + grace
+    key.key_hash = keyed_hash(secret)
+    before = {"last8": key.last8}
+    key.last8 = secret[-8:]
+    key.version += 1
+    event = ApiKeyRotated(
+        organization_id=key.organization_id,
+        entity_id=key.id,
+        before=before,
+        after={"last8": key.last8, "retires_at": clock.to_wire(key.retires_at)},
+    )
+    announce(session, actor, event)
+    return key, secret
+
+
+async def revoke_key(
+    session: AsyncSession, actor: Actor, key_id: UUID, reason: str | None
+) -> ApiKey:
+    """Refuse a key from now on, at every gateway within a second; again changes nothing."""
+    key = await queries.lock_key(session, actor.organization_id, key_id)
+    if key.status != "Revoked":
+        _revoke(session, actor, key, reason)
+    return key
+
+
+async def revoke_by_operator(session: AsyncSession, key_id: UUID, reason: str) -> None:
+    """Revoke any key by the operator's hand; a system session; 404 for an unknown one."""
+    key = await session.get(ApiKey, key_id, with_for_update=True)
+    if key is None:
+        raise Refusal("not_found", "There is no such key.")
+    if key.status != "Revoked":
+        _revoke(session, SYSTEM, key, reason)
+
+
+async def resolve_key(session: AsyncSession, secret: str, visitor: Actor) -> Actor:
+    """Who calls the management API with this key; 401 as the gateway answers it."""
+    encoded = secret.encode()
+    key = None
+    if well_formed(encoded):
+        key = await queries.key_by_hash(session, keyed_hash(secret))
+    if key is None:
+        raise Refusal("invalid_api_key")
+    if key.status == "Revoked":
+        raise Refusal("api_key_revoked")
+    moment = clock.now()
+    retired = key.key_hash != keyed_hash(secret)
+    if retired and key.retires_at is not None and key.retires_at <= moment:
+        raise Refusal("api_key_revoked")
+    if key.expires_at is not None and key.expires_at <= moment:
+        raise Refusal("api_key_expired")
+    return Actor(
+        kind="key",
+        organization_id=key.organization_id,
+        key_id=key.id,
+        scopes=frozenset(key.scopes),
+        ip=visitor.ip,
+        request_id=visitor.request_id,
+    )
+
+
+def _revoke(session: AsyncSession, actor: Actor, key: ApiKey, reason: str | None) -> None:
+    key.status = lifecycles.key(key.status, "revoke")
+    key.revoked_at = clock.now()
+    key.revoked_by = actor.user_id
+    key.revoke_reason = reason
+    key.version += 1
+    event = ApiKeyRevoked(
+        organization_id=key.organization_id,
+        entity_id=key.id,
+        before={"status": "Active"},
+        after={"status": "Revoked", "last8": key.last8},
+        reason=reason,
+    )
+    announce(session, actor, event)
+
+
+async def _check(session: AsyncSession, organization_id: UUID, terms: KeyTerms) -> None:
+    if terms.expires_at is not None and terms.expires_at <= clock.now():
+        raise field_error("expires_at", "in_the_past", "A key expires in the future.")
+    unknown = set(terms.scopes) - DEFAULT_SCOPES
+    if unknown:
+        unknown -= await _offered_scopes(session, organization_id)
+    if unknown:
+        fields = tuple(
+            FieldError(f"scopes.{index}", "unknown_scope", "No product asks for this scope.")
+            for index, scope in enumerate(terms.scopes)
+            if scope in unknown
+        )
+        raise Refusal("validation_failed", "A scope is unknown.", fields=fields)
+
+
+async def _offered_scopes(session: AsyncSession, organization_id: UUID) -> set[str]:
+    facts = await subscriptions.live_subscriptions(session, organization_id)
+    return await catalog.route_scopes(session, [fact.product_id for fact in facts])
+
+
+async def _product(session: AsyncSession, slug: str | None) -> catalog.ProductFacts | None:
+    if slug is None:
+        return None
+    try:
+        return await catalog.product_named(session, slug)
+    except Refusal:
+        raise field_error("product", "unknown_product", "There is no such product.") from None
+
+
+async def _own_subscription(
+    session: AsyncSession, organization_id: UUID, subscription_id: UUID
+) -> None:
+    facts = await subscriptions.live_subscriptions(session, organization_id)
+    if all(fact.id != subscription_id for fact in facts):
+        message = "There is no such subscription."
+        raise field_error("subscription_id", "unknown_subscription", message)
