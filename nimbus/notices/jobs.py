@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a notice, in the transaction of the news itself, and the job that sends it."""
+
+from typing import Any, cast
+from uuid import UUID
+
+from babel.dates import format_date
+from babel.numbers import format_currency
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus import billing, identity
+from nimbus.base import db, jobs
+from nimbus.base.actors import Actor
+from nimbus.base.events import Event, on
+from nimbus.base.ids import new_id
+from nimbus.billing.events import InvoiceFinalized, InvoicePaid
+from nimbus.identity.events import (
+    MemberInvited,
+    OrganizationActivated,
+    PasswordResetRequested,
+    RegistrationRepeated,
+    UserRegistered,
+    VerificationRequested,
+)
+from nimbus.notices import service
+from nimbus.notices.rendering import Language, TemplateName
+from nimbus.notices.service import Wanted
+from nimbus.rules.money import major
+
+SENDING = "send notices"
+LOCALES = {"en": "en_GB", "nl": "nl_NL"}
+"""How each language writes amounts and days."""
+
+
+class TryAgainError(Exception):
+    """The mail server was not there or said "not now"; the queue repeats the job later."""
+
+
+@jobs.job("notices.send", retries=service.RETRIES)
+async def send(notice_id: str) -> None:
+    """Send one notice; see `service` for why it takes two transactions with SMTP."""
+    async with db.system_session(SENDING) as session:
+        outgoing = await service.take(session, UUID(notice_id))
+    if outgoing is None:
+        return
+    outcome, error = await service.hand_over(outgoing)
+    async with db.system_session(SENDING) as session:
+        again = await service.record(session, outgoing.notice_id, outcome, error)
+    if again:
+        raise TryAgainError(error)
+
+
+@on(UserRegistered, VerificationRequested)
+async def ask_to_verify(session: AsyncSession, _: Actor, event: UserRegistered) -> None:
+    """Send the verification link."""
+    await _to_user(session, event, "verification", event.link_id)
+
+
+@on(PasswordResetRequested)
+async def offer_reset(session: AsyncSession, _: Actor, event: PasswordResetRequested) -> None:
+    """Send the reset link."""
+    await _to_user(session, event, "password_reset", event.link_id)
+
+
+@on(RegistrationRepeated)
+async def tell_owner(session: AsyncSession, _: Actor, event: RegistrationRepeated) -> None:
+    """Tell the address that it has an account; each time, so the source is new."""
+    await _to_user(session, event, "registration_repeated", new_id())
+
+
+@on(MemberInvited)
+async def invite(session: AsyncSession, _: Actor, event: MemberInvited) -> None:
+    """Send the invitation's link."""
+    after = event.after
+    await _say(
+        session,
+        event,
+        template="invitation",
+        source_id=event.link_id,
+        recipient=after["email"],
+        locale=after["locale"],
+        data={"organization": after["organization"], "role": after["role"]},
+    )
+
+
+@on(OrganizationActivated)
+async def welcome(session: AsyncSession, _: Actor, event: OrganizationActivated) -> None:
+    """Welcome an organization at its billing address."""
+    facts = await identity.organization_facts(session, event.organization_id)
+    await _say(
+        session,
+        event,
+        template="welcome",
+        source_id=facts.id,
+        recipient=facts.billing_email,
+        locale=facts.locale,
+        data={"organization": facts.name},
+    )
+
+
+@on(InvoiceFinalized)
+async def send_invoice(session: AsyncSession, _: Actor, event: InvoiceFinalized) -> None:
+    """Send the invoice, with its PDF."""
+    await _about_invoice(session, event, "invoice")
+
+
+@on(InvoicePaid)
+async def thank(session: AsyncSession, _: Actor, event: InvoicePaid) -> None:
+    """Say that the payment came."""
+    await _about_invoice(session, event, "payment_received")
+
+
+async def _about_invoice(session: AsyncSession, event: Event, template: TemplateName) -> None:
+    facts = await billing.sent_invoice(session, event.entity_id)
+    locale = LOCALES[facts.locale]
+    await _say(
+        session,
+        event,
+        template=template,
+        source_id=facts.id,
+        recipient=facts.buyer_email,
+        locale=facts.locale,
+        data={
+            "number": facts.number,
+            "total": format_currency(major(facts.total), facts.total.currency, locale=locale),
+            "due_on": format_date(facts.due_on, "d MMMM y", locale=locale),
+            "payment_reference": facts.payment_reference,
+            "seller": facts.seller_name,
+            "buyer": facts.buyer_name,
+        },
+    )
+
+
+async def _to_user(
+    session: AsyncSession, event: Event, template: TemplateName, source_id: UUID
+) -> None:
+    after = event.after
+    await _say(
+        session,
+        event,
+        template=template,
+        source_id=source_id,
+        recipient=after["email"],
+        locale=after["locale"],
+        data={"first_name": after["first_name"]},
+    )
+
+
+async def _say(session: AsyncSession, event: Event, *, locale: str, **wanted: Any) -> None:
+    """Write the notice and enqueue its sending, both in the session's transaction."""
+    notice_id = await service.request(
+        session,
+        Wanted(organization_id=event.organization_id, locale=cast("Language", locale), **wanted),
+    )
+    if notice_id is not None:
+        await jobs.defer(session, send, lock=f"notice/{notice_id}", notice_id=str(notice_id))
