@@ -12,10 +12,16 @@ from fastapi import APIRouter
 
 from nimbus.catalog import endpoints as catalog_endpoints
 from nimbus.identity import endpoints as identity_endpoints
+from nimbus.notices import endpoints as notices_endpoints
+from nimbus.notices import jobs as notices_jobs
+from nimbus.subscriptions import endpoints as subscriptions_endpoints
+from nimbus.subscriptions import jobs as subscriptions_jobs
 
 ROUTERS: Sequence[APIRouter] = (
     identity_endpoints.router,
     *catalog_endpoints.routers,
+    subscriptions_endpoints.router,
+    notices_endpoints.router,
 )
 
-JOBS: Sequence[ModuleType] = ()
+JOBS: Sequence[ModuleType] = (subscriptions_jobs, notices_jobs)

@@ -7,10 +7,11 @@ from nimbus.catalog.facts import (
     plan_facts,
     plan_terms,
     product_facts,
-    product_named,
+    product_or_operators,
     published_plan,
     route_facts,
     route_scopes,
+    shown_price,
 )
 from nimbus.catalog.models import MeterFacts, PlanFacts, ProductFacts, QuotaFacts, RouteFacts
 
@@ -25,8 +26,9 @@ __all__ = [
     "plan_facts",
     "plan_terms",
     "product_facts",
-    "product_named",
+    "product_or_operators",
     "published_plan",
     "route_facts",
     "route_scopes",
+    "shown_price",
 ]

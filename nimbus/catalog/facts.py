@@ -2,6 +2,7 @@
 """The catalogue for other rooms: facts of what this transaction may see."""
 
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
@@ -20,6 +21,7 @@ from nimbus.catalog.models import (
     Route,
     RouteFacts,
 )
+from nimbus.catalog.service.shapes import terms_shape
 from nimbus.errors import Refusal, field_error
 from nimbus.rules.invoicing import PlanTerms
 
@@ -72,6 +74,19 @@ async def plan_terms(session: AsyncSession, plan_version_id: UUID, currency: str
     )
 
 
+async def shown_price(
+    session: AsyncSession, plan_version_id: UUID, currency: str
+) -> tuple[int, list[dict[str, Any]]]:
+    """The base fee in minor units, and the charges as the API shows them; 404 or 422 as above."""
+    version = await queries.plan_version(session, plan_version_id)
+    prices = [price for price in terms_shape(version).prices if price.base_fee.currency == currency]
+    if not prices:
+        raise field_error("currency", "no_price", "The plan has no price in this currency.")
+    return prices[0].base_fee.amount_minor, [
+        charge.model_dump(mode="json") for charge in prices[0].charges
+    ]
+
+
 async def charge_texts(
     session: AsyncSession, plan_version_id: UUID, currency: str
 ) -> dict[str, dict[str, str]]:
@@ -92,12 +107,13 @@ async def product_facts(session: AsyncSession, product_id: UUID) -> ProductFacts
     return _product(product)
 
 
-async def product_named(session: AsyncSession, slug: str) -> ProductFacts:
-    """The product of a slug, whatever its status, if the transaction may see it; 404 otherwise."""
-    product = await session.scalar(select(Product).where(Product.slug == slug))
-    if product is None:
-        raise Refusal("not_found")
-    return _product(product)
+async def product_or_operators(session: AsyncSession, slug: str | None) -> ProductFacts:
+    """The product of a slug, whatever its status, if the transaction may see it; the operator's
+    own where none is named. 404 when there is none.
+    """
+    if slug is None:
+        return _product(queries.one(await queries.operator_product(session)))
+    return _product(queries.one(await session.scalar(select(Product).where(Product.slug == slug))))
 
 
 async def meter_facts(session: AsyncSession, product_id: UUID) -> dict[str, MeterFacts]:

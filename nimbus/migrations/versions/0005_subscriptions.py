@@ -31,7 +31,7 @@ def upgrade() -> None:
             trial_ends_at timestamptz,
             anchor_at timestamptz NOT NULL,
             time_zone text NOT NULL,
-            period_number integer NOT NULL CHECK (period_number >= -1),
+            period_number integer NOT NULL CHECK (period_number >= 0),
             period_starts_at timestamptz NOT NULL,
             period_ends_at timestamptz NOT NULL,
             next_billing_at timestamptz,
@@ -48,7 +48,7 @@ def upgrade() -> None:
             CHECK (period_starts_at <= period_ends_at),
             CHECK (ends_at >= started_at),
             CHECK (status <> 'Trial' OR trial_ends_at IS NOT NULL),
-            CHECK (status = 'Trial' OR payment IS NOT NULL OR status IN ('Cancelled', 'Expired')),
+            CHECK (payment IS NOT NULL OR status NOT IN ('Active', 'PastDue')),
             CHECK (status <> 'Cancelled' OR (ends_at IS NOT NULL AND cancelled_at IS NOT NULL)),
             CONSTRAINT fk_subscriptions_product FOREIGN KEY (provider_organization_id, product_id)
                 REFERENCES products (organization_id, id),

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract between a consumer and a plan, through time. The room's door."""
+
+from nimbus.subscriptions.models import SubscriptionFacts
+from nimbus.subscriptions.queries import (
+    due_for_billing,
+    live_subscriptions,
+    lock_subscription,
+    next_billing,
+    subscription_facts,
+)
+from nimbus.subscriptions.service import Started, renew_period, restore, start, suspend
+
+__all__ = [
+    "Started",
+    "SubscriptionFacts",
+    "due_for_billing",
+    "live_subscriptions",
+    "lock_subscription",
+    "next_billing",
+    "renew_period",
+    "restore",
+    "start",
+    "subscription_facts",
+    "suspend",
+]

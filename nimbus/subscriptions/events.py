@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What subscriptions announce. `after` holds product, plan, status and the dates that matter."""
+
+from typing import ClassVar
+
+from nimbus.base.events import Event
+
+
+class _SubscriptionEvent(Event):
+    __slots__ = ()
+    entity_type: ClassVar[str] = "subscription"
+
+
+class SubscriptionCreated(_SubscriptionEvent):
+    """A subscription began, on trial or paid."""
+
+    name: ClassVar[str] = "subscription.created"
+    action: ClassVar[str] = "SubscriptionCreated"
+
+
+class SubscriptionChanged(_SubscriptionEvent):
+    """Its plan, payment or what is scheduled changed, or a trial became paid."""
+
+    name: ClassVar[str] = "subscription.changed"
+    action: ClassVar[str] = "SubscriptionChanged"
+
+
+class SubscriptionRenewed(_SubscriptionEvent):
+    """Its next period began."""
+
+    name: ClassVar[str] = "subscription.renewed"
+    action: ClassVar[str] = "SubscriptionRenewed"
+
+
+class SubscriptionCancelled(_SubscriptionEvent):
+    """It ends; `after["ends_at"]` says when."""
+
+    name: ClassVar[str] = "subscription.cancelled"
+    action: ClassVar[str] = "SubscriptionCancelled"
+
+
+class SubscriptionExpired(_SubscriptionEvent):
+    """It ended: its end date, or that of a trial that nobody pays for, has passed."""
+
+    name: ClassVar[str] = "subscription.expired"
+    action: ClassVar[str] = "SubscriptionExpired"
+
+
+class SubscriptionSuspended(_SubscriptionEvent):
+    """It gives no access until what is owed is paid."""
+
+    name: ClassVar[str] = "subscription.suspended"
+    action: ClassVar[str] = "SubscriptionSuspended"
+
+
+class SubscriptionRestored(_SubscriptionEvent):
+    """What was owed is paid: it gives access again."""
+
+    name: ClassVar[str] = "subscription.restored"
+    action: ClassVar[str] = "SubscriptionRestored"

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads of subscriptions. Row-level security decides last; these filters say what is meant."""
+
+import hashlib
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Select, and_, case, func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus.errors import Refusal
+from nimbus.subscriptions.models import Subscription, SubscriptionFacts
+
+# A suspended or paused subscription waits.
+BILLABLE = and_(
+    Subscription.next_billing_at.is_not(None), Subscription.status.not_in(("Suspended", "Paused"))
+)
+ENDING = Subscription.status.in_(("Trial", "Cancelled"))
+ENDING_AT = func.coalesce(Subscription.ends_at, Subscription.trial_ends_at)
+
+
+def of_organization(organization_id: UUID) -> Select[Subscription]:
+    """The subscriptions that an organization consumes; not those to its own products."""
+    return select(Subscription).where(Subscription.organization_id == organization_id)
+
+
+async def own(session: AsyncSession, organization_id: UUID, subscription_id: UUID) -> Subscription:
+    """A subscription of this consumer; 404 otherwise."""
+    statement = of_organization(organization_id).where(Subscription.id == subscription_id)
+    return _found(await session.scalar(statement))
+
+
+async def lock(session: AsyncSession, subscription_id: UUID) -> Subscription:
+    """A subscription that the transaction may change, locked; 404 otherwise."""
+    statement = select(Subscription).where(Subscription.id == subscription_id).with_for_update()
+    return _found(await session.scalar(statement.execution_options(populate_existing=True)))
+
+
+async def lock_live(
+    session: AsyncSession, organization_id: UUID, product_id: UUID
+) -> Subscription | None:
+    """The stored live subscription to a product, locked.
+
+    Until the transaction ends nobody else begins one: two that start at once come one by one.
+    """
+    mark = hashlib.sha256(b"subscription" + organization_id.bytes + product_id.bytes).digest()[:8]
+    await session.execute(
+        text("SELECT pg_advisory_xact_lock(:lock)"),
+        {"lock": int.from_bytes(mark, "big", signed=True)},
+    )
+    return await session.scalar(
+        of_organization(organization_id)
+        .where(Subscription.product_id == product_id, Subscription.status != "Expired")
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+
+
+async def latest(
+    session: AsyncSession, organization_id: UUID, product_id: UUID
+) -> Subscription | None:
+    """The subscription to a product: the live one, else the one that began last."""
+    expired = case((Subscription.status == "Expired", 1), else_=0)
+    return await session.scalar(
+        of_organization(organization_id)
+        .where(Subscription.product_id == product_id)
+        .order_by(expired, Subscription.id.desc())
+        .limit(1)
+    )
+
+
+async def had_one(session: AsyncSession, organization_id: UUID, product_id: UUID) -> bool:
+    """Whether the organization ever subscribed to the product."""
+    return await latest(session, organization_id, product_id) is not None
+
+
+async def subscription_facts(session: AsyncSession, subscription_id: UUID) -> SubscriptionFacts:
+    """A subscription that the transaction may see, on either side; 404 otherwise."""
+    statement = select(Subscription).where(Subscription.id == subscription_id)
+    row = await session.scalar(statement.execution_options(populate_existing=True))
+    return _found(row).facts()
+
+
+async def lock_subscription(session: AsyncSession, subscription_id: UUID) -> SubscriptionFacts:
+    """The same, with the subscription's row locked until the transaction ends."""
+    return (await lock(session, subscription_id)).facts()
+
+
+async def live_subscriptions(
+    session: AsyncSession, organization_id: UUID, as_of: datetime | None = None
+) -> list[SubscriptionFacts]:
+    """What an organization consumes and has not ended, oldest first.
+
+    Stored ones; with `as_of` those that have ended by then are left out, whatever is stored.
+    """
+    rows = await session.scalars(
+        of_organization(organization_id)
+        .where(Subscription.status != "Expired")
+        .order_by(Subscription.id)
+    )
+    return [row.facts() for row in rows if as_of is None or row.status_at(as_of) != "Expired"]
+
+
+async def due_for_billing(
+    session: AsyncSession, as_of: datetime, limit: int
+) -> list[tuple[UUID, datetime]]:
+    """Subscriptions whose running period is to be billed by `as_of`, the earliest first."""
+    rows = await session.execute(
+        select(Subscription.id, Subscription.next_billing_at)
+        .where(BILLABLE, Subscription.next_billing_at <= as_of)
+        .order_by(Subscription.next_billing_at, Subscription.id)
+        .limit(limit)
+    )
+    return [(row[0], row[1]) for row in rows if row[1] is not None]
+
+
+async def next_billing(session: AsyncSession) -> datetime | None:
+    """When the next period is to be billed, over all subscriptions."""
+    return await session.scalar(select(func.min(Subscription.next_billing_at)).where(BILLABLE))
+
+
+async def due_to_advance(
+    session: AsyncSession, as_of: datetime, limit: int
+) -> list[tuple[UUID, datetime]]:
+    """Trials and cancelled subscriptions whose end has come by `as_of`, the earliest first."""
+    rows = await session.execute(
+        select(Subscription.id, ENDING_AT)
+        .where(ENDING, as_of >= ENDING_AT)
+        .order_by(ENDING_AT, Subscription.id)
+        .limit(limit)
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def next_to_advance(session: AsyncSession) -> datetime | None:
+    """When the next trial or cancelled subscription comes to its end."""
+    return await session.scalar(select(func.min(ENDING_AT)).where(ENDING))
+
+
+def _found(row: Subscription | None) -> Subscription:
+    if row is None:
+        raise Refusal("not_found")
+    return row
