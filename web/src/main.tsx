@@ -36,7 +36,7 @@ const queries = new QueryClient({
 const router = createPortalRouter();
 
 subscribe(async () => {
-  if (await restoreSession()) return;
+  if (await restoreSession().catch(() => null)) return;
   queries.clear();
   await router.invalidate();
 });

@@ -191,7 +191,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Onboarding */
+        /**
+         * Read Onboarding
+         * @description Where the signed-in person is on the way from registration to the first key.
+         */
         get: operations["read_onboarding"];
         put?: never;
         post?: never;
@@ -289,7 +292,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * Read Current
+         * @description The subscription to a product, the operator's own where none is named: the live one, else
+         *     the last one. Every member sees plan and status; the price takes its permission.
+         */
+        get: operations["read_current_subscription"];
         put?: never;
         /** Choose */
         post: operations["choose_plan"];
@@ -306,7 +314,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Dashboard */
+        /**
+         * Read Dashboard
+         * @description The organization at a glance, as of now.
+         */
         get: operations["read_dashboard"];
         put?: never;
         post?: never;
@@ -323,10 +334,16 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Keys */
+        /**
+         * List Api Keys
+         * @description The organization's keys, newest first, revoked ones too.
+         */
         get: operations["list_api_keys"];
         put?: never;
-        /** Create Key */
+        /**
+         * Create Api Key
+         * @description Make a key. `secret` is in this answer only.
+         */
         post: operations["create_api_key"];
         delete?: never;
         options?: never;
@@ -334,17 +351,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/developer/api-keys/{id}": {
+    "/api/developer/api-keys/{key_id}": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        get?: never;
-        put?: never;
+        /**
+         * Read Api Key
+         * @description One of the organization's keys.
+         */
+        get: operations["read_api_key"];
+        /**
+         * Change Api Key
+         * @description Change what a key may do; in force at every gateway within a second.
+         */
+        put: operations["change_api_key"];
         post?: never;
-        /** Revoke */
+        /**
+         * Revoke Api Key
+         * @description Refuse a key for ever; in force at every gateway within a second.
+         */
         delete: operations["revoke_api_key"];
         options?: never;
         head?: never;
@@ -358,25 +386,35 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Invoices */
+        /**
+         * List Invoices
+         * @description The organization's invoices, newest first.
+         */
         get: operations["list_invoices"];
         put?: never;
-        post?: never;
+        /**
+         * Create Invoice
+         * @description Run the bill of one subscription: its last ended period; 400 when that is finalized.
+         */
+        post: operations["create_invoice"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/api/billing/invoices/{id}/pdf": {
+    "/api/billing/invoices/{invoice_id}/pdf": {
         parameters: {
             query?: never;
             header?: never;
             path?: never;
             cookie?: never;
         };
-        /** Pdf */
-        get: operations["read_invoice_pdf"];
+        /**
+         * Get Invoice Pdf
+         * @description The document of a sent invoice; 503 for the moment until it is made.
+         */
+        get: operations["get_invoice_pdf"];
         put?: never;
         post?: never;
         delete?: never;
@@ -845,6 +883,250 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/subscriptions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Subscriptions
+         * @description What my organization subscribed to, newest first.
+         */
+        get: operations["list_subscriptions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Subscription
+         * @description One subscription.
+         */
+        get: operations["read_subscription"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/upgrade": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Upgrade
+         * @description Move to a higher plan, at once.
+         */
+        post: operations["upgrade_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/downgrade": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Downgrade
+         * @description Move to a lower plan, at the period's end or at once.
+         */
+        post: operations["downgrade_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel
+         * @description End it, at the period's end or at once, with a reason; `ends_at` says when.
+         */
+        post: operations["cancel_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/mailbox": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Mailbox
+         * @description Messages that were kept instead of sent, newest first; empty where SMTP is configured.
+         */
+        get: operations["list_mailbox"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/api-keys/{key_id}/rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rotate Api Key
+         * @description A new secret under the same key. `secret` is in this answer only.
+         */
+        post: operations["rotate_api_key"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/invoices/upcoming": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Upcoming Invoices
+         * @description What each live subscription's running period would cost if it ended now.
+         */
+        get: operations["list_upcoming_invoices"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/invoices/{invoice_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Invoice
+         * @description An invoice with its lines.
+         */
+        get: operations["get_invoice"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/billing/invoices": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Admin List Invoices
+         * @description The invoices of all organizations, newest first.
+         */
+        get: operations["admin_list_invoices"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/billing/invoices/{invoice_id}/finalize": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Admin Finalize Invoice
+         * @description Let a draft pass that was parked for a person to look at.
+         */
+        post: operations["admin_finalize_invoice"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/settings": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Settings
+         * @description The operator's legal data and terms.
+         */
+        get: operations["get_settings"];
+        /**
+         * Change Settings
+         * @description Say who sells here and by which terms; invoices that waited for it are finalized.
+         */
+        put: operations["change_settings"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -959,10 +1241,15 @@ export interface components {
             /** Period Ends At */
             period_ends_at: string | null;
         };
-        /** Dashboard */
+        /**
+         * Dashboard
+         * @description The start page; invoices are null without their permission.
+         */
         Dashboard: {
             organization: components["schemas"]["OrganizationSummary"];
-            subscription: components["schemas"]["DashSub"] | null;
+            subscription: components["schemas"]["SubscriptionSummary"] | null;
+            /** Subscriptions */
+            subscriptions: components["schemas"]["SubscriptionSummary"][];
             /** Calls This Month */
             calls_this_month: number;
             /** Active Keys */
@@ -1202,7 +1489,7 @@ export interface components {
              */
             payment_term_days: number;
             /** Prices */
-            prices: components["schemas"]["PriceShape"][];
+            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
             /**
              * Quotas
              * @default []
@@ -1217,18 +1504,24 @@ export interface components {
             /** Rank */
             rank: number;
         };
-        /** Onboarding */
+        /**
+         * Onboarding
+         * @description Which steps are done, and which is next; null when all are.
+         */
         Onboarding: {
             /** Steps */
-            steps: components["schemas"]["Step"][];
+            steps: components["schemas"]["OnboardingStep"][];
             /** Next */
-            next: string | null;
+            next: ("email" | "organization" | "plan" | "terms" | "key") | null;
         };
-        /** OpenInvoices */
+        /**
+         * OpenInvoices
+         * @description What is sent and not paid.
+         */
         OpenInvoices: {
             /** Count */
             count: number;
-            total: components["schemas"]["stub__Money"];
+            total: components["schemas"]["Money"];
         };
         /** Organization */
         Organization: {
@@ -1260,14 +1553,18 @@ export interface components {
             /** Version */
             version: number;
         };
-        /** OrganizationSummary */
+        /**
+         * OrganizationSummary
+         * @description The organization in the header.
+         */
         OrganizationSummary: {
-            /** Id */
+            /**
+             * Id
+             * Format: uuid
+             */
             id: string;
             /** Name */
             name: string;
-            /** Slug */
-            slug: string;
             /** Status */
             status: string;
             /** Role */
@@ -1285,7 +1582,7 @@ export interface components {
          * @description What a period costs in one currency.
          */
         PriceShape: {
-            base_fee: components["schemas"]["Money"];
+            base_fee: components["schemas"]["nimbus__base__web__Money"];
             /**
              * Charges
              * @default []
@@ -1488,6 +1785,138 @@ export interface components {
             currency: string;
         };
         /**
+         * AddressInput
+         * @description A postal address.
+         */
+        AddressInput: {
+            /** Street */
+            street: string;
+            /** Postal Code */
+            postal_code: string;
+            /** City */
+            city: string;
+        };
+        /**
+         * AdminInvoiceView
+         * @description An invoice as the operator sees it: whose it is, and why a draft waits for a person.
+         */
+        AdminInvoiceView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            /**
+             * Product Id
+             * Format: uuid
+             */
+            product_id: string;
+            /** Number */
+            number: string | null;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Draft" | "Sent" | "Paid" | "Overdue" | "Cancelled";
+            /** Payment State */
+            payment_state: ("Pending" | "Paid" | "Failed" | "Overdue") | null;
+            /** Paid At */
+            paid_at: string | null;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "start" | "period";
+            /**
+             * Period Starts At
+             * Format: date-time
+             */
+            period_starts_at: string;
+            /**
+             * Period Ends At
+             * Format: date-time
+             */
+            period_ends_at: string;
+            subtotal: components["schemas"]["Money"];
+            tax: components["schemas"]["Money"];
+            total: components["schemas"]["Money"];
+            /** Issued On */
+            issued_on: string | null;
+            /** Due On */
+            due_on: string | null;
+            /** Payment Reference */
+            payment_reference: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Organization */
+            organization: string;
+            /** Parked Reason */
+            parked_reason: ("too_many_lines" | "negative_total" | "far_above_usual") | null;
+        };
+        /**
+         * BillRequest
+         * @description Which subscription to bill: its last ended period.
+         */
+        BillRequest: {
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+        };
+        /**
+         * CancelBody
+         * @description Why, and whether now or at the period's end.
+         */
+        CancelBody: {
+            /** Reason */
+            reason: string;
+            /** Version */
+            version: number;
+            /**
+             * At Once
+             * @default false
+             */
+            at_once: boolean;
+        };
+        /**
+         * ChangedKey
+         * @description All that a key may do from now on; `version` as it was read.
+         */
+        ChangedKey: {
+            /** Name */
+            name: string;
+            /**
+             * Scopes
+             * @default []
+             */
+            scopes: string[];
+            /** Rate Per Minute */
+            rate_per_minute?: number | null;
+            /**
+             * Ip Allow
+             * @default []
+             */
+            ip_allow: (string)[];
+            /** Expires At */
+            expires_at?: string | null;
+            /** Version */
+            version: number;
+        };
+        /**
          * ChangedPlan
          * @description All that a plan says from now on; subscribers keep the version they signed.
          */
@@ -1549,7 +1978,7 @@ export interface components {
              */
             payment_term_days: number;
             /** Prices */
-            prices: components["schemas"]["PriceShape"][];
+            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
             /**
              * Quotas
              * @default []
@@ -1676,6 +2105,21 @@ export interface components {
             organization: components["schemas"]["OrganizationView"];
         };
         /**
+         * DowngradeBody
+         * @description A step down waits for the period's end, unless asked for at once.
+         */
+        DowngradeBody: {
+            /** Plan */
+            plan: string;
+            /** Version */
+            version: number;
+            /**
+             * At Once
+             * @default false
+             */
+            at_once: boolean;
+        };
+        /**
          * ForgotBody
          * @description An address whose password is forgotten.
          */
@@ -1718,6 +2162,309 @@ export interface components {
             role: "owner" | "admin" | "developer" | "billing" | "accountant" | "manager" | "viewer";
         };
         /**
+         * InvoiceDetail
+         * @description The whole invoice.
+         */
+        InvoiceDetail: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            /**
+             * Product Id
+             * Format: uuid
+             */
+            product_id: string;
+            /** Number */
+            number: string | null;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Draft" | "Sent" | "Paid" | "Overdue" | "Cancelled";
+            /** Payment State */
+            payment_state: ("Pending" | "Paid" | "Failed" | "Overdue") | null;
+            /** Paid At */
+            paid_at: string | null;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "start" | "period";
+            /**
+             * Period Starts At
+             * Format: date-time
+             */
+            period_starts_at: string;
+            /**
+             * Period Ends At
+             * Format: date-time
+             */
+            period_ends_at: string;
+            subtotal: components["schemas"]["Money"];
+            tax: components["schemas"]["Money"];
+            total: components["schemas"]["Money"];
+            /** Issued On */
+            issued_on: string | null;
+            /** Due On */
+            due_on: string | null;
+            /** Payment Reference */
+            payment_reference: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            seller: components["schemas"]["PartyView"] | null;
+            buyer: components["schemas"]["PartyView"];
+            /** Lines */
+            lines: components["schemas"]["LineView"][];
+            /** Taxes */
+            taxes: components["schemas"]["TaxView"][];
+            /** Legal Text */
+            legal_text: string | null;
+            /** Usage */
+            usage: components["schemas"]["UsageView"][];
+        };
+        /**
+         * InvoiceView
+         * @description An invoice in a list; `number` and the days are null while it is a draft.
+         */
+        InvoiceView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            /**
+             * Product Id
+             * Format: uuid
+             */
+            product_id: string;
+            /** Number */
+            number: string | null;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Draft" | "Sent" | "Paid" | "Overdue" | "Cancelled";
+            /** Payment State */
+            payment_state: ("Pending" | "Paid" | "Failed" | "Overdue") | null;
+            /** Paid At */
+            paid_at: string | null;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "start" | "period";
+            /**
+             * Period Starts At
+             * Format: date-time
+             */
+            period_starts_at: string;
+            /**
+             * Period Ends At
+             * Format: date-time
+             */
+            period_ends_at: string;
+            subtotal: components["schemas"]["Money"];
+            tax: components["schemas"]["Money"];
+            total: components["schemas"]["Money"];
+            /** Issued On */
+            issued_on: string | null;
+            /** Due On */
+            due_on: string | null;
+            /** Payment Reference */
+            payment_reference: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /**
+         * IssuedKey
+         * @description A key with its secret, which is shown this once; null when the answer is a repetition.
+         */
+        IssuedKey: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * Environment
+             * @enum {string}
+             */
+            environment: "Test" | "Live";
+            /** Prefix */
+            prefix: string;
+            /** Last8 */
+            last8: string;
+            /** Scopes */
+            scopes: string[];
+            /** Rate Per Minute */
+            rate_per_minute: number | null;
+            /** Ip Allow */
+            ip_allow: string[];
+            /** Product Id */
+            product_id: string | null;
+            /** Subscription Id */
+            subscription_id: string | null;
+            /** Expires At */
+            expires_at: string | null;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Active" | "Revoked" | "Expired";
+            /** Revoked At */
+            revoked_at: string | null;
+            /** Revoke Reason */
+            revoke_reason: string | null;
+            /** Retires At */
+            retires_at: string | null;
+            /** Last Used At */
+            last_used_at: string | null;
+            /** Version */
+            version: number;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
+            /** Secret */
+            secret?: string | null;
+        };
+        /**
+         * KeyShape
+         * @description A key; `status` is as of now.
+         */
+        KeyShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * Environment
+             * @enum {string}
+             */
+            environment: "Test" | "Live";
+            /** Prefix */
+            prefix: string;
+            /** Last8 */
+            last8: string;
+            /** Scopes */
+            scopes: string[];
+            /** Rate Per Minute */
+            rate_per_minute: number | null;
+            /** Ip Allow */
+            ip_allow: string[];
+            /** Product Id */
+            product_id: string | null;
+            /** Subscription Id */
+            subscription_id: string | null;
+            /** Expires At */
+            expires_at: string | null;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Active" | "Revoked" | "Expired";
+            /** Revoked At */
+            revoked_at: string | null;
+            /** Revoke Reason */
+            revoke_reason: string | null;
+            /** Retires At */
+            retires_at: string | null;
+            /** Last Used At */
+            last_used_at: string | null;
+            /** Version */
+            version: number;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
+        };
+        /**
+         * LineView
+         * @description A line; `unit_price` is null where no single price made the amount, amounts are net.
+         *
+         *     `kind` is the source's type and `source_id` the source.
+         */
+        LineView: {
+            /** Position */
+            position: number;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "Subscription" | "ApiUsage" | "Asset" | "Storage" | "Report" | "Other";
+            /**
+             * Source Id
+             * Format: uuid
+             */
+            source_id: string;
+            /** Meter */
+            meter: string | null;
+            /** Description */
+            description: string;
+            /** Quantity */
+            quantity: string;
+            /** Unit Price */
+            unit_price: string | null;
+            /** Vat Rate */
+            vat_rate: string | null;
+            amount: components["schemas"]["Money"];
+            /**
+             * Starts At
+             * Format: date-time
+             */
+            starts_at: string;
+            /**
+             * Ends At
+             * Format: date-time
+             */
+            ends_at: string;
+        };
+        /**
          * ListedProduct
          * @description A product on the market.
          */
@@ -1747,6 +2494,44 @@ export interface components {
             email: string;
             /** Password */
             password: string;
+        };
+        /**
+         * MailAttachmentView
+         * @description A file that came with a message.
+         */
+        MailAttachmentView: {
+            /** Name */
+            name: string;
+            /** Media Type */
+            media_type: string;
+            /** Size Bytes */
+            size_bytes: number;
+        };
+        /**
+         * MailView
+         * @description A message of the embedded mailbox. `html` is shown in a frame without rights only.
+         */
+        MailView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Recipient */
+            recipient: string;
+            /** Subject */
+            subject: string;
+            /** Text */
+            text: string;
+            /** Html */
+            html: string;
+            /** Attachments */
+            attachments: components["schemas"]["MailAttachmentView"][];
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
         };
         /**
          * MemberView
@@ -1796,6 +2581,37 @@ export interface components {
             amount_minor: number;
             /** Currency */
             currency: string;
+        };
+        /**
+         * NewKey
+         * @description A key to make: for one subscription, one product (its slug), or all live subscriptions.
+         */
+        NewKey: {
+            /** Name */
+            name: string;
+            /**
+             * Scopes
+             * @default []
+             */
+            scopes: string[];
+            /** Rate Per Minute */
+            rate_per_minute?: number | null;
+            /**
+             * Ip Allow
+             * @default []
+             */
+            ip_allow: (string)[];
+            /** Expires At */
+            expires_at?: string | null;
+            /**
+             * Environment
+             * @enum {string}
+             */
+            environment: "Test" | "Live";
+            /** Product */
+            product?: string | null;
+            /** Subscription Id */
+            subscription_id?: string | null;
         };
         /**
          * NewMeter
@@ -1874,7 +2690,7 @@ export interface components {
              */
             payment_term_days: number;
             /** Prices */
-            prices: components["schemas"]["PriceShape"][];
+            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
             /**
              * Quotas
              * @default []
@@ -2000,6 +2816,19 @@ export interface components {
             rate_limit: components["schemas"]["RateLimit"] | null;
         };
         /**
+         * OnboardingStep
+         * @description One step on the way to the first call.
+         */
+        OnboardingStep: {
+            /**
+             * Step
+             * @enum {string}
+             */
+            step: "email" | "organization" | "plan" | "terms" | "key";
+            /** Done */
+            done: boolean;
+        };
+        /**
          * OrganizationChangeBody
          * @description An organization to change; `version` as it was read.
          */
@@ -2083,10 +2912,38 @@ export interface components {
             /** Permissions */
             permissions: string[];
         };
+        /** Page[AdminInvoiceView] */
+        Page_AdminInvoiceView_: {
+            /** Data */
+            data: components["schemas"]["AdminInvoiceView"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[InvoiceView] */
+        Page_InvoiceView_: {
+            /** Data */
+            data: components["schemas"]["InvoiceView"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[KeyShape] */
+        Page_KeyShape_: {
+            /** Data */
+            data: components["schemas"]["KeyShape"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
         /** Page[ListedProduct] */
         Page_ListedProduct_: {
             /** Data */
             data: components["schemas"]["ListedProduct"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[MailView] */
+        Page_MailView_: {
+            /** Data */
+            data: components["schemas"]["MailView"][];
             /** Next Cursor */
             next_cursor?: string | null;
         };
@@ -2100,14 +2957,14 @@ export interface components {
         /** Page[PlanShape] */
         Page_PlanShape_: {
             /** Data */
-            data: components["schemas"]["PlanShape"][];
+            data: components["schemas"]["nimbus__catalog__schemas__PlanShape"][];
             /** Next Cursor */
             next_cursor?: string | null;
         };
         /** Page[ProductShape] */
         Page_ProductShape_: {
             /** Data */
-            data: components["schemas"]["ProductShape"][];
+            data: components["schemas"]["nimbus__catalog__schemas__ProductShape"][];
             /** Next Cursor */
             next_cursor?: string | null;
         };
@@ -2117,6 +2974,35 @@ export interface components {
             data: components["schemas"]["RouteShape"][];
             /** Next Cursor */
             next_cursor?: string | null;
+        };
+        /** Page[SubscriptionShape] */
+        Page_SubscriptionShape_: {
+            /** Data */
+            data: components["schemas"]["SubscriptionShape"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /**
+         * PartyView
+         * @description A side of the invoice, as it was when the invoice was computed.
+         */
+        PartyView: {
+            /** Name */
+            name: string;
+            /** Address */
+            address: {
+                [key: string]: unknown;
+            };
+            /** Country */
+            country: string;
+            /** Vat Number */
+            vat_number: string | null;
+            /** Company Number */
+            company_number: string | null;
+            /** Email */
+            email: string;
+            /** Iban */
+            iban?: string | null;
         };
         /**
          * PasswordBody
@@ -2129,110 +3015,22 @@ export interface components {
             password: string;
         };
         /**
-         * PlanShape
-         * @description A plan as its provider sees it. `plan_version` counts what subscribers can have signed.
+         * PeriodShape
+         * @description The running period: up to, not including, its end.
          */
-        PlanShape: {
+        PeriodShape: {
+            /** Number */
+            number: number;
             /**
-             * Interval
-             * @default month
-             * @enum {string}
-             */
-            interval: "day" | "week" | "month" | "quarter" | "year";
-            /**
-             * Interval Count
-             * @default 1
-             */
-            interval_count: number;
-            /**
-             * Base Fee Timing
-             * @default arrears
-             * @enum {string}
-             */
-            base_fee_timing: "advance" | "arrears";
-            /**
-             * Proration
-             * @default second
-             * @enum {string}
-             */
-            proration: "second" | "day" | "none";
-            /**
-             * Anchor
-             * @default start
-             * @enum {string}
-             */
-            anchor: "start" | "calendar";
-            /**
-             * Grace Hours
-             * @default 0
-             */
-            grace_hours: number;
-            /**
-             * Trial Days
-             * @default 0
-             */
-            trial_days: number;
-            rate_limit?: components["schemas"]["RateLimit"] | null;
-            /**
-             * Over Quota Policy
-             * @default deny
-             * @enum {string}
-             */
-            over_quota_policy: "deny" | "warn" | "allow" | "overage";
-            /**
-             * Payment On Invoice
-             * @default false
-             */
-            payment_on_invoice: boolean;
-            /**
-             * Payment Term Days
-             * @default 14
-             */
-            payment_term_days: number;
-            /** Prices */
-            prices: components["schemas"]["PriceShape"][];
-            /**
-             * Quotas
-             * @default []
-             */
-            quotas: components["schemas"]["QuotaShape"][];
-            /** Product */
-            product: string;
-            /** Slug */
-            slug: string;
-            /** Name */
-            name: string;
-            /** Rank */
-            rank: number;
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /**
-             * Visibility
-             * @enum {string}
-             */
-            visibility: "public" | "unlisted";
-            /**
-             * Status
-             * @enum {string}
-             */
-            status: "draft" | "active" | "archived";
-            /** Plan Version */
-            plan_version: number;
-            /** Version */
-            version: number;
-            /**
-             * Created At
+             * Starts At
              * Format: date-time
              */
-            created_at: string;
+            starts_at: string;
             /**
-             * Updated At
+             * Ends At
              * Format: date-time
              */
-            updated_at: string;
+            ends_at: string;
         };
         /**
          * PostalAddress
@@ -2254,59 +3052,6 @@ export interface components {
              * @default
              */
             city: string;
-        };
-        /**
-         * ProductShape
-         * @description A product as its provider sees it.
-         */
-        ProductShape: {
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /** Slug */
-            slug: string;
-            /** Name */
-            name: string;
-            /** Category */
-            category: string;
-            /** Short Description */
-            short_description: string;
-            /** Description */
-            description: string;
-            /** Version Label */
-            version_label: string;
-            /**
-             * Status
-             * @enum {string}
-             */
-            status: "draft" | "published" | "retired";
-            /**
-             * Visibility
-             * @enum {string}
-             */
-            visibility: "public" | "unlisted";
-            /** Key In Query */
-            key_in_query: boolean;
-            /** Upstreams */
-            upstreams: {
-                [key: string]: components["schemas"]["UpstreamShape"];
-            };
-            /** Published At */
-            published_at: string | null;
-            /** Version */
-            version: number;
-            /**
-             * Created At
-             * Format: date-time
-             */
-            created_at: string;
-            /**
-             * Updated At
-             * Format: date-time
-             */
-            updated_at: string;
         };
         /**
          * ProfileBody
@@ -2384,6 +3129,17 @@ export interface components {
              * @enum {string}
              */
             role: "owner" | "admin" | "developer" | "billing" | "accountant" | "manager" | "viewer";
+        };
+        /**
+         * RotateBody
+         * @description How many hours the old secret still works.
+         */
+        RotateBody: {
+            /**
+             * Grace Hours
+             * @default 24
+             */
+            grace_hours: number;
         };
         /**
          * RouteFields
@@ -2468,12 +3224,234 @@ export interface components {
             updated_at: string;
         };
         /**
+         * ScheduledChange
+         * @description A plan change that waits.
+         */
+        ScheduledChange: {
+            /** Plan */
+            plan: string;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+        };
+        /**
+         * SettingsBody
+         * @description The operator's legal data and terms, all of them.
+         *
+         *     `version` is the one that was read, 0 where nothing was set. Without `time_zone` it is the
+         *     organization's. A `terms_version` that is known already keeps its text.
+         */
+        SettingsBody: {
+            /**
+             * Operator Organization Id
+             * Format: uuid
+             */
+            operator_organization_id: string;
+            /** Name */
+            name: string;
+            address: components["schemas"]["AddressInput"];
+            /** Country */
+            country: string;
+            /** Company Number */
+            company_number: string;
+            /** Vat Number */
+            vat_number: string;
+            /**
+             * Email
+             * Format: email
+             */
+            email: string;
+            /** Iban */
+            iban?: string | null;
+            /** Time Zone */
+            time_zone?: string | null;
+            /** Terms Version */
+            terms_version: string;
+            /** Terms Body */
+            terms_body: string;
+            /**
+             * Version
+             * @default 0
+             */
+            version: number;
+        };
+        /**
+         * SettingsView
+         * @description The operator's settings; null and `version` 0 until they are set.
+         */
+        SettingsView: {
+            /** Operator Organization Id */
+            operator_organization_id?: string | null;
+            /** Name */
+            name?: string | null;
+            /** Address */
+            address?: {
+                [key: string]: unknown;
+            } | null;
+            /** Country */
+            country?: string | null;
+            /** Company Number */
+            company_number?: string | null;
+            /** Vat Number */
+            vat_number?: string | null;
+            /** Email */
+            email?: string | null;
+            /** Iban */
+            iban?: string | null;
+            /** Time Zone */
+            time_zone?: string | null;
+            /** Terms Version */
+            terms_version?: string | null;
+            /**
+             * Version
+             * @default 0
+             */
+            version: number;
+        };
+        /**
+         * SubscriptionShape
+         * @description A subscription; `price` is null for who may not see it.
+         */
+        SubscriptionShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            product: components["schemas"]["nimbus__subscriptions__schemas__ProductShape"];
+            plan: components["schemas"]["nimbus__subscriptions__schemas__PlanShape"];
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Trial" | "Active" | "PastDue" | "Suspended" | "Cancelled" | "Paused" | "Expired";
+            /** Currency */
+            currency: string;
+            /**
+             * Started At
+             * Format: date-time
+             */
+            started_at: string;
+            /** Ends At */
+            ends_at: string | null;
+            /** Trial Ends At */
+            trial_ends_at: string | null;
+            period: components["schemas"]["PeriodShape"];
+            /** Next Billing At */
+            next_billing_at: string | null;
+            /** Auto Renew */
+            auto_renew: boolean;
+            /** Payment */
+            payment: string | null;
+            /** Cancelled At */
+            cancelled_at: string | null;
+            /** Cancel Reason */
+            cancel_reason: string | null;
+            scheduled_change: components["schemas"]["ScheduledChange"] | null;
+            price: components["schemas"]["nimbus__subscriptions__schemas__PriceShape"] | null;
+            /** Version */
+            version: number;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
+        };
+        /**
+         * SubscriptionSummary
+         * @description A subscription on the start page; status is as of now.
+         */
+        SubscriptionSummary: {
+            /** Product */
+            product: string;
+            /** Plan */
+            plan: string;
+            /** Status */
+            status: string;
+            /** Period Ends At */
+            period_ends_at: string;
+        };
+        /**
+         * TaxView
+         * @description VAT of one category (EN 16931) and rate, in percent.
+         */
+        TaxView: {
+            /** Category */
+            category: string;
+            /** Rate */
+            rate: string;
+            base: components["schemas"]["Money"];
+            tax: components["schemas"]["Money"];
+        };
+        /**
          * TokenBody
          * @description A one-time link's token.
          */
         TokenBody: {
             /** Token */
             token: string;
+        };
+        /**
+         * UpcomingInvoice
+         * @description What the running period of a subscription would cost if it ended now.
+         */
+        UpcomingInvoice: {
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            /**
+             * Product Id
+             * Format: uuid
+             */
+            product_id: string;
+            /**
+             * Period Starts At
+             * Format: date-time
+             */
+            period_starts_at: string;
+            /**
+             * Period Ends At
+             * Format: date-time
+             */
+            period_ends_at: string;
+            /** Lines */
+            lines: components["schemas"]["LineView"][];
+            /** Taxes */
+            taxes: components["schemas"]["TaxView"][];
+            subtotal: components["schemas"]["Money"];
+            tax: components["schemas"]["Money"];
+            total: components["schemas"]["Money"];
+            /** Usage */
+            usage: components["schemas"]["UsageView"][];
+        };
+        /**
+         * UpcomingInvoices
+         * @description One for each live subscription.
+         */
+        UpcomingInvoices: {
+            /** Data */
+            data: components["schemas"]["UpcomingInvoice"][];
+            /** Next Cursor */
+            next_cursor?: null;
+        };
+        /**
+         * UpgradeBody
+         * @description Which plan, and the version of the subscription that was read.
+         */
+        UpgradeBody: {
+            /** Plan */
+            plan: string;
+            /** Version */
+            version: number;
         };
         /**
          * UpstreamInput
@@ -2512,6 +3490,20 @@ export interface components {
             answer_timeout_ms: number;
         };
         /**
+         * UsageView
+         * @description What was used of a meter in the period, what of it is included and what is billed.
+         */
+        UsageView: {
+            /** Meter */
+            meter: string;
+            /** Used */
+            used: string;
+            /** Included */
+            included: string;
+            /** Billed */
+            billed: string;
+        };
+        /**
          * UserView
          * @description A person, as that person sees it.
          */
@@ -2537,6 +3529,290 @@ export interface components {
             platform_role: string | null;
             /** Version */
             version: number;
+        };
+        /**
+         * ChargeShape
+         * @description How a meter is priced (spec 02 "Charges"). Prices are decimal strings in whole units.
+         */
+        nimbus__catalog__schemas__ChargeShape: {
+            /** Meter */
+            meter: string;
+            /**
+             * Model
+             * @default unit
+             */
+            model: string;
+            /**
+             * Included
+             * @default 0
+             */
+            included: string;
+            /**
+             * Unit Price
+             * @default 0
+             */
+            unit_price: string;
+            /**
+             * Tiers
+             * @default []
+             */
+            tiers: components["schemas"]["TierShape"][];
+            /**
+             * Package Size
+             * @default 0
+             */
+            package_size: string;
+            /**
+             * Package Price
+             * @default 0
+             */
+            package_price: string;
+            /**
+             * Rate
+             * @default 0
+             */
+            rate: string;
+            /**
+             * Fixed Per Event
+             * @default 0
+             */
+            fixed_per_event: string;
+            /** Free Events */
+            free_events?: number | null;
+            /** Free Amount */
+            free_amount?: string | null;
+            /** Minimum */
+            minimum?: string | null;
+            /** Maximum */
+            maximum?: string | null;
+            /** Description */
+            description?: {
+                [key: string]: string;
+            } | null;
+        };
+        /**
+         * PlanShape
+         * @description A plan as its provider sees it. `plan_version` counts what subscribers can have signed.
+         */
+        nimbus__catalog__schemas__PlanShape: {
+            /**
+             * Interval
+             * @default month
+             * @enum {string}
+             */
+            interval: "day" | "week" | "month" | "quarter" | "year";
+            /**
+             * Interval Count
+             * @default 1
+             */
+            interval_count: number;
+            /**
+             * Base Fee Timing
+             * @default arrears
+             * @enum {string}
+             */
+            base_fee_timing: "advance" | "arrears";
+            /**
+             * Proration
+             * @default second
+             * @enum {string}
+             */
+            proration: "second" | "day" | "none";
+            /**
+             * Anchor
+             * @default start
+             * @enum {string}
+             */
+            anchor: "start" | "calendar";
+            /**
+             * Grace Hours
+             * @default 0
+             */
+            grace_hours: number;
+            /**
+             * Trial Days
+             * @default 0
+             */
+            trial_days: number;
+            rate_limit?: components["schemas"]["RateLimit"] | null;
+            /**
+             * Over Quota Policy
+             * @default deny
+             * @enum {string}
+             */
+            over_quota_policy: "deny" | "warn" | "allow" | "overage";
+            /**
+             * Payment On Invoice
+             * @default false
+             */
+            payment_on_invoice: boolean;
+            /**
+             * Payment Term Days
+             * @default 14
+             */
+            payment_term_days: number;
+            /** Prices */
+            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
+            /**
+             * Quotas
+             * @default []
+             */
+            quotas: components["schemas"]["QuotaShape"][];
+            /** Product */
+            product: string;
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+            /** Rank */
+            rank: number;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Visibility
+             * @enum {string}
+             */
+            visibility: "public" | "unlisted";
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "draft" | "active" | "archived";
+            /** Plan Version */
+            plan_version: number;
+            /** Version */
+            version: number;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
+        };
+        /**
+         * PriceShape
+         * @description What a period costs in one currency.
+         */
+        nimbus__catalog__schemas__PriceShape: {
+            base_fee: components["schemas"]["Money"];
+            /**
+             * Charges
+             * @default []
+             */
+            charges: components["schemas"]["nimbus__catalog__schemas__ChargeShape"][];
+        };
+        /**
+         * ProductShape
+         * @description A product as its provider sees it.
+         */
+        nimbus__catalog__schemas__ProductShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+            /** Category */
+            category: string;
+            /** Short Description */
+            short_description: string;
+            /** Description */
+            description: string;
+            /** Version Label */
+            version_label: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "draft" | "published" | "retired";
+            /**
+             * Visibility
+             * @enum {string}
+             */
+            visibility: "public" | "unlisted";
+            /** Key In Query */
+            key_in_query: boolean;
+            /** Upstreams */
+            upstreams: {
+                [key: string]: components["schemas"]["UpstreamShape"];
+            };
+            /** Published At */
+            published_at: string | null;
+            /** Version */
+            version: number;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
+        };
+        /**
+         * ChargeShape
+         * @description What usage costs; see GET /api/billing/plans for the fields of each model.
+         */
+        nimbus__subscriptions__schemas__ChargeShape: {
+            /** Meter */
+            meter: string;
+            /** Model */
+            model: string;
+            /** Included */
+            included: string;
+            /** Unit Price */
+            unit_price: string;
+        } & {
+            [key: string]: unknown;
+        };
+        /**
+         * PlanShape
+         * @description The plan in the version that was signed.
+         */
+        nimbus__subscriptions__schemas__PlanShape: {
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+            /** Rank */
+            rank: number;
+            /** Plan Version */
+            plan_version: number;
+        };
+        /**
+         * PriceShape
+         * @description What a period costs. Prices per unit are decimal strings in whole currency units.
+         */
+        nimbus__subscriptions__schemas__PriceShape: {
+            base_fee: components["schemas"]["Money"];
+            /** Interval */
+            interval: string;
+            /** Interval Count */
+            interval_count: number;
+            /** Charges */
+            charges: components["schemas"]["nimbus__subscriptions__schemas__ChargeShape"][];
+        };
+        /**
+         * ProductShape
+         * @description What is subscribed to.
+         */
+        nimbus__subscriptions__schemas__ProductShape: {
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
         };
         /**
          * ProblemField
@@ -3026,6 +4302,15 @@ export interface operations {
                     "application/json": components["schemas"]["Onboarding"];
                 };
             };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     create_organization: {
@@ -3277,6 +4562,64 @@ export interface operations {
             };
         };
     };
+    read_current_subscription: {
+        parameters: {
+            query?: {
+                product?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     choose_plan: {
         parameters: {
             query?: never;
@@ -3328,11 +4671,30 @@ export interface operations {
                     "application/json": components["schemas"]["Dashboard"];
                 };
             };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     list_api_keys: {
         parameters: {
             query?: {
+                limit?: number;
                 cursor?: string | null;
             };
             header?: never;
@@ -3347,16 +4709,34 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Keys"];
+                    "application/json": components["schemas"]["Page_KeyShape_"];
                 };
             };
-            /** @description Validation Error */
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -3364,15 +4744,13 @@ export interface operations {
     create_api_key: {
         parameters: {
             query?: never;
-            header?: {
-                "idempotency-key"?: string | null;
-            };
+            header?: never;
             path?: never;
             cookie?: never;
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["KeyIn"];
+                "application/json": components["schemas"]["NewKey"];
             };
         };
         responses: {
@@ -3382,26 +4760,71 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["KeyCreated"];
+                    "application/json": components["schemas"]["IssuedKey"];
                 };
             };
-            /** @description Validation Error */
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    revoke_api_key: {
+    read_api_key: {
         parameters: {
             query?: never;
             header?: never;
             path: {
-                id: string;
+                key_id: string;
             };
             cookie?: never;
         };
@@ -3413,16 +4836,201 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Key"];
+                    "application/json": components["schemas"]["KeyShape"];
                 };
             };
-            /** @description Validation Error */
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_api_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                key_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChangedKey"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeyShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    revoke_api_key: {
+        parameters: {
+            query?: {
+                reason?: string | null;
+            };
+            header?: never;
+            path: {
+                key_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeyShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -3430,6 +5038,7 @@ export interface operations {
     list_invoices: {
         parameters: {
             query?: {
+                limit?: number;
                 cursor?: string | null;
             };
             header?: never;
@@ -3444,45 +5053,188 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Invoices"];
+                    "application/json": components["schemas"]["Page_InvoiceView_"];
                 };
             };
-            /** @description Validation Error */
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
     };
-    read_invoice_pdf: {
+    create_invoice: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InvoiceDetail"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_invoice_pdf: {
         parameters: {
             query?: never;
             header?: never;
             path: {
-                id: string;
+                invoice_id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description Successful Response */
+            /** @description The document */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "application/pdf": unknown;
+                };
             };
-            /** @description Validation Error */
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -4108,7 +5860,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ProductShape"];
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__ProductShape"];
                 };
             };
             /** @description Bad Request */
@@ -4184,7 +5936,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ProductShape"];
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__ProductShape"];
                 };
             };
             /** @description Unauthorized */
@@ -4246,7 +5998,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ProductShape"];
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__ProductShape"];
                 };
             };
             /** @description Bad Request */
@@ -4387,7 +6139,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ProductShape"];
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__ProductShape"];
                 };
             };
             /** @description Unauthorized */
@@ -4445,7 +6197,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ProductShape"];
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__ProductShape"];
                 };
             };
             /** @description Unauthorized */
@@ -4988,7 +6740,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["PlanShape"];
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__PlanShape"];
                 };
             };
             /** @description Unauthorized */
@@ -5065,7 +6817,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["PlanShape"];
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__PlanShape"];
                 };
             };
             /** @description Unauthorized */
@@ -5128,7 +6880,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["PlanShape"];
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__PlanShape"];
                 };
             };
             /** @description Unauthorized */
@@ -5261,6 +7013,815 @@ export interface operations {
             };
             /** @description Not Found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_subscriptions: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_SubscriptionShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    upgrade_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UpgradeBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    downgrade_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DowngradeBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancel_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CancelBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_mailbox: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_MailView_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    rotate_api_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                key_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RotateBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IssuedKey"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_upcoming_invoices: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UpcomingInvoices"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_invoice: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                invoice_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InvoiceDetail"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_list_invoices: {
+        parameters: {
+            query?: {
+                organization_id?: string | null;
+                number?: string | null;
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AdminInvoiceView_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_finalize_invoice: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                invoice_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InvoiceDetail"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_settings: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SettingsView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_settings: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SettingsBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SettingsView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -2,7 +2,7 @@
 import createClient from 'openapi-fetch';
 import { useSyncExternalStore } from 'react';
 import { recall, remember } from '@/ui/storage';
-import { unwrap } from './problem';
+import { Problem, unwrap } from './problem';
 import type { components, paths } from './schema';
 
 type Granted = components['schemas']['SignInView'];
@@ -44,7 +44,7 @@ export async function accessToken(): Promise<string | null> {
   return token?.value ?? null;
 }
 
-/** The session, asked for anew by the cookie after a reload; null for a visitor. */
+/** The session, asked for anew by the cookie after a reload; null for a visitor; may throw. */
 export async function restoreSession(): Promise<Session | null> {
   if (!session) await refresh();
   return session;
@@ -60,9 +60,13 @@ export function refresh(): Promise<void> {
 }
 
 async function exchange(): Promise<void> {
-  const { data, response } = await anonymous.POST('/api/user/auth/refresh', { headers: CSRF });
-  if (data) openSession(data);
-  else if (response.status === 401) closeSession();
+  try {
+    openSession(await unwrap(anonymous.POST('/api/user/auth/refresh', { headers: CSRF })));
+  } catch (error) {
+    // Only a refusal ends the session; a part that is down for a moment does not.
+    if (!(error instanceof Problem) || error.status !== 401) throw error;
+    closeSession();
+  }
 }
 
 // A refresh cookie works once, and using it twice ends the whole family: two tabs must not use the
@@ -92,6 +96,13 @@ export async function switchOrganization(organizationId: string): Promise<void> 
 
 export function useSession(): Session | null {
   return useSyncExternalStore(subscribe, () => session);
+}
+
+/** Whether the role in the present organization has a permission; the API decides again. */
+export function useMay(permission: string): boolean {
+  const present = useSession();
+  const current = present?.organizations.find((item) => item.id === present.organization_id);
+  return current?.permissions.includes(permission) ?? false;
 }
 
 export function subscribe(listener: () => void): () => void {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createRouter } from '@tanstack/react-router';
+import { CrashPage } from '@/ui/Fallback';
 import { forgotPasswordRoute } from './forgotPassword';
 import { invitationRoute } from './invitation';
 import { invoicesRoute } from './invoices';
@@ -32,6 +33,8 @@ export function createPortalRouter() {
   return createRouter({
     routeTree,
     scrollRestoration: true,
+    // A page that crashes leaves the navigation around it alone.
+    defaultErrorComponent: CrashPage,
     // Plain query strings: a token of digits stays a string.
     parseSearch: (search) => Object.fromEntries(new URLSearchParams(search)),
     stringifySearch: (search) => {

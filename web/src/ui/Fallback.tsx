@@ -9,7 +9,7 @@ import { wordTexts } from './words';
 export function CrashPage() {
   const words = useTexts(wordTexts);
   return (
-    <Center component="main" mih="70vh">
+    <Center mih="70vh">
       <EmptyState
         icon={<AlertIcon size={28} />}
         title={words.crashed}
@@ -24,7 +24,7 @@ export function CrashPage() {
 export function NotFoundPage() {
   const words = useTexts(wordTexts);
   return (
-    <Center component="main" mih="70vh">
+    <Center mih="70vh">
       <EmptyState
         icon={<AlertIcon size={28} />}
         title={words.notFound}

@@ -3,6 +3,7 @@ import { AppShell, Burger, Group, NavLink, Stack, Text, VisuallyHidden } from '@
 import { useDisclosure } from '@mantine/hooks';
 import { Link, Outlet, useMatchRoute } from '@tanstack/react-router';
 import type { ReactNode } from 'react';
+import { useMay } from '@/api/session';
 import { SubscriptionStatus } from '@/features/subscriptions/SubscriptionStatus';
 import { Brand } from '@/ui/Brand';
 import { useTexts } from '@/ui/i18n';
@@ -19,6 +20,8 @@ import { navigationTexts } from './texts';
 export function ConsumerLayout() {
   const own = useTexts(navigationTexts);
   const words = useTexts(wordTexts);
+  const mayKeys = useMay('manage_api_keys');
+  const mayInvoices = useMay('see_invoices');
   const [opened, { toggle, close }] = useDisclosure();
   return (
     <AppShell
@@ -52,13 +55,17 @@ export function ConsumerLayout() {
         <Stack justify="space-between" h="100%">
           <nav aria-label={own.navigation}>
             <NavigationLink to="/" icon={<HomeIcon />} label={own.start} onClick={close} />
-            <NavigationLink to="/keys" icon={<KeyIcon />} label={own.keys} onClick={close} />
-            <NavigationLink
-              to="/invoices"
-              icon={<InvoiceIcon />}
-              label={own.invoices}
-              onClick={close}
-            />
+            {mayKeys && (
+              <NavigationLink to="/keys" icon={<KeyIcon />} label={own.keys} onClick={close} />
+            )}
+            {mayInvoices && (
+              <NavigationLink
+                to="/invoices"
+                icon={<InvoiceIcon />}
+                label={own.invoices}
+                onClick={close}
+              />
+            )}
           </nav>
           <Preferences />
         </Stack>

@@ -3,7 +3,7 @@ import { Anchor, Card, Group, SimpleGrid, Skeleton, Stack, Text } from '@mantine
 import { Link } from '@tanstack/react-router';
 import type { ReactNode } from 'react';
 import type { Schemas } from '@/api/client';
-import { useSession } from '@/api/session';
+import { useMay, useSession } from '@/api/session';
 import { OrganizationStatus } from '@/features/identity/OrganizationStatus';
 import { SubscriptionStatus } from '@/features/subscriptions/SubscriptionStatus';
 import { formatDate, formatMoney, formatNumber } from '@/ui/format';
@@ -60,6 +60,7 @@ export function Dashboard() {
 function FigureCards({ data }: { data: Figures }) {
   const own = useTexts(dashboardTexts);
   const { locale } = useLocale();
+  const mayKeys = useMay('manage_api_keys');
   const { subscription, open_invoices: open } = data;
   return (
     <SimpleGrid cols={{ base: 1, xs: 2, lg: 4 }}>
@@ -95,9 +96,11 @@ function FigureCards({ data }: { data: Figures }) {
         label={own.keys}
         value={formatNumber(data.active_keys, locale)}
       >
-        <Anchor component={Link} to="/keys" size="sm">
-          {own.manageKeys}
-        </Anchor>
+        {mayKeys && (
+          <Anchor component={Link} to="/keys" size="sm">
+            {own.manageKeys}
+          </Anchor>
+        )}
       </FigureCard>
       {open && (
         <FigureCard

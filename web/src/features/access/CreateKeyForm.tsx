@@ -18,7 +18,7 @@ import { ProblemAlert } from '@/ui/ProblemAlert';
 import { useSubmit } from '@/ui/useSubmit';
 import { wordTexts } from '@/ui/words';
 import { useKeysChanged } from './keys';
-import { keyTexts } from './texts';
+import { keyFieldTexts, keyTexts } from './texts';
 
 // The default catalogue of spec 01.
 const SCOPES = [
@@ -48,14 +48,15 @@ export function CreateKeyForm({ onSecret, onCancel }: FormProps) {
     initialValues: { name: '', environment: 'Test' as 'Test' | 'Live', scopes: READING },
     validate: { name: isNotEmpty(words.required) },
   });
-  const send = async (body: ReturnType<typeof form.getValues>) => {
+  const send = async (values: ReturnType<typeof form.getValues>) => {
+    const body = { ...values, ip_allow: [] };
     const headers = { 'Idempotency-Key': idempotency };
     const key = await unwrap(api.POST('/api/developer/api-keys', { body, headers }));
     await keysChanged();
     if (key.secret) onSecret(key.secret);
     else onCancel();
   };
-  const { onSubmit, pending, failure } = useSubmit(form, send);
+  const { onSubmit, pending, failure } = useSubmit(form, send, useTexts(keyFieldTexts));
   return (
     <form onSubmit={onSubmit} noValidate>
       <Stack>

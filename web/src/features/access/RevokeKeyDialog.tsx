@@ -19,8 +19,8 @@ export function RevokeKeyDialog({ opened, target, onClose, onRevoked }: Props) {
   const keysChanged = useKeysChanged();
   const revoke = async () => {
     if (!target) return;
-    const params = { path: { id: target.id } };
-    await unwrap(api.DELETE('/api/developer/api-keys/{id}', { params }));
+    const params = { path: { key_id: target.id } };
+    await unwrap(api.DELETE('/api/developer/api-keys/{key_id}', { params }));
     await keysChanged();
     onRevoked(target);
   };

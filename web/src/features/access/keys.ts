@@ -3,7 +3,7 @@ import { useInfiniteQuery, useQueryClient } from '@tanstack/react-query';
 import { api, type Schemas } from '@/api/client';
 import { unwrap } from '@/api/problem';
 
-export type ApiKey = Schemas['Key'];
+export type ApiKey = Schemas['KeyShape'];
 
 const KEYS = ['api-keys'];
 

@@ -78,3 +78,9 @@ export const keyStatusTexts = texts(
   { Active: 'Active', Revoked: 'Revoked', Expired: 'Expired' },
   { Active: 'Actief', Revoked: 'Ingetrokken', Expired: 'Verlopen' },
 );
+
+/** Refused fields in the reader's language, by field and code; others are shown as they came. */
+export const keyFieldTexts = texts(
+  { 'name.string_pattern_mismatch': 'Use letters, digits, spaces and - _ . only.' },
+  { 'name.string_pattern_mismatch': 'Gebruik alleen letters, cijfers, spaties en - _ .' },
+);

@@ -3,7 +3,7 @@ import { useInfiniteQuery } from '@tanstack/react-query';
 import { api, type Schemas } from '@/api/client';
 import { unwrap } from '@/api/problem';
 
-export type Invoice = Schemas['Invoice'];
+export type Invoice = Schemas['InvoiceView'];
 
 /** The organization's invoices, newest first, a page at a time. */
 export function useInvoices() {
@@ -22,8 +22,8 @@ export function useInvoices() {
 
 /** Fetches the PDF with the session's token and hands it to the browser as a file. */
 export async function downloadInvoice(invoice: Invoice): Promise<void> {
-  const params = { path: { id: invoice.id } };
-  const call = api.GET('/api/billing/invoices/{id}/pdf', { params, parseAs: 'blob' });
+  const params = { path: { invoice_id: invoice.id } };
+  const call = api.GET('/api/billing/invoices/{invoice_id}/pdf', { params, parseAs: 'blob' });
   const url = URL.createObjectURL((await unwrap(call)) as Blob);
   const link = document.createElement('a');
   link.href = url;
