@@ -89,6 +89,7 @@ def run_node(root: Path, arguments: list[str], *, cwd: Path) -> None:
         "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '/usr/bin:/bin')}",
         "npm_config_cache": str(root / "build" / "npm-cache"),
         "npm_config_update_notifier": "false",
+        "NODE_USE_SYSTEM_CA": "1",  # trust whom this machine trusts, as pip does
     }
     subprocess.run([binaries / "node", *arguments], cwd=cwd, env=environment, check=True)
 

@@ -168,8 +168,8 @@ async def _seller(settings: Settings) -> str | None:
 
     await db.open_database(settings, pool_size=1)
     try:
-        async with db.system_session("check whether the seller is set") as session:
-            found = await session.scalar(text("SELECT count(*) FROM sellers"))
+        async with db.transaction() as session:
+            found = await session.scalar(text("SELECT count(*) FROM sellers WHERE current"))
     finally:
         await db.close_database()
     if found == 0:
