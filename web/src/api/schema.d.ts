@@ -233,7 +233,10 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Accept */
+        /**
+         * Accept Terms
+         * @description Accept the current terms: the organization becomes Active, and the plan it chose starts.
+         */
         post: operations["accept_terms"];
         delete?: never;
         options?: never;
@@ -299,7 +302,11 @@ export interface paths {
          */
         get: operations["read_current_subscription"];
         put?: never;
-        /** Choose */
+        /**
+         * Choose Plan
+         * @description Take a plan: 201 with the subscription and its first key, 200 when the product is subscribed
+         *     to already, 202 while the organization is Pending: accepting the terms starts the choice.
+         */
         post: operations["choose_plan"];
         delete?: never;
         options?: never;
@@ -896,7 +903,12 @@ export interface paths {
          */
         get: operations["list_subscriptions"];
         put?: never;
-        post?: never;
+        /**
+         * Choose Plan
+         * @description Take a plan: 201 with the subscription and its first key, 200 when the product is subscribed
+         *     to already, 202 while the organization is Pending: accepting the terms starts the choice.
+         */
+        post: operations["start_subscription"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1127,6 +1139,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/payments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Payments
+         * @description The organization's payments, newest first.
+         */
+        get: operations["list_payments"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/billing/invoices/{invoice_id}/mark-paid": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Mark Paid
+         * @description Record that an invoice was paid by hand; again answers the same payment.
+         */
+        post: operations["admin_mark_invoice_paid"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -1261,12 +1313,31 @@ export interface components {
             /** Email */
             email: string;
         };
-        /** FirstKey */
+        /**
+         * FirstKey
+         * @description The key that came with the subscription; `secret` is shown this once.
+         */
         FirstKey: {
-            /** Id */
+            /**
+             * Id
+             * Format: uuid
+             */
             id: string;
+            /** Name */
+            name: string;
+            /**
+             * Environment
+             * @constant
+             */
+            environment: "Live";
+            /** Prefix */
+            prefix: string;
+            /** Last8 */
+            last8: string;
+            /** Scopes */
+            scopes: string[];
             /** Secret */
-            secret?: string | null;
+            secret: string;
         };
         /** HTTPValidationError */
         HTTPValidationError: {
@@ -1785,6 +1856,41 @@ export interface components {
             currency: string;
         };
         /**
+         * AcceptBody
+         * @description The version of the terms that is accepted.
+         */
+        AcceptBody: {
+            /** Version */
+            version: string;
+        };
+        /**
+         * AcceptedOrganization
+         * @description The organization, Active now.
+         */
+        AcceptedOrganization: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Pending" | "Active" | "Suspended" | "Cancelled";
+        };
+        /**
+         * AcceptedView
+         * @description The organization, and what it chose before, started.
+         */
+        AcceptedView: {
+            organization: components["schemas"]["AcceptedOrganization"];
+            subscription: components["schemas"]["StartedSubscription"] | null;
+            api_key: components["schemas"]["FirstKey"] | null;
+        };
+        /**
          * AddressInput
          * @description A postal address.
          */
@@ -2092,6 +2198,27 @@ export interface components {
             public: boolean;
             /** Version */
             version: number;
+        };
+        /**
+         * CheckoutView
+         * @description A subscription, with its first key if it is new; or a choice that waits for the terms.
+         */
+        CheckoutView: {
+            subscription: components["schemas"]["StartedSubscription"] | null;
+            api_key: components["schemas"]["FirstKey"] | null;
+            choice: components["schemas"]["ChoiceView"] | null;
+        };
+        /**
+         * ChoiceView
+         * @description A plan that starts when the terms are accepted.
+         */
+        ChoiceView: {
+            /** Product */
+            product: string;
+            /** Plan */
+            plan: string;
+            /** Payment */
+            payment: "invoice" | null;
         };
         /**
          * CreatedOrganizationView
@@ -2534,6 +2661,16 @@ export interface components {
             created_at: string;
         };
         /**
+         * MarkPaidBody
+         * @description How the money came in; `received_on` is today where it is left out.
+         */
+        MarkPaidBody: {
+            /** Reference */
+            reference?: string | null;
+            /** Received On */
+            received_on?: string | null;
+        };
+        /**
          * MemberView
          * @description A member of the organization.
          */
@@ -2954,6 +3091,13 @@ export interface components {
             /** Next Cursor */
             next_cursor?: string | null;
         };
+        /** Page[PaymentView] */
+        Page_PaymentView_: {
+            /** Data */
+            data: components["schemas"]["PaymentView"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
         /** Page[PlanShape] */
         Page_PlanShape_: {
             /** Data */
@@ -3015,6 +3159,51 @@ export interface components {
             password: string;
         };
         /**
+         * PaymentView
+         * @description A payment that settled an invoice.
+         */
+        PaymentView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+            /**
+             * Invoice Id
+             * Format: uuid
+             */
+            invoice_id: string;
+            /**
+             * Status
+             * @default Succeeded
+             * @constant
+             */
+            status: "Succeeded";
+            /**
+             * Method
+             * @constant
+             */
+            method: "manual";
+            amount: components["schemas"]["Money"];
+            /** Reference */
+            reference: string | null;
+            /**
+             * Received On
+             * Format: date
+             */
+            received_on: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /**
          * PeriodShape
          * @description The running period: up to, not including, its end.
          */
@@ -3031,6 +3220,20 @@ export interface components {
              * Format: date-time
              */
             ends_at: string;
+        };
+        /**
+         * PlanName
+         * @description The plan in the version that is signed.
+         */
+        PlanName: {
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+            /** Rank */
+            rank: number;
+            /** Plan Version */
+            plan_version: number;
         };
         /**
          * PostalAddress
@@ -3052,6 +3255,16 @@ export interface components {
              * @default
              */
             city: string;
+        };
+        /**
+         * ProductName
+         * @description What is subscribed to.
+         */
+        ProductName: {
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
         };
         /**
          * ProfileBody
@@ -3224,6 +3437,24 @@ export interface components {
             updated_at: string;
         };
         /**
+         * RunningPeriod
+         * @description The running period: up to, not including, its end.
+         */
+        RunningPeriod: {
+            /** Number */
+            number: number;
+            /**
+             * Starts At
+             * Format: date-time
+             */
+            starts_at: string;
+            /**
+             * Ends At
+             * Format: date-time
+             */
+            ends_at: string;
+        };
+        /**
          * ScheduledChange
          * @description A plan change that waits.
          */
@@ -3308,6 +3539,54 @@ export interface components {
              * Version
              * @default 0
              */
+            version: number;
+        };
+        /**
+         * StartBody
+         * @description Which plan of which product; of the operator's own where none is named.
+         *
+         *     `payment` is how it will be paid; it may be left out for a trial that ends by itself.
+         */
+        StartBody: {
+            /** Product */
+            product?: string | null;
+            /** Plan */
+            plan: string;
+            /** Payment */
+            payment?: ("invoice" | "method") | null;
+        };
+        /**
+         * StartedSubscription
+         * @description A subscription as it began or is; GET /api/billing/subscriptions/{id} tells more.
+         */
+        StartedSubscription: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            product: components["schemas"]["ProductName"];
+            plan: components["schemas"]["PlanName"];
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Trial" | "Active" | "PastDue" | "Suspended" | "Cancelled" | "Paused" | "Expired";
+            /** Currency */
+            currency: string;
+            /**
+             * Started At
+             * Format: date-time
+             */
+            started_at: string;
+            /** Trial Ends At */
+            trial_ends_at: string | null;
+            period: components["schemas"]["RunningPeriod"];
+            /** Next Billing At */
+            next_billing_at: string | null;
+            /** Payment */
+            payment: ("invoice" | "method") | null;
+            /** Version */
             version: number;
         };
         /**
@@ -4391,7 +4670,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["TermsIn"];
+                "application/json": components["schemas"]["AcceptBody"];
             };
         };
         responses: {
@@ -4401,16 +4680,52 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Started"];
+                    "application/json": components["schemas"]["AcceptedView"];
                 };
             };
-            /** @description Validation Error */
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -4629,26 +4944,89 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Choice"];
+                "application/json": components["schemas"]["StartBody"];
             };
         };
         responses: {
+            /** @description Subscribed already */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckoutView"];
+                };
+            };
             /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckoutView"];
+                };
+            };
+            /** @description Waits for the terms */
             202: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Started"];
+                    "application/json": components["schemas"]["CheckoutView"];
                 };
             };
-            /** @description Validation Error */
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HTTPValidationError"];
+                    "application/problem+json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -7081,6 +7459,102 @@ export interface operations {
             };
         };
     };
+    start_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["StartBody"];
+            };
+        };
+        responses: {
+            /** @description Subscribed already */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckoutView"];
+                };
+            };
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckoutView"];
+                };
+            };
+            /** @description Waits for the terms */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckoutView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     read_subscription: {
         parameters: {
             query?: never;
@@ -7813,6 +8287,127 @@ export interface operations {
             };
             /** @description Conflict */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_payments: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_PaymentView_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_mark_invoice_paid: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                invoice_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MarkPaidBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PaymentView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
