@@ -110,9 +110,7 @@ async def change_plan(
     current = await catalog.plan_facts(session, subscription.plan_version_id)
     if (plan.rank > current.rank) != (direction == "upgrade") or plan.plan_id == current.plan_id:
         text = f"That plan is no {direction} of the present one."
-        raise field_error(
-            "plan", f"not_{'an' if direction == 'upgrade' else 'a'}_{direction}", text
-        )
+        raise field_error("plan", f"no_{direction}", text)
     await _change(session, actor, subscription, plan, current, at_once=at_once)
     return subscription
 
@@ -280,15 +278,11 @@ async def _settle(
         assert subscription.trial_ends_at is not None, "a trial has an end"  # noqa: S101
         subscription.anchor_at = subscription.trial_ends_at
         _enter_period(subscription, plan, 0)
-        _announce(
-            session, actor, SubscriptionChanged, subscription, plan, before={"status": stored}
-        )
+        _announce(session, actor, SubscriptionChanged, subscription, plan, before=before)
     else:
         subscription.status = lifecycles.subscription(stored, "expire")
         subscription.ends_at = subscription.ends_at or subscription.trial_ends_at
-        _announce(
-            session, actor, SubscriptionExpired, subscription, plan, before={"status": stored}
-        )
+        _announce(session, actor, SubscriptionExpired, subscription, plan, before=before)
     await session.flush()
     return status
 
@@ -309,9 +303,8 @@ async def _move(
         subscription.status = status
         subscription.version += 1
         plan = await catalog.plan_facts(session, subscription.plan_version_id)
-        _announce(
-            session, actor, fact, subscription, plan, before={"status": stored}, reason=reason
-        )
+        before = {"status": stored}
+        _announce(session, actor, fact, subscription, plan, before=before, reason=reason)
     return subscription.facts()
 
 

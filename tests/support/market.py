@@ -10,7 +10,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from nimbus.base import clock, db
 from nimbus.base.config import Settings
+from nimbus.catalog import published_plan
+from nimbus.identity import organization_facts
+from nimbus.subscriptions import Started, start
 from tests.support.people import Person
 
 PRODUCTS = "/api/provider/products"
@@ -122,3 +126,14 @@ async def make_wind(
     if published:
         made = await sent(api, provider, "POST", f"{product}/publish")
     return made
+
+
+async def subscribe(
+    consumer: Person, plan: str = "starter", *, payment: Any = "invoice", product: str = "wind"
+) -> Started:
+    """Start a subscription for the consumer's organization now, by the use case."""
+    actor = consumer.actor
+    async with db.transaction(actor.organization_id, actor.user_id) as session:
+        organization = await organization_facts(session, actor.organization_id)
+        chosen = await published_plan(session, product, plan)
+        return await start(session, actor, organization, chosen, payment=payment, as_of=clock.now())
