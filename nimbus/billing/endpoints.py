@@ -28,7 +28,9 @@ from nimbus.subscriptions.events import SubscriptionRenewed
 router = Router(tags=["billing"])
 Reader = Annotated[Actor, allowed(Permission.SEE_INVOICES, scope="billing.read")]
 Payer = Annotated[Actor, allowed(Permission.MANAGE_PAYMENT_METHODS)]
-PDF = {200: {"content": {"application/pdf": {}}, "description": "The document"}}
+PDF: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/pdf": {}}, "description": "The document"}
+}
 
 
 @router.get(
@@ -79,7 +81,7 @@ async def list_upcoming_invoices(request: Request, actor: Reader) -> schemas.Upc
     previews = [
         (one, await runs.upcoming(session, one, clock.now()))
         for one in live
-        if one.status != "Trial"
+        if one.next_billing_at is not None
     ]
     return schemas.UpcomingInvoices(
         data=[_upcoming(one.id, one.product_id, proposal) for one, proposal in previews]

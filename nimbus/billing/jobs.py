@@ -21,7 +21,7 @@ from nimbus.billing.events import InvoiceFinalized
 from nimbus.billing.service import papers, runs
 from nimbus.errors import field_error
 from nimbus.rules.money import Money
-from nimbus.subscriptions.events import SubscriptionCreated
+from nimbus.subscriptions.events import SubscriptionChanged, SubscriptionCreated
 
 log = get_logger("billing")
 
@@ -115,17 +115,20 @@ async def make_document(session: AsyncSession, _: Actor, event: InvoiceFinalized
     await jobs.defer(session, document, invoice_id=str(event.entity_id))
 
 
-@on(SubscriptionCreated)
+@on(SubscriptionCreated, SubscriptionChanged)
 async def bill_the_start(session: AsyncSession, _: Actor, event: SubscriptionCreated) -> None:
-    """What is paid in advance is billed when the subscription begins."""
-    await jobs.defer(
-        session, invoice, entity_id=str(event.entity_id), as_of=clock.to_wire(clock.now())
-    )
+    """What is paid in advance is billed when the paid subscription begins."""
+    subscription = await subscriptions.subscription_facts(session, event.entity_id)
+    moment = clock.now()
+    if await runs.due_closing(session, subscription, moment) is not None:
+        entity_id, as_of = str(event.entity_id), clock.to_wire(moment)
+        await jobs.defer(session, invoice, entity_id=entity_id, as_of=as_of)
 
 
 async def _next_draft(session: AsyncSession) -> datetime | None:
     """When the next draft is to be finalized."""
-    return await session.scalar(queries.next_due_draft())
+    due_at: datetime | None = await session.scalar(queries.next_due_draft())
+    return due_at
 
 
 async def _due_drafts(
@@ -140,4 +143,5 @@ def _moment(as_of: str) -> datetime:
     return max(clock.from_wire(as_of), clock.now())
 
 
+jobs.due_source(jobs.DueSource(invoice, subscriptions.next_billing, subscriptions.due_for_billing))
 jobs.due_source(jobs.DueSource(finalize, _next_draft, _due_drafts))

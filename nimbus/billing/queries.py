@@ -46,12 +46,12 @@ async def lock_current_seller(session: AsyncSession) -> Seller | None:
     return await session.scalar(select(Seller).where(Seller.current).with_for_update())
 
 
-def invoices_of(organization_id: UUID) -> Select[tuple[Invoice]]:
+def invoices_of(organization_id: UUID) -> Select[Invoice]:
     """The invoices that an organization receives; not those of its consumers."""
     return select(Invoice).where(Invoice.organization_id == organization_id)
 
 
-def all_invoices(organization_id: UUID | None, number: str | None) -> Select[tuple[Invoice]]:
+def all_invoices(organization_id: UUID | None, number: str | None) -> Select[Invoice]:
     """The invoices of all organizations, or of one, or the one with this number."""
     statement = select(Invoice)
     if organization_id is not None:
@@ -210,13 +210,13 @@ async def store_document(session: AsyncSession, document: dict[str, Any]) -> Non
     await session.execute(insert(InvoiceDocument).values(**document).on_conflict_do_nothing())
 
 
-def due_drafts(as_of: datetime, limit: int) -> Select[Any]:
+def due_drafts(as_of: datetime, limit: int) -> Select[UUID, datetime]:
     """(id, finalize_at) of drafts to be finalized by `as_of`, the earliest first."""
     waiting = select(Invoice.id, Invoice.finalize_at).where(_waits(), Invoice.finalize_at <= as_of)
     return waiting.order_by(Invoice.finalize_at, Invoice.id).limit(limit)
 
 
-def next_due_draft() -> Select[Any]:
+def next_due_draft() -> Select[*tuple[Any, ...]]:
     """The earliest instant at which a draft is to be finalized."""
     return select(func.min(Invoice.finalize_at)).where(_waits())
 
@@ -230,7 +230,7 @@ def _waits() -> ColumnElement[bool]:
     )
 
 
-def expected_postings() -> Select[Any]:
+def expected_postings() -> Select[*tuple[Any, ...]]:
     """What the finalized invoices must have posted, for the proof of the books."""
     sent = Invoice.status == "Sent"
     net = _legs(literal("net"), literal(REVENUE), Invoice.subtotal_minor).where(sent)
@@ -245,7 +245,7 @@ def expected_postings() -> Select[Any]:
     return select(legs).where(legs.c.amount_minor > 0)
 
 
-def _legs(leg: Any, account: Any, amount: Any) -> Select[Any]:
+def _legs(leg: Any, account: Any, amount: Any) -> Select[*tuple[Any, ...]]:
     """One leg an invoice: receivable against `account`, the other way round if it is negative."""
     receivable = literal(RECEIVABLE)
     negative = amount < 0

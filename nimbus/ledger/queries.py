@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from nimbus.base.proofs import Report
 from nimbus.ledger.models import LedgerTransfer
 
-Expected = Callable[[], Select[Any]]
+Expected = Callable[[], Select[*tuple[Any, ...]]]
 COMPARED = ("organization_id", "debit_account", "credit_account", "amount_minor", "currency")
 
 _expectations: dict[str, Expected] = {}
@@ -134,7 +134,7 @@ def _unknown_sources() -> Subquery:
     )
 
 
-def _wrong_postings(kind: str, expected: Select[Any]) -> Subquery:
+def _wrong_postings(kind: str, expected: Select[*tuple[Any, ...]]) -> Subquery:
     """Legs that are missing, too many, or other than their fact says."""
     wanted = expected.subquery()
     posted = select(LedgerTransfer).where(LedgerTransfer.source_kind == kind).subquery()

@@ -3,8 +3,9 @@
 
 from nimbus import ledger
 from nimbus.payments import queries
-from nimbus.payments.service import mark_paid
+from nimbus.payments.service.checkout import accept_terms, start_subscription
+from nimbus.payments.service.settlements import mark_paid
 
-__all__ = ["mark_paid"]
+__all__ = ["accept_terms", "mark_paid", "start_subscription"]
 
 ledger.expect("payment", queries.expected_postings)

@@ -2,6 +2,7 @@
 """Tables of payments: what came in, and plans chosen before an organization is active."""
 
 from datetime import date, datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CHAR, BigInteger, Text
@@ -39,6 +40,10 @@ class CheckoutChoice(Base):
     organization_id: Mapped[UUID]
     product: Mapped[str] = mapped_column(Text)
     plan: Mapped[str] = mapped_column(Text)
-    payment: Mapped[str] = mapped_column(Text)
+    payment: Mapped[Any] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Instant)
     updated_at: Mapped[datetime] = mapped_column(Instant)
+
+    def facts(self) -> dict[str, str | None]:
+        """What was chosen."""
+        return {"product": self.product, "plan": self.plan, "payment": self.payment}

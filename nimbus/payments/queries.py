@@ -11,7 +11,7 @@ from nimbus.payments.models import CheckoutChoice, Payment
 from nimbus.rules.ledger import RECEIVABLE
 
 
-def payments_of(organization_id: UUID) -> Select[tuple[Payment]]:
+def payments_of(organization_id: UUID) -> Select[Payment]:
     """The payments of an organization."""
     return select(Payment).where(Payment.organization_id == organization_id)
 
@@ -30,7 +30,7 @@ async def lock_choice(session: AsyncSession, organization_id: UUID) -> CheckoutC
     )
 
 
-def expected_postings() -> Select[Any]:
+def expected_postings() -> Select[*tuple[Any, ...]]:
     """What the payments must have posted, for the proof of the books."""
     return select(
         Payment.id.label("source_id"),

@@ -41,3 +41,107 @@ class PaymentView(BaseModel):
     reference: str | None
     received_on: Day
     created_at: Moment
+
+
+Slug = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")]
+
+
+class StartBody(Input):
+    """Which plan of which product; of the operator's own where none is named.
+
+    `payment` is how it will be paid; it may be left out for a trial that ends by itself.
+    """
+
+    product: Slug | None = None
+    plan: Slug
+    payment: Literal["invoice", "method"] | None = None
+
+
+class ProductName(BaseModel):
+    """What is subscribed to."""
+
+    slug: str
+    name: str
+
+
+class PlanName(BaseModel):
+    """The plan in the version that is signed."""
+
+    slug: str
+    name: str
+    rank: int
+    plan_version: int
+
+
+class RunningPeriod(BaseModel):
+    """The running period: up to, not including, its end."""
+
+    number: int
+    starts_at: Moment
+    ends_at: Moment
+
+
+class StartedSubscription(BaseModel):
+    """A subscription as it began or is; GET /api/billing/subscriptions/{id} tells more."""
+
+    id: UUID
+    product: ProductName
+    plan: PlanName
+    status: Literal["Trial", "Active", "PastDue", "Suspended", "Cancelled", "Paused", "Expired"]
+    currency: str
+    started_at: Moment
+    trial_ends_at: Moment | None
+    period: RunningPeriod
+    next_billing_at: Moment | None
+    payment: Literal["invoice", "method"] | None
+    version: int
+
+
+class FirstKey(BaseModel):
+    """The key that came with the subscription; `secret` is shown this once."""
+
+    id: UUID
+    name: str
+    environment: Literal["Live"]
+    prefix: str
+    last8: str
+    scopes: list[str]
+    secret: str
+
+
+class ChoiceView(BaseModel):
+    """A plan that starts when the terms are accepted."""
+
+    product: str
+    plan: str
+    payment: Literal["invoice"] | None
+
+
+class CheckoutView(BaseModel):
+    """A subscription, with its first key if it is new; or a choice that waits for the terms."""
+
+    subscription: StartedSubscription | None
+    api_key: FirstKey | None
+    choice: ChoiceView | None
+
+
+class AcceptBody(Input):
+    """The version of the terms that is accepted."""
+
+    version: Annotated[str, StringConstraints(min_length=1, max_length=40)]
+
+
+class AcceptedOrganization(BaseModel):
+    """The organization, Active now."""
+
+    id: UUID
+    name: str
+    status: Literal["Pending", "Active", "Suspended", "Cancelled"]
+
+
+class AcceptedView(BaseModel):
+    """The organization, and what it chose before, started."""
+
+    organization: AcceptedOrganization
+    subscription: StartedSubscription | None
+    api_key: FirstKey | None

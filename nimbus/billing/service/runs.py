@@ -22,9 +22,8 @@ from nimbus.rules import lifecycles
 from nimbus.rules.periods import Period, period_containing
 from nimbus.subscriptions import SubscriptionFacts
 
-RENEWED = frozenset({"Active", "PastDue"})
-ENDING = frozenset({"Cancelled", "Expired"})
-"""Stored states whose ended period is billed; a paused or suspended one waits, a trial is free."""
+WAITING = frozenset({"Suspended", "Paused"})
+"""Stored states in which an ended period waits to be billed."""
 
 
 async def bill(
@@ -104,10 +103,10 @@ async def bill_now(
         last = await queries.last_closed_period(session, subscription_id)
         if last is None:
             raise field_error("subscription_id", "period_running", "No period has ended yet.")
-        invoice = last.invoice_id and await finalize_draft(
-            session, actor, last.invoice_id, as_of, looked_at=False
-        )
-    if not invoice:
+        invoice = None
+        if last.invoice_id is not None:
+            invoice = await finalize_draft(session, actor, last.invoice_id, as_of, looked_at=False)
+    if invoice is None:
         raise field_error("subscription_id", "nothing_owed", "Nothing is owed for the period.")
     return invoice
 
@@ -125,8 +124,9 @@ async def preview(
 async def upcoming(
     session: AsyncSession, subscription: SubscriptionFacts, as_of: datetime
 ) -> Proposal:
-    """What the running period would cost if it ended at `as_of` as a whole; saves nothing."""
-    running = _closing(subscription, "period", subscription.period_ends_at)
+    """What the running period would cost with its usage up to `as_of`; saves nothing."""
+    ends_at = subscription.next_billing_at or subscription.period_ends_at
+    running = _closing(subscription, "period", ends_at)
     return await propose_invoice(session, subscription, running, new_id(), as_of)
 
 
@@ -134,23 +134,12 @@ async def due_closing(
     session: AsyncSession, subscription: SubscriptionFacts, as_of: datetime
 ) -> Closing | None:
     """What of the subscription is due to be billed by `as_of`; None for nothing."""
-    in_trial = (
-        subscription.trial_ends_at is not None
-        and subscription.period_starts_at < subscription.trial_ends_at
-    )
-    if in_trial or subscription.status not in RENEWED | ENDING:
-        return None
-    last = await queries.last_closed_period(session, subscription.id)
-    if last is not None and last.ends_at > subscription.period_starts_at:
-        return None
-    ends_at = subscription.period_ends_at
-    if subscription.ends_at is not None:
-        ends_at = min(ends_at, subscription.ends_at)
-    if ends_at <= subscription.period_starts_at:
+    ends_at = subscription.next_billing_at
+    if ends_at is None or subscription.status in WAITING:
         return None
     if ends_at <= as_of:
         return _closing(subscription, "period", ends_at)
-    if last is None and await _owes_at_start(session, subscription):
+    if await _owes_at_start(session, subscription):
         return _closing(subscription, "start", ends_at)
     return None
 
@@ -227,8 +216,7 @@ async def _close(
         )
     )
     await session.flush()
-    if subscription.status in RENEWED:
-        await subscriptions.renew_period(session, actor, subscription.id, closing.served.ends_at)
+    await subscriptions.renew_period(session, actor, subscription.id, closing.at)
 
 
 async def _finalize_if_due(

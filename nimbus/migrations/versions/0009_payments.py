@@ -43,7 +43,7 @@ def upgrade() -> None:
             organization_id uuid NOT NULL UNIQUE REFERENCES organizations (id),
             product text NOT NULL,
             plan text NOT NULL,
-            payment text NOT NULL CHECK (payment IN ('invoice', 'method')),
+            payment text CHECK (payment = 'invoice'),
             created_at timestamptz NOT NULL,
             updated_at timestamptz NOT NULL,
             UNIQUE (organization_id, id))"""

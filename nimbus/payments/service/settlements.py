@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collecting: invoices paid by hand, and the checkout that starts a subscription."""
+"""Settling: invoices paid by hand."""
 
 from datetime import date, timedelta
 from uuid import UUID
