@@ -9,11 +9,14 @@ from fastapi import APIRouter, FastAPI
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from nimbus.access import resolve_key
 from nimbus.base import db, log, problems
+from nimbus.base.actors import Actor
 from nimbus.base.config import Settings
 from nimbus.base.problems import documented
 from nimbus.errors import Refusal
 from nimbus.identity import resolve_actor
+from nimbus.portal.pages import pages
 from nimbus.rooms import ROUTERS
 
 # The sources' other names answer by the same handlers; the reference lists only ours.
@@ -53,8 +56,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.resolve_actor = resolve_actor
+    app.state.resolve_key = _resolve_key
     problems.install(app)
-    for router in (operations, *ROUTERS):
+    for router in (operations, *ROUTERS, pages):
         app.include_router(router)
     app.add_middleware(AliasedPaths)
     return app
@@ -75,6 +79,12 @@ async def readyz() -> dict[str, str]:
     except (SQLAlchemyError, OSError):
         raise Refusal("unavailable", "The database does not answer.") from None
     return {"status": "ok"}
+
+
+async def _resolve_key(secret: str, visitor: Actor) -> Actor:
+    """Who a key is, before its organization is known; identity stands below access."""
+    async with db.transaction() as session:
+        return await resolve_key(session, secret, visitor)
 
 
 class AliasedPaths:
