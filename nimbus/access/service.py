@@ -225,7 +225,7 @@ async def _product(session: AsyncSession, slug: str | None) -> catalog.ProductFa
     if slug is None:
         return None
     try:
-        return await catalog.product_named(session, slug)
+        return await catalog.product_or_operators(session, slug)
     except Refusal:
         raise field_error("product", "unknown_product", "There is no such product.") from None
 

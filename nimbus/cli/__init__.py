@@ -8,7 +8,7 @@ import typer
 from nimbus.base.config import ConfigError
 from nimbus.base.postgres import PostgresError
 from nimbus.base.secrets import SecretMissingError
-from nimbus.cli import backup, check, people, proofs, roles, serve
+from nimbus.cli import backup, check, demo, people, proofs, roles, serve
 from nimbus.cli.options import CommandError
 from nimbus.supervisor import SupervisorError
 
@@ -20,6 +20,7 @@ COMMANDS: tuple[tuple[str | None, typer.Typer], ...] = (
     (None, backup.commands),
     ("user", people.user),
     ("key", people.key),
+    ("demo", demo.commands),
     ("ledger", proofs.ledger),
     ("audit", proofs.audit),
 )

@@ -43,7 +43,6 @@ class Stage:
     admin_email: str
     admin_password: str
     wind_url: str
-    own_url: str
     out: Path
 
 
@@ -150,7 +149,7 @@ async def _second_provider(stage: Stage, admin: Api, say: Say, stack: AsyncExitS
         "name": "Turbine Alerts",
         "category": "Energy",
         "short_description": "Warnings before a turbine stops.",
-        "upstreams": {"Live": {"base_url": stage.own_url}},
+        "upstreams": {"Live": {"base_url": stage.wind_url}},
     }
     plan = {
         "slug": "basic",
