@@ -23,6 +23,7 @@ COMMANDS: tuple[tuple[str | None, typer.Typer], ...] = (
     ("demo", demo.commands),
     ("ledger", proofs.ledger),
     ("audit", proofs.audit),
+    ("usage", proofs.usage),
 )
 
 app = typer.Typer(

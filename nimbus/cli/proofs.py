@@ -23,10 +23,12 @@ Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
 ledger = typer.Typer(no_args_is_help=True, help="The book of accounts.")
 audit = typer.Typer(no_args_is_help=True, help="The audit trail.")
+usage = typer.Typer(no_args_is_help=True, help="What was measured.")
 
 
 @ledger.callback()
 @audit.callback()
+@usage.callback()
 def _group() -> None:
     """Keep a group of one command a group."""
 
@@ -46,6 +48,15 @@ def audit_verify(data_dir: DataDir = None, as_json: Json = False) -> None:
     from nimbus.base.audit import verify  # noqa: PLC0415
 
     prove(settings_for(data_dir), verify, as_json=as_json)
+
+
+@usage.command("reconcile")
+def usage_reconcile(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Prove that events, roll-ups and quotas tell the same, and that no journal was set aside."""
+    from nimbus.usage import reconcile  # noqa: PLC0415
+
+    settings = settings_for(data_dir)
+    prove(settings, lambda session: reconcile(session, settings.journal_dir), as_json=as_json)
 
 
 def prove(settings: Settings, proof: "Proof", *, as_json: bool) -> None:
