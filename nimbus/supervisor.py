@@ -18,11 +18,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -36,7 +37,8 @@ PROBE_SECONDS = 0.02
 TICK_MILLISECONDS = 1000
 BACKOFF_SECONDS_MAX = 30.0
 STEADY_SECONDS = 60.0  # a child that lived this long failed for a new reason
-STOP_SECONDS = {"gateway": 20, "drain": 60, "worker": 30, "api": 20}
+# In this order: the front door first, so that nothing new comes; the drain stores what was served.
+STOP_SECONDS = {"gateway": 20, "drain": 60, "worker": 30, "api": 20, "companion": 10}
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 AfterStart = Callable[[Settings], Mapping[str, Any]]
@@ -52,10 +54,14 @@ class _StopRequested(BaseException):
 
 @dataclass(slots=True)
 class Child:
-    """One process of the system; `role` is the command, `name` tells gateways apart."""
+    """One process of the system; `role` is the command, `name` tells gateways apart.
+
+    A companion is a program beside Nimbus, by its own command `words`.
+    """
 
     role: str
     name: str
+    words: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     failures: int = 0
@@ -78,15 +84,18 @@ def serve(
     *,
     instant: datetime | None = None,
     after_start: AfterStart | None = None,
+    companions: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> None:
     """Run the whole system until SIGTERM, SIGINT or SIGHUP, then stop it in order.
 
     `instant` (UTC) is where a new test clock stands. `after_start` runs once everything answers
-    and gives what `run.json` says about accounts and keys. Raises `SupervisorError` or
+    and gives what `run.json` says about accounts and keys. `companions` are programs to run
+    beside Nimbus, as command lines by name: the demo's upstreams. Raises `SupervisorError` or
     `postgres.PostgresError` with a message for the operator; nothing is left running then.
     """
     with _one_of_a_kind(settings), _port_held(settings), closing(_notices(settings)) as notices:
         system = System(settings, notices)
+        system.children = [Child("companion", name, words) for name, words in companions.items()]
         try:
             _handle_stop_signals(_request_stop)
             _start(system, instant)
@@ -145,7 +154,7 @@ def _start(system: System, instant: datetime | None) -> None:
     if settings.test_clock:
         _set_test_clock(settings, instant)
     gateways = [Child("gateway", f"gateway-{n + 1}") for n in range(settings.gateways)]
-    system.children = [Child("api", "api"), Child("worker", "worker"), Child("drain", "drain")]
+    system.children += [Child("api", "api"), Child("worker", "worker"), Child("drain", "drain")]
     system.children += gateways
     for child in system.children:
         _spawn(system, child)
@@ -213,9 +222,13 @@ def _spawn(system: System, child: Child) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NIMBUS_")}
     environment |= to_environment(settings)
     environment["NOTIFY_SOCKET"] = str(_notice_path(settings))
+    command = [sys.executable, "-m", "nimbus", child.role, f"--supervisor={os.getpid()}"]
+    if child.role == "companion":
+        launcher = [sys.executable, "-m", "nimbus.base.process", str(os.getpid())]
+        command = [*launcher, *child.words]
     with _open_log(_log_file(settings, child)) as log:
         child.process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "nimbus", child.role, f"--supervisor={os.getpid()}"],
+            command,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -240,6 +253,8 @@ def _wait_until_ready(system: System, child: Child) -> None:
 
 def _is_ready(system: System, child: Child) -> bool:
     """The API and the gateway have to answer; every other role says it itself."""
+    if child.role == "companion":
+        return True  # whoever needs it waits for it
     _read_notices(system)
     assert child.process is not None  # noqa: S101
     if child.role == "api":
@@ -349,8 +364,7 @@ def _pidfds(system: System) -> Iterator[list[int]]:
 
 
 def _stop(system: System) -> None:
-    """Front door first, so that nothing new comes; the drain stores what was served."""
-    for role in ("gateway", "drain", "worker", "api"):
+    for role in STOP_SECONDS:
         _stop_role(system, role)
     if system.server is not None:
         postgres.stop(system.server)

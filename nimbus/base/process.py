@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import socket
+import sys
 
 PR_SET_PDEATHSIG = 1
 
@@ -34,3 +35,13 @@ def announce_ready() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notice:
         notice.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
         notice.send(b"READY=1")
+
+
+def main() -> None:
+    """`python -m nimbus.base.process PARENT COMMAND…`: become a command that dies with PARENT."""
+    die_with(int(sys.argv[1]))
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - the command is the supervisor's
+
+
+if __name__ == "__main__":
+    main()
