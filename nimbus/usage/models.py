@@ -5,7 +5,7 @@ At the end: the facts that other rooms get of them.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -232,5 +232,20 @@ class LoggedCall:
     units: int
     billable: bool
     meters: dict[str, str]
-    ip: str
+    ip: IPv4Address | IPv6Address
     request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallCounts:
+    """Calls added up, of one day or one operation. `errors` are answers of 400 and above."""
+
+    calls: int
+    units: Decimal
+    errors: int
+    bytes_in: int
+    bytes_out: int
+    duration_us: int
+    day: date | None = None
+    product_id: UUID | None = None
+    route_id: UUID | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls for tests of usage: a subscription to call on, events, journals as a gateway writes them."""
+"""Calls for tests of usage: a subscription, events, journals as a gateway writes them."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import text
+import httpx2
+import pytest
+from sqlalchemy import text, update
 
-from nimbus import usage
-from nimbus.base import db
+from nimbus import catalog, subscriptions, usage
+from nimbus.base import clock, db
+from nimbus.base.config import Settings
 from nimbus.base.ids import new_id
 from nimbus.gateway.meter import Journal
+from nimbus.identity import organization_facts
 from nimbus.rules.metering import UsageEvent, event_id
+from nimbus.usage.models import QuotaStanding
+from tests.support.market import make_wind
+from tests.support.people import Person, make_owner
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 END = datetime(2026, 6, 1, tzinfo=UTC)
@@ -33,6 +40,40 @@ class Contract:
     plan_version_id: UUID
     route_id: UUID
     key_id: UUID
+
+
+@pytest.fixture
+async def contract(api: httpx2.AsyncClient, upstream: str, database: Settings) -> Contract:
+    """An organization's subscription to Starter of another one's Wind API, since May 2026."""
+    provider = await make_owner("peter@wind.example")
+    consumer = await make_owner("ada@acme.example")
+    made = await make_wind(api, provider, upstream)
+    return await contract_for(consumer, made)
+
+
+async def contract_for(consumer: Person, product: dict[str, Any]) -> Contract:
+    """A subscription to the Starter plan of a Wind API, since May 2026."""
+    async with db.transaction(consumer.organization_id, consumer.actor.user_id) as session:
+        plan = await catalog.published_plan(session, product["slug"], "starter")
+        organization = await organization_facts(session, consumer.organization_id)
+        started = await subscriptions.start(
+            session, consumer.actor, organization, plan, payment="invoice", as_of=START
+        )
+        clock.set_instant(START)  # the reactions run now, at the instant of the start
+    clock.set_instant(None)
+    [route] = await rows(
+        "SELECT id FROM routes WHERE product_id = :product_id AND path = '/farms'",
+        product_id=plan.product.id,
+    )
+    return Contract(
+        organization_id=consumer.organization_id,
+        provider_organization_id=plan.product.provider_organization_id,
+        subscription_id=started.subscription.id,
+        product_id=plan.product.id,
+        plan_version_id=plan.plan_version_id,
+        route_id=route["id"],
+        key_id=new_id(),
+    )
 
 
 def event(
@@ -133,34 +174,20 @@ async def proof(journal_dir: Path) -> list[dict[str, Any]]:
         return list((await usage.reconcile(session, journal_dir)).differences)
 
 
-async def allow(contract: Contract, limit: int | None, policy: str, **changes: Any) -> UUID:
-    """Open a standing for May by hand: `limit` calls under `policy`."""
-    standing_id = new_id()
-    values = {
-        "id": standing_id,
-        "organization_id": contract.organization_id,
-        "provider_organization_id": contract.provider_organization_id,
-        "subscription_id": contract.subscription_id,
-        "meter_key": "api_calls",
-        "aggregation": "count",
-        "period": "month",
-        "period_starts_at": START,
-        "period_ends_at": END,
-        "limit_units": limit,
-        "policy": policy,
-        "used": 0,
-        "leased": 0,
-        "created_at": START,
-        "updated_at": START,
-        **changes,
-    }
+async def allow(contract: Contract, limit: int | None, policy: str) -> UUID:
+    """Let the standing of May say `limit` calls under `policy`."""
     async with db.system_session(STORING) as session:
-        names = ", ".join(values)
-        marks = ", ".join(f":{name}" for name in values)
-        await session.execute(
-            text(f"INSERT INTO quota_standings ({names}) VALUES ({marks})"), values
+        changed = await session.execute(
+            update(QuotaStanding)
+            .where(
+                QuotaStanding.subscription_id == contract.subscription_id,
+                QuotaStanding.meter_key == "api_calls",
+                QuotaStanding.period_starts_at == START,
+            )
+            .values(limit_units=limit, policy=policy)
+            .returning(QuotaStanding.id)
         )
-    return standing_id
+        return changed.scalar_one()
 
 
 class Gateway:

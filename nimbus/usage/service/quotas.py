@@ -6,7 +6,7 @@ next, so that a gateway never meets a window that is not open yet. Each standing
 one before it ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -18,12 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from nimbus import catalog, subscriptions
 from nimbus.catalog import PlanFacts, QuotaFacts
 from nimbus.rules.metering import CALLS, aggregate
-from nimbus.rules.periods import Anchor, quota_window
+from nimbus.rules.periods import Period, QuotaPeriod, quota_window
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
 from nimbus.usage.models import QuotaSchedule, QuotaStanding, QuotaState
 
 STORING_LOCK = 7_303_020
+WindowAt = Callable[[QuotaPeriod, datetime], Period]
 
 
 async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: datetime) -> None:
@@ -34,7 +35,7 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
     changes or renews, and whenever a window has begun.
     """
     contract = await subscriptions.subscription_facts(session, subscription_id)
-    if contract.ends_at is not None and contract.ends_at <= as_of:
+    if _has_ended(contract, as_of):
         await _end_schedule(session, contract)
         return
     plan = await catalog.plan_facts(session, contract.plan_version_id)
@@ -42,13 +43,13 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
     await while_no_storing(session)
     statement = queries.standings([subscription_id], as_of).with_for_update(key_share=True)
     rows = list(await session.scalars(statement.execution_options(populate_existing=True)))
-    anchor = plan.anchor(contract.anchor_at, contract.time_zone)
+    window_at = _windows(contract, plan)
     begins = []
     for quota in plan.quotas:
         mine = [r for r in rows if (r.meter_key, r.period) == (quota.meter_key, quota.period)]
         aggregation = meters[quota.meter_key].aggregation
-        for starts_at, ends_at in _missing(mine, quota, anchor, as_of):
-            row = _new(contract, quota, aggregation, starts_at, ends_at)
+        for window in _missing(mine, quota, window_at, as_of):
+            row = _new(contract, plan, quota, aggregation, window)
             row.used = await used_in(session, row)
             session.add(row)
             mine.append(row)
@@ -126,28 +127,51 @@ async def _lock(session: AsyncSession, statement: str) -> None:
     await session.execute(text(statement), {"lock": STORING_LOCK})
 
 
+def _has_ended(contract: SubscriptionFacts, as_of: datetime) -> bool:
+    if contract.status == "Trial" and contract.payment is None:
+        return contract.trial_ends_at is not None and contract.trial_ends_at <= as_of
+    return contract.status == "Expired" or (
+        contract.ends_at is not None and contract.ends_at <= as_of
+    )
+
+
+def _windows(contract: SubscriptionFacts, plan: PlanFacts) -> WindowAt:
+    """Which window of a quota period an instant is in. A trial is a cycle of its own, and the
+    cycles that are paid begin at its end.
+    """
+    trial_ends_at = contract.trial_ends_at if contract.status == "Trial" else None
+    anchor = plan.anchor(trial_ends_at or contract.anchor_at, contract.time_zone)
+
+    def window_at(kind: QuotaPeriod, instant: datetime) -> Period:
+        if kind == "cycle" and trial_ends_at is not None and instant < trial_ends_at:
+            return Period(contract.started_at, trial_ends_at)
+        return quota_window(kind, anchor, instant)
+
+    return window_at
+
+
 def _missing(
-    rows: list[QuotaStanding], quota: QuotaFacts, anchor: Anchor, as_of: datetime
-) -> list[tuple[datetime, datetime]]:
+    rows: list[QuotaStanding], quota: QuotaFacts, window_at: WindowAt, as_of: datetime
+) -> list[Period]:
     """The windows to open so that the present one and the one after it are there."""
-    windows = []
-    ends_at = max((row.period_ends_at for row in rows), default=None)
-    starts_at = max((row.period_starts_at for row in rows), default=None)
-    if ends_at is None:
-        window = quota_window(quota.period, anchor, as_of)
-        starts_at, ends_at = window.starts_at, window.ends_at
-        windows.append((starts_at, ends_at))
-    if starts_at is not None and starts_at <= as_of:
-        windows.append((ends_at, quota_window(quota.period, anchor, ends_at).ends_at))
-    return windows
+    if rows:
+        newest = max(rows, key=lambda row: row.period_starts_at).window()
+        missing = []
+    else:
+        newest = window_at(quota.period, as_of)
+        missing = [newest]
+    if newest.starts_at <= as_of:
+        after = window_at(quota.period, newest.ends_at)
+        missing.append(Period(newest.ends_at, after.ends_at))
+    return missing
 
 
 def _new(
     contract: SubscriptionFacts,
+    plan: PlanFacts,
     quota: QuotaFacts,
     aggregation: str,
-    starts_at: datetime,
-    ends_at: datetime,
+    window: Period,
 ) -> QuotaStanding:
     return QuotaStanding(
         organization_id=contract.organization_id,
@@ -156,9 +180,10 @@ def _new(
         meter_key=quota.meter_key,
         aggregation=aggregation,
         period=quota.period,
-        period_starts_at=starts_at,
-        period_ends_at=ends_at,
-        leased=0,
+        period_starts_at=window.starts_at,
+        period_ends_at=window.ends_at,
+        limit_units=quota.amount,
+        policy=plan.over_quota_policy,
     )
 
 

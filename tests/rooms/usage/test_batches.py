@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -232,7 +233,7 @@ async def test_periods_that_begin_and_end_within_an_hour_tile_all_calls(
     edges = sorted([START, *cuts, START + timedelta(days=2)])
 
     parts: Counter[str] = Counter()
-    for starts_at, ends_at in zip(edges, edges[1:], strict=False):
+    for starts_at, ends_at in pairwise(edges):
         inside = [c for c in calls if starts_at <= c.occurred_at < ends_at]
         found = await used(contract, starts_at, ends_at)
         assert found == expected(inside)
