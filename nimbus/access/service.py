@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Use cases of API keys: made, changed, rotated, revoked; and who a key is."""
 
+import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,10 +15,11 @@ from nimbus.access import queries
 from nimbus.access.events import ApiKeyChanged, ApiKeyCreated, ApiKeyRevoked, ApiKeyRotated
 from nimbus.access.models import ApiKey, Network
 from nimbus.access.secrets import PEPPER_VERSION, Environment, keyed_hash, new_secret, prefix
-from nimbus.base import clock
+from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM, Actor
 from nimbus.base.events import announce
 from nimbus.errors import FieldError, Refusal, field_error
+from nimbus.identity import organization_facts
 from nimbus.rules import lifecycles
 from nimbus.rules.grants import well_formed
 
@@ -160,21 +164,28 @@ async def revoke_by_operator(session: AsyncSession, key_id: UUID, reason: str) -
 
 
 async def resolve_key(session: AsyncSession, secret: str, visitor: Actor) -> Actor:
-    """Who calls the management API with this key; 401 as the gateway answers it."""
-    encoded = secret.encode()
-    key = None
-    if well_formed(encoded):
-        key = await queries.key_by_hash(session, keyed_hash(secret))
+    """Who calls the management API with this key; refused as the gateway refuses it.
+
+    Raises 401 for a key that is unknown, revoked, expired or rotated out; 403 from an address that
+    is not on its list, and for an organization that is suspended or cancelled.
+    """
+    key_hash = keyed_hash(secret)
+    key = await queries.key_by_hash(session, key_hash) if well_formed(secret.encode()) else None
     if key is None:
         raise Refusal("invalid_api_key")
     if key.status == "Revoked":
         raise Refusal("api_key_revoked")
-    moment = clock.now()
-    retired = key.key_hash != keyed_hash(secret)
-    if retired and key.retires_at is not None and key.retires_at <= moment:
-        raise Refusal("api_key_revoked")
-    if key.expires_at is not None and key.expires_at <= moment:
+    ends = [key.expires_at]
+    if not hmac.compare_digest(key.key_hash, key_hash):
+        ends.append(key.retires_at)
+    if any(end is not None and end <= clock.now() for end in ends):
         raise Refusal("api_key_expired")
+    if key.ip_allow and not _is_listed(visitor.ip, key.ip_allow):
+        raise Refusal("ip_not_allowed", "This key may not be used from this address.")
+    await db.act_for(session, key.organization_id)
+    organization = await organization_facts(session, key.organization_id)
+    if organization.status in {"Suspended", "Cancelled"}:
+        raise Refusal("organization_suspended")
     return Actor(
         kind="key",
         organization_id=key.organization_id,
@@ -183,6 +194,14 @@ async def resolve_key(session: AsyncSession, secret: str, visitor: Actor) -> Act
         ip=visitor.ip,
         request_id=visitor.request_id,
     )
+
+
+def _is_listed(address: str | None, networks: Sequence[Network]) -> bool:
+    try:
+        caller = ip_address(address or "")
+    except ValueError:
+        return False
+    return any(caller in network for network in networks)
 
 
 def _revoke(session: AsyncSession, actor: Actor, key: ApiKey, reason: str | None) -> None:

@@ -31,11 +31,11 @@ async def make_key(api: httpx2.AsyncClient, person: Person, **changes: Any) -> d
     return made
 
 
-async def resolve(secret: str) -> Actor | str:
+async def resolve(secret: str, ip: str | None = None) -> Actor | str:
     """Who a secret is, or the code of its refusal."""
     async with db.transaction() as session:
         try:
-            return await resolve_key(session, secret, Actor(kind="visitor"))
+            return await resolve_key(session, secret, Actor(kind="visitor", ip=ip))
         except Refusal as refusal:
             return refusal.code
 
@@ -127,7 +127,23 @@ async def test_both_secrets_work_until_the_grace_ends_and_one_after_it(
     assert isinstance(new, Actor)
     assert isinstance(old, Actor) is old_works
     if not old_works:
-        assert old == "api_key_revoked"
+        assert old == "api_key_expired"
+
+
+async def test_a_key_is_held_to_its_addresses_and_to_its_organization(
+    api: httpx2.AsyncClient, owner: Any
+) -> None:
+    ada = await make_owner()
+    secret = (await make_key(api, ada, ip_allow=["198.51.100.0/24"]))["secret"]
+
+    here = await resolve(secret, "198.51.100.9")
+    elsewhere = [await resolve(secret, ip) for ip in ("203.0.113.1", "::1", None)]
+    owner("UPDATE organizations SET status = 'Suspended'")
+    suspended = await resolve(secret, "198.51.100.9")
+
+    assert isinstance(here, Actor)
+    assert elsewhere == ["ip_not_allowed"] * 3
+    assert suspended == "organization_suspended"
 
 
 async def test_an_expired_key_is_refused_from_its_instant_on(api: httpx2.AsyncClient) -> None:
