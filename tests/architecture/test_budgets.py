@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Budgets of size, as a ratchet: functions, files, line length."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -19,6 +20,7 @@ FUNCTION_LINES = 70
 PYTHON_LINES = 600
 WEB_LINES = 250
 LINE_CHARACTERS = 100
+PRAGMA = re.compile(r"\s*#\s*(?:noqa|type:\s*ignore).*")  # as ruff counts
 TRANSLATIONS = {"texts.ts", "words.ts"}  # a sentence stays whole, so that it can be found
 WEB = {".ts", ".tsx", ".css"}
 SOURCES = WEB | {".py", ".js", ".mjs", ".sql", ".sh", ".typ"}
@@ -73,7 +75,7 @@ def test_no_line_is_longer_than_its_budget() -> None:
         for path in sources()
         if path.name not in TRANSLATIONS
         for number, line in enumerate(text_of(path).splitlines(), 1)
-        if len(line) > LINE_CHARACTERS
+        if len(PRAGMA.sub("", line)) > LINE_CHARACTERS
     ]
 
     assert_none(long)

@@ -162,7 +162,7 @@ async def unpublish(session: AsyncSession, actor: Actor, product_id: UUID) -> Pr
 
 
 def check_base_url(url: str, field: str) -> str:
-    """An upstream's address in its usual form: `HTTP://Wind.Example/v1/` → `http://wind.example/v1`.
+    """An upstream's usual address: `HTTP://Wind.Example/v1/` → `http://wind.example/v1`.
 
     Raises 400 `invalid_url`, naming the field, for another scheme than http and https, no host, a
     name or password, a query, a fragment, a port that is none, or dot segments.
