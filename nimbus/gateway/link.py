@@ -199,13 +199,12 @@ class Link:
 
     async def _give_back(self, connection: Connection) -> None:
         while self._returned:
-            standing, units = next(iter(self._returned.items()))
+            # Taken off first: with an unknown outcome it must not be said twice. What gets lost
+            # so comes back when this gateway ends.
+            standing, units = self._returned.popitem()
             await connection.execute(
                 "SELECT gateway_give_back(%s, %s, %s)", (self._journal.producer, standing, units)
             )
-            left = self._returned.pop(standing) - units
-            if left:
-                self._returned[standing] = left
 
     async def _borrow(self, connection: Connection) -> None:
         while self._asked:
@@ -216,8 +215,9 @@ class Link:
             )
             row = await cursor.fetchone()
             del self._asked[standing]
-            # A standing that the house knows no more lends nothing.
-            self._answer_lease(standing, Granted(0, 0, 0, 0) if row is None else Granted(*row))
+            # Without a counter the house knows the standing, or this gateway, no more.
+            known = row is not None and row[1] is not None
+            self._answer_lease(standing, Granted(*row) if known and row else None)
 
     def _wake(self) -> None:
         if self._down:

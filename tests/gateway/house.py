@@ -395,10 +395,13 @@ class Upstream:
 
 
 @contextlib.asynccontextmanager
-async def open_upstream() -> AsyncIterator[Upstream]:
+async def open_upstream(socket_path: Path | None = None) -> AsyncIterator[Upstream]:
     upstream = Upstream()
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
-    upstream.port = server.sockets[0].getsockname()[1]
+    if socket_path is not None:
+        server = await asyncio.start_unix_server(upstream.serve, str(socket_path))
+    else:
+        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+        upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream
     finally:
