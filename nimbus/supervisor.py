@@ -32,7 +32,7 @@ import psycopg
 from nimbus.base import clock, postgres, process, secrets
 from nimbus.base.config import Settings, to_environment
 
-READY_SECONDS = 60
+READY_SECONDS = 180  # a busy machine takes its time; a child that ends is noticed at once
 PROBE_SECONDS = 0.02
 TICK_MILLISECONDS = 1000
 BACKOFF_SECONDS_MAX = 30.0

@@ -70,7 +70,7 @@ class Nimbus:
         return [pid for pid in processes_of(self.data_dir) if command_of(pid)[3:4] == [role]]
 
 
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 60) -> T:
+def wait_for(condition: Callable[[], T], what: str, seconds: float = 180) -> T:
     """The first true answer of `condition`; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -95,7 +95,7 @@ def nimbus(*words: str, user: Sequence[str] = ()) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -133,7 +133,7 @@ def serving(
 def stop(system: Nimbus, number: int = signal.SIGTERM) -> None:
     if system.process.poll() is None:
         system.process.send_signal(number)
-        system.process.wait(60)
+        system.process.wait(180)
 
 
 def _is_ready(system: Nimbus) -> bool:
