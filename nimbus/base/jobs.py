@@ -15,6 +15,7 @@ from uuid import UUID
 import procrastinate
 from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.tasks import Task
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.base import clock
@@ -59,6 +60,10 @@ class DueSource:
 
 
 _sources: list[DueSource] = []
+# The queue's own index sees waiting jobs; one being done may have to wait again, under its lock.
+_AT_WORK = text(
+    "SELECT true FROM procrastinate_jobs WHERE status = 'doing' AND queueing_lock = :lock"
+)
 
 
 def due_source(source: DueSource) -> DueSource:
@@ -92,6 +97,8 @@ async def _defer_once(
     session: AsyncSession, task: JobTask, entity_id: UUID, due_at: datetime
 ) -> None:
     lock = f"{task.name}/{entity_id}"
+    if await session.scalar(_AT_WORK, {"lock": lock}):
+        return
     try:
         async with session.begin_nested():
             await _configured(task, await _driver(session), lock, lock).defer_async(
