@@ -21,6 +21,7 @@ from nimbus.payments import endpoints as payments_endpoints
 from nimbus.portal import clock, consumer
 from nimbus.subscriptions import endpoints as subscriptions_endpoints
 from nimbus.subscriptions import jobs as subscriptions_jobs
+from nimbus.usage import endpoints as usage_endpoints
 from nimbus.usage import jobs as usage_jobs
 
 ROUTERS: Sequence[APIRouter] = (
@@ -28,6 +29,7 @@ ROUTERS: Sequence[APIRouter] = (
     *catalog_endpoints.routers,
     subscriptions_endpoints.router,
     access_endpoints.router,
+    usage_endpoints.router,
     billing_endpoints.router,
     payments_endpoints.router,
     notices_endpoints.router,
