@@ -40,7 +40,7 @@ class CheckoutChoice(Base):
     organization_id: Mapped[UUID]
     product: Mapped[str] = mapped_column(Text)
     plan: Mapped[str] = mapped_column(Text)
-    payment: Mapped[Any] = mapped_column(Text)
+    payment: Mapped[Any] = mapped_column(Text, nullable=True)
     created_at: Mapped[datetime] = mapped_column(Instant)
     updated_at: Mapped[datetime] = mapped_column(Instant)
 
