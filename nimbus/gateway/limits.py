@@ -101,8 +101,8 @@ class _Lease:
     available: int = 0
     left: int | None = None  # neither used nor lent, as last heard
     asked: int = 0  # units asked for and not answered yet
-    empty_until: float = 0.0
-    used_at: float = 0.0
+    empty_until: float = 0
+    used_at: float = 0
     second: int = 0
     recent: int = 0  # units taken in the second before
     this_second: int = 0
@@ -259,6 +259,7 @@ class Leases:
 
     def _return(self, standing_id: UUID, lease: _Lease) -> None:
         units, lease.available = lease.available, 0
+        lease.empty_until = 0
         if lease.left is not None:
             lease.left += units
         self._give_back(standing_id, units)

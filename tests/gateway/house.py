@@ -4,6 +4,8 @@
 import asyncio
 import contextlib
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -295,6 +297,12 @@ class Caller:
             return body
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
+
+    def reset(self) -> None:
+        """Leave without a good-bye."""
+        option = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+        self.writer.transport.abort()
 
     async def closed(self, seconds: float = 20) -> bool:
         """Whether the gate closes without a further byte."""

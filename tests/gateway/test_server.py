@@ -3,7 +3,6 @@
 
 import asyncio
 import socket
-import struct
 from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -325,9 +324,7 @@ async def test_a_caller_that_resets_its_upload_leaves_one_unbilled_event(
     async with gate.caller() as caller:
         await caller.send(request(b"POST", b"/echo", b"Content-Length: 1000") + b"aaaa")
         await until(lambda: bool(upstream.seen))
-        caller.writer.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )
+        caller.reset()
     await until(lambda: len(gate.events()) == 1)
     [event] = gate.events()
     assert (event.status, event.billable, event.bytes_in) == (499, False, 4)

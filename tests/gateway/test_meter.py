@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal's writer: slots without holes, full disks, and a lock for the living."""
+
+import fcntl
+import os
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from nimbus.gateway.meter import Journal, sync_files
+from nimbus.rules.metering import LOCK_NAME, SlotState, UsageEvent, read_segment
+from tests.rules.test_metering import event
+
+PRODUCER = UUID(int=77)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal", PRODUCER, slots_per_segment=8)
+
+
+def slots(journal: Journal) -> list[tuple[int, SlotState, UsageEvent | None]]:
+    found = []
+    for path in sorted(journal.folder.glob("*.journal")):
+        header, read = read_segment(path.read_bytes())
+        assert header.producer == PRODUCER
+        found += [(slot.sequence, slot.state, slot.record) for slot in read]
+    return found
+
+
+def test_sequences_run_on_over_segments_without_holes(journal: Journal) -> None:
+    for number in range(1, 31):
+        assert journal.reserve() == number
+        journal.complete(number, event(number))
+        journal.prepare()
+    found = slots(journal)
+    assert [sequence for sequence, _, _ in found[:30]] == list(range(1, 31))
+    assert [record.bytes_in for _, _, record in found[:30] if record] == [120] * 30
+    assert len(list(journal.folder.glob("*.journal"))) == 5, "the next one is ready in advance"
+    journal.close()
+
+
+def test_calls_in_flight_are_completed_in_the_segment_they_were_reserved_in(
+    journal: Journal,
+) -> None:
+    reserved = [journal.reserve() for _ in range(20)]
+    for sequence in reversed(reserved):
+        journal.prepare()
+        assert sequence is not None
+        journal.complete(sequence, event(sequence))
+    states = [state for _, state, _ in slots(journal)]
+    assert states[:20] == [SlotState.COMPLETED] * 20
+    journal.prepare()
+    assert len(journal._segments) == 1
+    journal.close()
+
+
+def test_a_reserved_slot_is_seen_by_who_reads_beside_us(journal: Journal) -> None:
+    journal.reserve()
+    assert [state for _, state, _ in slots(journal)[:2]] == [SlotState.RESERVED, SlotState.EMPTY]
+    journal.close()
+
+
+def test_a_full_disk_gives_no_slot_and_leaves_no_half_segment(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert journal.reserve() is None
+    journal.record_refused(event(1))
+    assert [path.name for path in journal.folder.iterdir()] == [LOCK_NAME]
+    monkeypatch.undo()
+    journal._retry_at = 0
+    assert journal.reserve() == 1
+    journal.close()
+
+
+def test_space_for_a_segment_is_taken_when_it_is_made(journal: Journal) -> None:
+    journal.reserve()
+    [path] = journal.folder.glob("*.journal")
+    status = path.stat()
+    assert status.st_blocks * 512 >= status.st_size
+    journal.close()
+
+
+def test_a_flood_of_refusals_does_not_fill_the_disk(journal: Journal) -> None:
+    for number in range(5_000):
+        journal.record_refused(event(number))
+    assert journal.last_sequence < 5_000
+    journal.close()
+
+
+def test_the_folder_is_locked_while_its_gateway_lives(journal: Journal) -> None:
+    lock = os.open(journal.folder / LOCK_NAME, os.O_WRONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    journal.close()
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(lock)
+
+
+def test_only_what_changed_is_synced(journal: Journal) -> None:
+    journal.reserve()
+    files = journal.unsynced()
+    assert len(files) == 1
+    sync_files(files)
+    assert journal.unsynced() == []
+    journal.complete(1, event(1))
+    sync_files(journal.unsynced())
+    journal.close()
