@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """A sale to bill: the operator sells the Wind API, a customer is on it since 1 May 2026."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import secrets as randomness
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from ipaddress import ip_network
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx2
+import pytest
+from psycopg import sql
 
-from nimbus import rooms
+from nimbus.app import create_app
 from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM
+from nimbus.base.config import Settings
 from nimbus.billing.models import Invoice
 from nimbus.billing.service import runs
-from tests.support.market import make_wind, sent
+from tests.support.market import listening, make_wind, sent
 from tests.support.metered import END, START, Contract, event, reported, rows, store
 from tests.support.people import Person, make_owner
-
-__all__ = ["END", "START", "Sale", "bill", "rooms", "sell", "set_seller", "use"]
 
 SETTINGS = "/api/admin/settings"
 REFERENCE_LINES = [4900, 2500, 2250, 2000]
@@ -50,17 +52,55 @@ class Sale:
         return self.contract.subscription_id
 
 
-async def sell(
-    api: httpx2.AsyncClient, upstream: str, *, seller: bool = True, plan: str = "starter"
-) -> Sale:
-    """A customer on a plan of the Wind API from 1 May 2026, 00:00 UTC, billed on invoice."""
+async def sell(api: httpx2.AsyncClient, upstream: str) -> Sale:
+    """A customer on Starter of the Wind API from 1 May 2026, 00:00 UTC, billed on invoice."""
     clock.set_instant(START)
     admin = await make_owner("admin@nimbus.example", platform_role="admin")
-    if seller:
-        await set_seller(api, admin)
+    await set_seller(api, admin)
     await make_wind(api, admin, upstream)
     customer = await make_owner("ada@acme.example")
-    return Sale(admin, customer, await subscribe(api, customer, plan))
+    return Sale(admin, customer, await subscribe(api, customer))
+
+
+@pytest.fixture(scope="session")
+async def sold(server: Any) -> tuple[str, Sale]:
+    """A database with a sale, made once; each test gets a copy."""
+    name = f"sold_{randomness.token_hex(4)}"
+    server.execute(copy_of("template_nimbus", name))
+    settings = replace(server.settings(name), private_networks=(ip_network("127.0.0.0/8"),))
+    await db.open_database(settings)
+    transport = httpx2.ASGITransport(app=create_app(settings))
+    async with (
+        listening() as upstream,
+        httpx2.AsyncClient(transport=transport, base_url="http://nimbus.test") as api,
+    ):
+        sale = await sell(api, upstream)
+    await db.close_database()
+    clock.set_instant(None)
+    return name, sale
+
+
+@pytest.fixture
+def settings(server: Any, sold: tuple[str, Sale]) -> Iterator[Settings]:
+    """Settings of a copy of the database with the sale."""
+    name = f"test_{randomness.token_hex(6)}"
+    server.execute(copy_of(sold[0], name))
+    yield replace(server.settings(name), private_networks=(ip_network("127.0.0.0/8"),))
+    dropped = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+    server.execute(dropped)
+
+
+@pytest.fixture
+def sale(database: Settings, sold: tuple[str, Sale]) -> Sale:
+    """A customer on Starter since 1 May 2026 and a known seller; it is that instant still."""
+    clock.set_instant(START)
+    return sold[1]
+
+
+def copy_of(template: str, name: str) -> sql.Composed:
+    """The statement that copies a database."""
+    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+    return copy.format(sql.Identifier(name), sql.Identifier(template))
 
 
 async def set_seller(api: httpx2.AsyncClient, admin: Person, **changes: Any) -> Any:
@@ -121,17 +161,9 @@ async def bill(subscription_id: UUID, as_of: datetime = END) -> Invoice | None:
 
 async def counts(tables: Iterable[str]) -> dict[str, int]:
     """How many rows tables hold."""
-    return {
-        table: (await rows(f"SELECT count(*) AS n FROM {table}"))[0]["n"]  # noqa: S608 - ours
-        for table in tables
-    }
+    return {table: (await rows(f"SELECT count(*) AS n FROM {table}"))[0]["n"] for table in tables}
 
 
 def amounts(lines: Iterable[Any]) -> list[int]:
     """The amounts of lines, in minor units."""
     return [line.amount_minor for line in lines]
-
-
-def euro(text: str) -> int:
-    """ "140.97" → 14097."""
-    return int(Decimal(text) * 100)

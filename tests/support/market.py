@@ -3,6 +3,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
@@ -73,6 +74,13 @@ def loopback_settings(settings: Settings) -> Settings:
 @pytest.fixture
 async def upstream() -> AsyncIterator[str]:
     """The address of something that takes connections and says nothing."""
+    async with listening() as address:
+        yield address
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[str]:
+    """The same, for as long as the block runs."""
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()

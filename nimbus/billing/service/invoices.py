@@ -128,8 +128,9 @@ async def finalize(
     `moment` is business time; its day in the seller's time zone is the issue date. Locks the
     seller's number series, then the organization's chain in the ledger, both until commit.
     """
-    invoice.status = lifecycles.invoice("Draft", "finalize")
     issued_on = day_of(moment, seller.time_zone)
+    number = await queries.take_number(session, seller, issued_on.year)
+    invoice.status = lifecycles.invoice("Draft", "finalize")
     closing = proposal.closing
     invoice.supply_from, invoice.supply_to = days_of(closing.served, closing.time_zone)
     invoice.seller_organization_id = seller.organization_id
@@ -137,8 +138,8 @@ async def finalize(
     invoice.seller = _seller(seller)
     invoice.issued_on = issued_on
     invoice.due_on = issued_on + timedelta(days=invoice.payment_term_days)
-    invoice.number = await queries.take_number(session, seller, issued_on.year)
-    invoice.payment_reference = payment_reference(invoice.number)
+    invoice.number = number
+    invoice.payment_reference = payment_reference(number)
     invoice.finalized_at = invoice.updated_at = moment
     invoice.parked_reason = None
     nothing_due = invoice.total_minor == 0

@@ -5,7 +5,6 @@ import asyncio
 from datetime import date
 from uuid import UUID
 
-import psycopg
 import pytest
 from psycopg import errors
 
@@ -13,11 +12,11 @@ from nimbus import ledger, payments
 from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM
 from nimbus.base.config import Settings
-from nimbus.base.secrets import database_login
 from nimbus.errors import Refusal
 from nimbus.payments.models import Payment
 from tests.support.bills import END, Sale, bill, counts, use_as_in_the_reference
 from tests.support.metered import rows
+from tests.support.roles import ROLES, as_role
 
 pytestmark = pytest.mark.anyio
 
@@ -77,7 +76,7 @@ async def test_marked_again_or_by_eight_at_once_it_is_one_payment_and_one_postin
 
 async def test_a_draft_can_t_be_paid(sale: Sale, settings: Settings) -> None:
     invoice_id = await sent_invoice(sale)
-    with psycopg.connect(**database_login(settings, "owner")) as owner:
+    with as_role(settings, "superuser") as owner:
         owner.execute("SET session_replication_role = replica")
         owner.execute(
             "UPDATE invoices SET status = 'Draft', number = NULL, seller_organization_id = NULL,"
@@ -121,8 +120,8 @@ async def test_a_payment_that_breaks_off_leaves_nothing(sale: Sale) -> None:
 async def test_no_role_changes_a_payment(sale: Sale, settings: Settings) -> None:
     await mark_paid(await sent_invoice(sale))
 
-    for role in ("app", "system", "gateway", "owner"):
-        with psycopg.connect(**database_login(settings, role), autocommit=True) as connection:
+    for role in ROLES:
+        with as_role(settings, role, sale.customer.organization_id) as connection:
             for statement in (
                 "UPDATE payments SET amount_minor = 1",
                 "DELETE FROM payments",
