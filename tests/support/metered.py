@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls for tests of usage: a subscription, events, journals as a gateway writes them."""
 
+import asyncio
+import secrets as randomness
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx2
 import pytest
+from psycopg import sql
 from sqlalchemy import text, update
 
 from nimbus import catalog, subscriptions, usage
+from nimbus.app import create_app
 from nimbus.base import clock, db
 from nimbus.base.config import Settings
 from nimbus.base.ids import new_id
@@ -21,6 +26,7 @@ from nimbus.gateway.meter import Journal
 from nimbus.identity import organization_facts
 from nimbus.rules.metering import UsageEvent, event_id
 from nimbus.usage.models import QuotaStanding
+from tests.conftest import TEMPLATE, Server
 from tests.support.market import make_wind
 from tests.support.people import Person, make_owner
 
@@ -42,13 +48,56 @@ class Contract:
     key_id: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class Market:
+    """A database with a Wind API and a subscriber to it, to be copied for each test."""
+
+    template: str
+    provider: Person
+    consumer: Person
+    contract: Contract
+
+
+@pytest.fixture(scope="session")
+async def metered_market(server: Server) -> Market:
+    """Made once a run: an organization's subscription to Starter of another one's Wind API."""
+    name = f"template_metered_{randomness.token_hex(4)}"
+    server.execute(_copy(name, TEMPLATE))
+    made_in = replace(server.settings(name), private_networks=(ip_network("127.0.0.0/8"),))
+    await db.open_database(made_in)
+    try:
+        provider = await make_owner("peter@wind.example")
+        consumer = await make_owner("ada@acme.example")
+        upstream = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        transport = httpx2.ASGITransport(app=create_app(made_in))
+        client = httpx2.AsyncClient(transport=transport, base_url="http://nimbus.test")
+        async with upstream, client as api:
+            port = upstream.sockets[0].getsockname()[1]
+            made = await make_wind(api, provider, f"http://127.0.0.1:{port}")
+        return Market(name, provider, consumer, await contract_for(consumer, made))
+    finally:
+        await db.close_database()
+
+
 @pytest.fixture
-async def contract(api: httpx2.AsyncClient, upstream: str, database: Settings) -> Contract:
-    """An organization's subscription to Starter of another one's Wind API, since May 2026."""
-    provider = await make_owner("peter@wind.example")
-    consumer = await make_owner("ada@acme.example")
-    made = await make_wind(api, provider, upstream)
-    return await contract_for(consumer, made)
+def settings(server: Server, metered_market: Market) -> Iterator[Settings]:
+    """Settings of a database of this test's own, with the market in it."""
+    name = f"test_{randomness.token_hex(6)}"
+    server.execute(_copy(name, metered_market.template))
+    yield server.settings(name)
+    server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def contract(metered_market: Market, database: Settings) -> Contract:
+    """The subscription of the market, in this test's database."""
+    return metered_market.contract
+
+
+def _copy(name: str, template: str) -> sql.Composed:
+    return sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+        sql.Identifier(name), sql.Identifier(template)
+    )
 
 
 async def contract_for(consumer: Person, product: dict[str, Any]) -> Contract:

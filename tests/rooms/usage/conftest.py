@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A subscription to the Wind API, for the tests of usage."""
 
-from tests.support.market import loopback_settings as settings
-from tests.support.market import upstream
-from tests.support.metered import contract
+from tests.support.metered import contract, metered_market, settings
 
-__all__ = ["contract", "settings", "upstream"]
+__all__ = ["contract", "metered_market", "settings"]

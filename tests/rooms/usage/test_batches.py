@@ -226,10 +226,8 @@ async def test_periods_that_begin_and_end_within_an_hour_tile_all_calls(
     producer, choice = uuid4(), random.Random(minute)
     calls = some_calls(contract, producer, 120, seed=minute)
     await store(producer, calls)
-    cuts = sorted(START + choice.randrange(172_800) * timedelta(seconds=1) for _ in range(4)) + [
-        START + timedelta(hours=30, minutes=minute),
-        choice.choice(calls).occurred_at,
-    ]
+    cuts = [START + choice.randrange(172_800) * timedelta(seconds=1) for _ in range(4)]
+    cuts += [START + timedelta(hours=30, minutes=minute), choice.choice(calls).occurred_at]
     edges = sorted([START, *cuts, START + timedelta(days=2)])
 
     parts: Counter[str] = Counter()
