@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The link against a real database: grants come down, leases and confirmations go up."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx2
+import psycopg
+import pytest
+
+from nimbus.access import KeyTerms, create_key
+from nimbus.access.secrets import keyed_hash
+from nimbus.access.service import revoke_key
+from nimbus.base import clock, db
+from nimbus.base.config import Settings
+from nimbus.base.secrets import database_login, unseal
+from nimbus.gateway.limits import Leases, Shortage
+from nimbus.gateway.link import Link, load_state, state_file
+from nimbus.gateway.meter import Journal
+from nimbus.gateway.state import State
+from nimbus.gateway.verify import KeyLookups
+from nimbus.rules.grants import Standing, Subscription
+from tests.gateway.house import until
+from tests.support.market import (
+    PRODUCTS,
+    STARTER,
+    listening,
+    loopback_settings,
+    make_wind,
+    sent,
+    subscribe,
+)
+from tests.support.people import Person, make_owner
+
+pytestmark = pytest.mark.anyio
+
+settings = loopback_settings
+LIMIT = 25
+STRICT = {
+    **STARTER,
+    "slug": "strict",
+    "name": "Strict",
+    "rank": 15,
+    "over_quota_policy": "deny",
+    "quotas": [{"meter": "api_calls", "amount": LIMIT, "period": "cycle"}],
+}
+
+
+@dataclass
+class Linked:
+    """One gateway's end of the link."""
+
+    link: Link
+    state: State
+    leases: Leases
+    lookups: KeyLookups
+    journal: Journal
+
+    def subscription(self, secret: str) -> Subscription | None:
+        product = self.state.product(b"wind")
+        grant = None if product is None else self.state.grant(keyed_hash(secret), product)
+        return None if grant is None else grant.subscription
+
+    def standing(self, secret: str) -> tuple[Standing, ...]:
+        subscription = self.subscription(secret)
+        assert subscription is not None
+        return subscription.standings_at("api_calls", clock.now())
+
+
+@asynccontextmanager
+async def linked(settings: Settings, folder: Path, *, follow: bool = True) -> AsyncIterator[Linked]:
+    journal = Journal(folder, uuid4())
+    state = State(lambda sealed: unseal(settings, sealed))
+    link = Link(settings, state, journal)
+    leases = Leases(2, link.ask_lease, link.give_back)
+    lookups = KeyLookups(link.ask_key)
+    link.serve(leases, lookups)
+    work = link.run() if follow else link._keep_carrying()
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        if follow:
+            await asyncio.wait_for(link.tried.wait(), 10)
+        else:
+            await until(lambda: not link._down)
+        yield Linked(link, state, leases, lookups, journal)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        leases.return_all()
+        await link.stop()
+        journal.close()
+
+
+@dataclass
+class Market:
+    """A product with a strict plan, and a consumer of it with a key."""
+
+    provider: Person
+    consumer: Person
+    product: dict[str, Any]
+    key_id: UUID
+    secret: str
+
+
+@pytest.fixture
+async def market(api: httpx2.AsyncClient) -> AsyncIterator[Market]:
+    async with listening() as address:
+        provider = await make_owner("provider@wind.example")
+        product = await make_wind(api, provider, address, published=False)
+        place = f"{PRODUCTS}/{product['id']}"
+        await sent(api, provider, "POST", f"{place}/plans", STRICT)
+        await sent(api, provider, "POST", f"{place}/publish")
+        consumer = await make_owner("owner@tapas.example")
+        await subscribe(consumer, "strict")
+        key_id, secret = await make_key(consumer)
+        yield Market(provider, consumer, product, key_id, secret)
+
+
+async def make_key(person: Person) -> tuple[UUID, str]:
+    async with db.transaction(person.organization_id, person.actor.user_id) as session:
+        terms = KeyTerms(name="k", scopes=("assets.read",))
+        key, secret = await create_key(session, person.actor, terms, environment="Live")
+        return key.id, secret
+
+
+def cut_connections(settings: Settings) -> None:
+    """End every connection of the gateway's role to this database."""
+    statement = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name = 'nimbus-gateway' AND datname = current_database()"""
+    assert execute(settings, statement, role="gateway")
+
+
+def execute(
+    settings: Settings, statement: str, *values: Any, role: str = "system"
+) -> list[tuple[Any, ...]]:
+    """A statement by someone who may see everything."""
+    login: dict[str, Any] = dict(database_login(settings, role))
+    with psycopg.connect(**login, autocommit=True) as connection:
+        cursor = connection.execute(statement, values)  # type: ignore[arg-type]
+        return cursor.fetchall() if cursor.description else []
+
+
+async def test_what_is_granted_and_revoked_in_the_house_arrives_at_the_gate(
+    settings: Settings, market: Market, tmp_path: Path
+) -> None:
+    async with linked(settings, tmp_path / "j") as gate:
+        assert gate.subscription(market.secret) is not None
+        _, second = await make_key(market.consumer)
+        await until(lambda: gate.subscription(second) is not None)
+        product = gate.state.product(b"wind")
+        assert product is not None
+        actor = market.consumer.actor
+        async with db.transaction(actor.organization_id, actor.user_id) as session:
+            await revoke_key(session, actor, market.key_id, "leaked")
+
+        def revoked() -> bool:
+            grant = gate.state.grant(keyed_hash(market.secret), product)
+            return grant is not None and grant.key.status == "Revoked"
+
+        await until(revoked)
+
+
+async def test_the_gate_says_that_it_lives_and_what_it_knows(
+    settings: Settings, market: Market, tmp_path: Path
+) -> None:
+    async with linked(settings, tmp_path / "j") as gate:
+        for _ in range(3):
+            gate.journal.reserve()
+
+        def confirmed() -> bool:
+            rows = execute(
+                settings,
+                "SELECT number, journal_sequence FROM gateway_instances WHERE id = %s",
+                gate.journal.producer,
+            )
+            return rows == [(gate.state.number, 3)]
+
+        await until(confirmed)
+
+
+async def test_a_key_the_feed_has_not_brought_is_found_by_its_hash(
+    settings: Settings, market: Market, tmp_path: Path
+) -> None:
+    async with linked(settings, tmp_path / "j", follow=False) as gate:
+        assert await gate.lookups.find(keyed_hash(market.secret)) is True
+        assert gate.state.knows_key(keyed_hash(market.secret))
+        assert await gate.lookups.find(b"\0" * 32) is False
+        assert gate.state.number == 0, "the feed is followed from where it was"
+
+
+async def test_two_gateways_lend_themselves_no_unit_too_many(
+    settings: Settings, market: Market, tmp_path: Path
+) -> None:
+    async with linked(settings, tmp_path / "a") as one, linked(settings, tmp_path / "b") as two:
+
+        async def take(gate: Linked) -> bool:
+            standings = gate.standing(market.secret)
+            assert standings
+            taken = gate.leases.take(standings, 1)
+            if taken is None:
+                found = await gate.leases.wait_for(standings, 1, clock.now())
+                return not isinstance(found, Shortage)
+            return True
+
+        calls = [take(gate) for _ in range(40) for gate in (one, two)]
+        assert sum(await asyncio.gather(*calls)) == LIMIT
+        [standing] = one.standing(market.secret)
+        assert counters(settings, standing) == (0, LIMIT)
+        one.leases.refund(one.standing(market.secret), 3)
+    assert counters(settings, standing) == (0, LIMIT - 3), (
+        "a gateway that stops gives back what nobody used"
+    )
+
+
+def counters(settings: Settings, standing: Standing) -> tuple[Any, ...]:
+    """Used and leased units of a standing, as everybody sees them."""
+    statement = "SELECT used, leased FROM quota_standings WHERE id = %s"
+    return execute(settings, statement, standing.id)[0]
+
+
+async def test_a_lost_connection_is_made_again_and_nothing_is_missed(
+    settings: Settings, market: Market, tmp_path: Path
+) -> None:
+    async with linked(settings, tmp_path / "j") as gate:
+        for _ in range(3):
+            cut_connections(settings)
+            _, secret = await make_key(market.consumer)
+            assert await gate.lookups.find(keyed_hash(secret)) is True
+            standings = gate.standing(market.secret)
+            taken = gate.leases.take(standings, 1)
+            if taken is None:
+                taken = await gate.leases.wait_for(standings, 1, clock.now())
+            assert taken == 1
+            before = gate.state.number
+            await make_key(market.consumer)
+            await until(lambda before=before: gate.state.number > before)
+
+
+async def test_without_the_database_who_waits_hears_so_at_once_and_the_state_stays(
+    settings: Settings, market: Market, tmp_path: Path
+) -> None:
+    async with linked(settings, tmp_path / "j") as gate:
+        standings = gate.standing(market.secret)
+        gate.link._connect = refused  # type: ignore[method-assign]
+        cut_connections(settings)
+        found = await gate.leases.wait_for(standings, 1, clock.now())
+        assert isinstance(found, Shortage)
+        assert found.code == "unavailable"
+        assert await gate.lookups.find(b"\0" * 32) is None
+        assert gate.subscription(market.secret) is not None
+
+
+async def refused() -> Any:
+    raise OSError("nobody there")
+
+
+async def test_the_last_good_state_is_on_disk_and_private(
+    settings: Settings, market: Market, tmp_path: Path
+) -> None:
+    async with linked(settings, tmp_path / "j") as gate:
+        number = gate.state.number
+    path = state_file(settings)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert market.secret not in path.read_text()
+    again = State(lambda sealed: unseal(settings, sealed))
+    load_state(settings, again)
+    assert (again.number, again.complete) == (number, True)
+    assert again.knows_key(keyed_hash(market.secret))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 0}', '{"format": 1, "rows": [1]}'])
+async def test_a_broken_copy_on_disk_is_as_none(settings: Settings, content: str) -> None:
+    path = state_file(settings)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    state = State(lambda sealed: sealed)
+    load_state(settings, state)
+    assert not state.complete
+    path.write_text(json.dumps({"format": 1, "number": 7, "rows": []}))
+    load_state(settings, state)
+    assert (state.complete, state.number) == (True, 7)
