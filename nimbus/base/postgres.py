@@ -33,7 +33,7 @@ LOG_BYTES_MAX = 16 * 1024 * 1024
 SERVER_PARAMETERS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    "max_connections": "60",
+    "max_connections": "120",  # the pools of API, worker and drain when all are full, and gateways
     "shared_buffers": "128MB",
     "max_wal_size": "512MB",
     "timezone": "UTC",

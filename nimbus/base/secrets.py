@@ -46,7 +46,7 @@ def database_login(settings: Settings, role: str) -> dict[str, str]:
     """
     if settings.database_url is None:
         user = "postgres" if role == "owner" else f"nimbus_{role}"
-        place = {"host": str(settings.run_dir), "dbname": "nimbus"}
+        place = {"host": str(settings.run_dir), "port": "5432", "dbname": "nimbus"}
     elif role == "owner":
         return {"conninfo": str(settings.database_owner_url)}
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from nimbus import supervisor as system
+from nimbus.base import postgres
 from nimbus.base.config import Settings
 from nimbus.cli.options import (
     CommandError,
@@ -39,7 +40,7 @@ def api(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
 
     if _somebody_listens(settings.api_socket):
         raise CommandError(f"An API listens on {settings.api_socket} already.")
-    settings.run_dir.mkdir(mode=0o700, exist_ok=True)
+    postgres.make_socket_folder(settings.run_dir, settings.pg_dir)
     settings.api_socket.unlink(missing_ok=True)
     uvloop.run(_serve_api(settings))
 
