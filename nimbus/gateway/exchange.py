@@ -281,6 +281,8 @@ class ClientExchange:
             path, query = request.path, request.query
             pairs = _passed(request.fields, request.connection, _OURS, _OURS_PREFIXES)
             pairs.insert(0, (b"Host", request.values(b"host")[0]))
+            # The one name of ours that a browser may say: no foreign page can make it.
+            pairs += [(b"X-Nimbus-CSRF", value) for value in request.values(b"x-nimbus-csrf")]
         else:
             path = self._upstream.base_path + call.admission.located.match.upstream_path
             query = call.admission.located.query

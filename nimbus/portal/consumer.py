@@ -164,7 +164,7 @@ async def _open_invoices(
         session,
         """SELECT count(*) AS invoices, coalesce(sum(i.total_minor), 0) AS total
         FROM invoices i JOIN invoice_payment_states p ON p.invoice_id = i.id
-        WHERE i.organization_id = :id AND i.status = 'Sent' AND p.status <> 'Paid'""",
+        WHERE i.organization_id = :id AND i.status = 'Sent' AND p.state <> 'Paid'""",
         organization_id,
     )
     total = Money(amount_minor=int(row.total), currency=currency)
