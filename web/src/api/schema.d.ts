@@ -4,432 +4,6 @@
  */
 
 export interface paths {
-    "/api/public/register": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Register
-         * @description Register; the answer never tells whether the address has an account.
-         */
-        post: operations["register"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/public/verify-email": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Verify Email
-         * @description Use the link of the verification mail, and be signed in.
-         */
-        post: operations["verify_email"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/user/auth/login": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Login
-         * @description Sign in with e-mail address and password.
-         */
-        post: operations["login"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/user/auth/logout": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Logout
-         * @description End this session.
-         */
-        post: operations["logout"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/user/auth/refresh": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Refresh
-         * @description A new access token for the refresh cookie, which is rotated.
-         */
-        post: operations["refresh"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/user/auth/forgot-password": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Forgot Password
-         * @description Send a reset link, if the address has an account.
-         */
-        post: operations["forgot_password"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/user/auth/reset-password": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Reset Password
-         * @description Set a new password by a reset link; every session ends.
-         */
-        post: operations["reset_password"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/organizations/switch": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Switch Organization
-         * @description Act for another of the own organizations.
-         */
-        post: operations["switch_organization"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/public/terms": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Read Terms
-         * @description The operator's current terms; 404 while there are none.
-         */
-        get: operations["read_terms"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/public/onboarding": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Read Onboarding
-         * @description Where the signed-in person is on the way from registration to the first key.
-         */
-        get: operations["read_onboarding"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/public/create-organization": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Create Organization
-         * @description Make an organization with oneself as its owner, and act for it.
-         */
-        post: operations["create_organization"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/public/accept-terms": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        get?: never;
-        put?: never;
-        /**
-         * Accept Terms
-         * @description Accept the current terms: the organization becomes Active, and the plan it chose starts.
-         */
-        post: operations["accept_terms"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/billing/plans": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * List Plans
-         * @description The plans of a product, the lowest first; of the operator's own where none is named.
-         */
-        get: operations["list_plans"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/organizations/me": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Read Organization
-         * @description The organization that the token acts for.
-         */
-        get: operations["read_organization"];
-        /**
-         * Change Organization
-         * @description Change the organization.
-         */
-        put: operations["change_organization"];
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/billing/subscription": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Read Current
-         * @description The subscription to a product, the operator's own where none is named: the live one, else
-         *     the last one. Every member sees plan and status; the price takes its permission.
-         */
-        get: operations["read_current_subscription"];
-        put?: never;
-        /**
-         * Choose Plan
-         * @description Take a plan: 201 with the subscription and its first key, 200 when the product is subscribed
-         *     to already, 202 while the organization is Pending: accepting the terms starts the choice.
-         */
-        post: operations["choose_plan"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/organizations/dashboard": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Read Dashboard
-         * @description The organization at a glance, as of now.
-         */
-        get: operations["read_dashboard"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/developer/api-keys": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * List Api Keys
-         * @description The organization's keys, newest first, revoked ones too.
-         */
-        get: operations["list_api_keys"];
-        put?: never;
-        /**
-         * Create Api Key
-         * @description Make a key. `secret` is in this answer only.
-         */
-        post: operations["create_api_key"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/developer/api-keys/{key_id}": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Read Api Key
-         * @description One of the organization's keys.
-         */
-        get: operations["read_api_key"];
-        /**
-         * Change Api Key
-         * @description Change what a key may do; in force at every gateway within a second.
-         */
-        put: operations["change_api_key"];
-        post?: never;
-        /**
-         * Revoke Api Key
-         * @description Refuse a key for ever; in force at every gateway within a second.
-         */
-        delete: operations["revoke_api_key"];
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/billing/invoices": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * List Invoices
-         * @description The organization's invoices, newest first.
-         */
-        get: operations["list_invoices"];
-        put?: never;
-        /**
-         * Create Invoice
-         * @description Run the bill of one subscription: its last ended period; 400 when that is finalized.
-         */
-        post: operations["create_invoice"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/billing/invoices/{invoice_id}/pdf": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * Get Invoice Pdf
-         * @description The document of a sent invoice; 503 for the moment until it is made.
-         */
-        get: operations["get_invoice_pdf"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/healthz": {
         parameters: {
             query?: never;
@@ -470,6 +44,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/public/register": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Register
+         * @description Register; the answer never tells whether the address has an account.
+         */
+        post: operations["register"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/public/verify-email": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Verify Email
+         * @description Use the link of the verification mail, and be signed in.
+         */
+        post: operations["verify_email"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/user/auth/resend-verification": {
         parameters: {
             query?: never;
@@ -484,6 +98,106 @@ export interface paths {
          * @description Send the verification mail again.
          */
         post: operations["resend_verification"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/user/auth/login": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Login
+         * @description Sign in with e-mail address and password.
+         */
+        post: operations["login"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/user/auth/refresh": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Refresh
+         * @description A new access token for the refresh cookie, which is rotated.
+         */
+        post: operations["refresh"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/user/auth/logout": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Logout
+         * @description End this session.
+         */
+        post: operations["logout"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/user/auth/forgot-password": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Forgot Password
+         * @description Send a reset link, if the address has an account.
+         */
+        post: operations["forgot_password"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/user/auth/reset-password": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Reset Password
+         * @description Set a new password by a reset link; every session ends.
+         */
+        post: operations["reset_password"];
         delete?: never;
         options?: never;
         head?: never;
@@ -534,6 +248,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/public/create-organization": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Create Organization
+         * @description Make an organization with oneself as its owner, and act for it.
+         */
+        post: operations["create_organization"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/organizations": {
         parameters: {
             query?: never;
@@ -546,6 +280,70 @@ export interface paths {
          * @description The user's organizations.
          */
         get: operations["list_organizations"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/organizations/me": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Organization
+         * @description The organization that the token acts for.
+         */
+        get: operations["read_organization"];
+        /**
+         * Change Organization
+         * @description Change the organization.
+         */
+        put: operations["change_organization"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/organizations/switch": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Switch Organization
+         * @description Act for another of the own organizations.
+         */
+        post: operations["switch_organization"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/public/terms": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Terms
+         * @description The operator's current terms; 404 while there are none.
+         */
+        get: operations["read_terms"];
         put?: never;
         post?: never;
         delete?: never;
@@ -850,6 +648,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/plans": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Plans
+         * @description The plans of a product, the lowest first; of the operator's own where none is named.
+         */
+        get: operations["list_plans"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/marketplace/products": {
         parameters: {
             query?: never;
@@ -884,6 +702,32 @@ export interface paths {
         get: operations["read_marketplace_product"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscription": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Current
+         * @description The subscription to a product, the operator's own where none is named: the live one, else
+         *     the last one. Every member sees plan and status; the price takes its permission.
+         */
+        get: operations["read_current_subscription"];
+        put?: never;
+        /**
+         * Choose Plan
+         * @description Take a plan: 201 with the subscription and its first key, 200 when the product is subscribed
+         *     to already, 202 while the organization is Pending: accepting the terms starts the choice.
+         */
+        post: operations["choose_plan"];
         delete?: never;
         options?: never;
         head?: never;
@@ -995,7 +839,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/admin/mailbox": {
+    "/api/developer/api-keys": {
         parameters: {
             query?: never;
             header?: never;
@@ -1003,13 +847,45 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * List Mailbox
-         * @description Messages that were kept instead of sent, newest first; empty where SMTP is configured.
+         * List Api Keys
+         * @description The organization's keys, newest first, revoked ones too.
          */
-        get: operations["list_mailbox"];
+        get: operations["list_api_keys"];
         put?: never;
-        post?: never;
+        /**
+         * Create Api Key
+         * @description Make a key. `secret` is in this answer only.
+         */
+        post: operations["create_api_key"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/api-keys/{key_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Api Key
+         * @description One of the organization's keys.
+         */
+        get: operations["read_api_key"];
+        /**
+         * Change Api Key
+         * @description Change what a key may do; in force at every gateway within a second.
+         */
+        put: operations["change_api_key"];
+        post?: never;
+        /**
+         * Revoke Api Key
+         * @description Refuse a key for ever; in force at every gateway within a second.
+         */
+        delete: operations["revoke_api_key"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1029,6 +905,150 @@ export interface paths {
          * @description A new secret under the same key. `secret` is in this answer only.
          */
         post: operations["rotate_api_key"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Usage
+         * @description What each subscription used in its running period, and what is left of its quotas.
+         */
+        get: operations["read_usage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/usage/current": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Current Usage
+         * @description What each subscription used in its running billing period: what its invoice will count.
+         */
+        get: operations["read_current_usage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/quota": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Quota
+         * @description Every quota: used, limit, what remains, and what happens over it.
+         */
+        get: operations["read_quota"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage/summary": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Summary
+         * @description Calls by day and by status, in whole hours.
+         */
+        get: operations["read_usage_summary"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage/by-endpoint": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read By Endpoint
+         * @description Calls by operation, the most called first, in whole hours.
+         */
+        get: operations["read_usage_by_endpoint"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Logs
+         * @description Every call of my organization, served or refused, newest first.
+         */
+        get: operations["list_usage_logs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/invoices": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Invoices
+         * @description The organization's invoices, newest first.
+         */
+        get: operations["list_invoices"];
+        put?: never;
+        /**
+         * Create Invoice
+         * @description Run the bill of one subscription: its last ended period; 400 when that is finalized.
+         */
+        post: operations["create_invoice"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1067,6 +1087,26 @@ export interface paths {
          * @description An invoice with its lines.
          */
         get: operations["get_invoice"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/invoices/{invoice_id}/pdf": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Invoice Pdf
+         * @description The document of a sent invoice; 503 for the moment until it is made.
+         */
+        get: operations["get_invoice_pdf"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1139,6 +1179,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/public/accept-terms": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Accept Terms
+         * @description Accept the current terms: the organization becomes Active, and the plan it chose starts.
+         */
+        post: operations["accept_terms"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/billing/payments": {
         parameters: {
             query?: never;
@@ -1179,682 +1239,94 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/admin/mailbox": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Mailbox
+         * @description Messages that were kept instead of sent, newest first; empty where SMTP is configured.
+         */
+        get: operations["list_mailbox"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/public/onboarding": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Onboarding
+         * @description Where the signed-in person is on the way from registration to the first key.
+         */
+        get: operations["read_onboarding"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/organizations/dashboard": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Dashboard
+         * @description The organization at a glance, as of now.
+         */
+        get: operations["read_dashboard"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/clock": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Clock
+         * @description The business clock of this installation.
+         */
+        get: operations["read_clock"];
+        put?: never;
+        /**
+         * Advance Clock
+         * @description Advance the test clock; answers when everything due on the way is done.
+         */
+        post: operations["advance_clock"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /**
-         * AccessTokenView
-         * @description An access token for another organization.
-         */
-        AccessTokenView: {
-            /** Access Token */
-            access_token: string;
-            /** Expires In */
-            expires_in: number;
-        };
-        /** Address */
-        Address: {
-            /** Street */
-            street: string;
-            /** Postal Code */
-            postal_code: string;
-            /** City */
-            city: string;
-        };
-        /**
-         * ChargeShape
-         * @description How a meter is priced (spec 02 "Charges"). Prices are decimal strings in whole units.
-         */
-        ChargeShape: {
-            /** Meter */
-            meter: string;
-            /**
-             * Model
-             * @default unit
-             */
-            model: string;
-            /**
-             * Included
-             * @default 0
-             */
-            included: string;
-            /**
-             * Unit Price
-             * @default 0
-             */
-            unit_price: string;
-            /**
-             * Tiers
-             * @default []
-             */
-            tiers: components["schemas"]["TierShape"][];
-            /**
-             * Package Size
-             * @default 0
-             */
-            package_size: string;
-            /**
-             * Package Price
-             * @default 0
-             */
-            package_price: string;
-            /**
-             * Rate
-             * @default 0
-             */
-            rate: string;
-            /**
-             * Fixed Per Event
-             * @default 0
-             */
-            fixed_per_event: string;
-            /** Free Events */
-            free_events?: number | null;
-            /** Free Amount */
-            free_amount?: string | null;
-            /** Minimum */
-            minimum?: string | null;
-            /** Maximum */
-            maximum?: string | null;
-            /** Description */
-            description?: {
-                [key: string]: string;
-            } | null;
-        };
-        /** Choice */
-        Choice: {
-            /** Product */
-            product: string;
-            /** Plan */
-            plan: string;
-            /**
-             * Payment
-             * @default invoice
-             * @enum {string}
-             */
-            payment: "invoice" | "method";
-        };
-        /** Credentials */
-        Credentials: {
-            /** Email */
-            email: string;
-            /** Password */
-            password: string;
-        };
-        /** DashSub */
-        DashSub: {
-            /** Product */
-            product: string;
-            /** Plan */
-            plan: string;
-            /** Status */
-            status: string;
-            /** Period Ends At */
-            period_ends_at: string | null;
-        };
-        /**
-         * Dashboard
-         * @description The start page; invoices are null without their permission.
-         */
-        Dashboard: {
-            organization: components["schemas"]["OrganizationSummary"];
-            subscription: components["schemas"]["SubscriptionSummary"] | null;
-            /** Subscriptions */
-            subscriptions: components["schemas"]["SubscriptionSummary"][];
-            /** Calls This Month */
-            calls_this_month: number;
-            /** Active Keys */
-            active_keys: number;
-            open_invoices: components["schemas"]["OpenInvoices"] | null;
-        };
-        /** EmailIn */
-        EmailIn: {
-            /** Email */
-            email: string;
-        };
-        /**
-         * FirstKey
-         * @description The key that came with the subscription; `secret` is shown this once.
-         */
-        FirstKey: {
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /** Name */
-            name: string;
-            /**
-             * Environment
-             * @constant
-             */
-            environment: "Live";
-            /** Prefix */
-            prefix: string;
-            /** Last8 */
-            last8: string;
-            /** Scopes */
-            scopes: string[];
-            /** Secret */
-            secret: string;
-        };
-        /** HTTPValidationError */
-        HTTPValidationError: {
-            /** Detail */
-            detail?: components["schemas"]["ValidationError"][];
-        };
-        /** Invoice */
-        Invoice: {
-            /** Id */
-            id: string;
-            /** Number */
-            number: string | null;
-            /** Status */
-            status: string;
-            /** Issued On */
-            issued_on: string | null;
-            /** Due On */
-            due_on: string | null;
-            total: components["schemas"]["stub__Money"];
-            /**
-             * Period Starts At
-             * Format: date-time
-             */
-            period_starts_at: string;
-            /**
-             * Period Ends At
-             * Format: date-time
-             */
-            period_ends_at: string;
-        };
-        /** Invoices */
-        Invoices: {
-            /** Data */
-            data: components["schemas"]["Invoice"][];
-            /** Next Cursor */
-            next_cursor?: string | null;
-        };
-        /** Key */
-        Key: {
-            /** Id */
-            id: string;
-            /** Name */
-            name: string;
-            /** Environment */
-            environment: string;
-            /** Prefix */
-            prefix: string;
-            /** Last8 */
-            last8: string;
-            /** Scopes */
-            scopes: string[];
-            /** Status */
-            status: string;
-            /**
-             * Created At
-             * Format: date-time
-             */
-            created_at: string;
-            /** Last Used At */
-            last_used_at?: string | null;
-            /** Expires At */
-            expires_at?: string | null;
-            /**
-             * Version
-             * @default 1
-             */
-            version: number;
-        };
-        /** KeyCreated */
-        KeyCreated: {
-            /** Id */
-            id: string;
-            /** Name */
-            name: string;
-            /** Environment */
-            environment: string;
-            /** Prefix */
-            prefix: string;
-            /** Last8 */
-            last8: string;
-            /** Scopes */
-            scopes: string[];
-            /** Status */
-            status: string;
-            /**
-             * Created At
-             * Format: date-time
-             */
-            created_at: string;
-            /** Last Used At */
-            last_used_at?: string | null;
-            /** Expires At */
-            expires_at?: string | null;
-            /**
-             * Version
-             * @default 1
-             */
-            version: number;
-            /** Secret */
-            secret?: string | null;
-        };
-        /** KeyIn */
-        KeyIn: {
-            /** Name */
-            name: string;
-            /**
-             * Environment
-             * @enum {string}
-             */
-            environment: "Test" | "Live";
-            /**
-             * Scopes
-             * @default []
-             */
-            scopes: string[];
-        };
-        /** Keys */
-        Keys: {
-            /** Data */
-            data: components["schemas"]["Key"][];
-            /** Next Cursor */
-            next_cursor?: string | null;
-        };
-        /** Message */
-        Message: {
-            /** Message */
-            message: string;
-        };
-        /**
-         * NewOrganizationBody
-         * @description An organization to make; its currency stays.
-         */
-        NewOrganizationBody: {
-            /** Name */
-            name: string;
-            /** Country */
-            country: string;
-            /** Legal Name */
-            legal_name?: string | null;
-            /** Company Number */
-            company_number?: string | null;
-            /** Vat Number */
-            vat_number?: string | null;
-            /** Billing Email */
-            billing_email?: string | null;
-            address?: components["schemas"]["PostalAddress"];
-            /** Time Zone */
-            time_zone?: string | null;
-            /**
-             * Locale
-             * @default en
-             * @enum {string}
-             */
-            locale: "en" | "nl";
-            /**
-             * Currency
-             * @default EUR
-             */
-            currency: string;
-        };
-        /**
-         * OfferedPlan
-         * @description A plan as anyone may read it.
-         */
-        OfferedPlan: {
-            /**
-             * Interval
-             * @default month
-             * @enum {string}
-             */
-            interval: "day" | "week" | "month" | "quarter" | "year";
-            /**
-             * Interval Count
-             * @default 1
-             */
-            interval_count: number;
-            /**
-             * Base Fee Timing
-             * @default arrears
-             * @enum {string}
-             */
-            base_fee_timing: "advance" | "arrears";
-            /**
-             * Proration
-             * @default second
-             * @enum {string}
-             */
-            proration: "second" | "day" | "none";
-            /**
-             * Anchor
-             * @default start
-             * @enum {string}
-             */
-            anchor: "start" | "calendar";
-            /**
-             * Grace Hours
-             * @default 0
-             */
-            grace_hours: number;
-            /**
-             * Trial Days
-             * @default 0
-             */
-            trial_days: number;
-            rate_limit?: components["schemas"]["RateLimit"] | null;
-            /**
-             * Over Quota Policy
-             * @default deny
-             * @enum {string}
-             */
-            over_quota_policy: "deny" | "warn" | "allow" | "overage";
-            /**
-             * Payment On Invoice
-             * @default false
-             */
-            payment_on_invoice: boolean;
-            /**
-             * Payment Term Days
-             * @default 14
-             */
-            payment_term_days: number;
-            /** Prices */
-            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
-            /**
-             * Quotas
-             * @default []
-             */
-            quotas: components["schemas"]["QuotaShape"][];
-            /** Product */
-            product: string;
-            /** Slug */
-            slug: string;
-            /** Name */
-            name: string;
-            /** Rank */
-            rank: number;
-        };
-        /**
-         * Onboarding
-         * @description Which steps are done, and which is next; null when all are.
-         */
-        Onboarding: {
-            /** Steps */
-            steps: components["schemas"]["OnboardingStep"][];
-            /** Next */
-            next: ("email" | "organization" | "plan" | "terms" | "key") | null;
-        };
-        /**
-         * OpenInvoices
-         * @description What is sent and not paid.
-         */
-        OpenInvoices: {
-            /** Count */
-            count: number;
-            total: components["schemas"]["Money"];
-        };
-        /** Organization */
-        Organization: {
-            /** Name */
-            name: string;
-            /** Legal Name */
-            legal_name?: string | null;
-            /** Company Number */
-            company_number?: string | null;
-            /** Vat Number */
-            vat_number?: string | null;
-            /** Billing Email */
-            billing_email?: string | null;
-            address: components["schemas"]["Address"];
-            /** Country */
-            country: string;
-            /** Time Zone */
-            time_zone?: string | null;
-            /** Locale */
-            locale: string;
-            /** Currency */
-            currency: string;
-            /** Id */
-            id: string;
-            /** Slug */
-            slug: string;
-            /** Status */
-            status: string;
-            /** Version */
-            version: number;
-        };
-        /**
-         * OrganizationSummary
-         * @description The organization in the header.
-         */
-        OrganizationSummary: {
-            /**
-             * Id
-             * Format: uuid
-             */
-            id: string;
-            /** Name */
-            name: string;
-            /** Status */
-            status: string;
-            /** Role */
-            role: string;
-        };
-        /** Page[OfferedPlan] */
-        Page_OfferedPlan_: {
-            /** Data */
-            data: components["schemas"]["OfferedPlan"][];
-            /** Next Cursor */
-            next_cursor?: string | null;
-        };
-        /**
-         * PriceShape
-         * @description What a period costs in one currency.
-         */
-        PriceShape: {
-            base_fee: components["schemas"]["nimbus__base__web__Money"];
-            /**
-             * Charges
-             * @default []
-             */
-            charges: components["schemas"]["ChargeShape"][];
-        };
-        /**
-         * QuotaShape
-         * @description How much of a meter a period allows; `amount` null is unlimited.
-         */
-        QuotaShape: {
-            /** Meter */
-            meter: string;
-            /** Amount */
-            amount: number | null;
-            /**
-             * Period
-             * @default cycle
-             * @enum {string}
-             */
-            period: "day" | "week" | "month" | "year" | "cycle";
-        };
-        /**
-         * RateLimit
-         * @description `amount` calls per `period`; `burst` at once, null: any `amount` within a sliding window.
-         */
-        RateLimit: {
-            /** Amount */
-            amount: number;
-            /**
-             * Period
-             * @enum {string}
-             */
-            period: "second" | "minute" | "hour";
-            /** Burst */
-            burst?: number | null;
-        };
-        /** RegisterIn */
-        RegisterIn: {
-            /** Email */
-            email: string;
-            /** Password */
-            password: string;
-            /**
-             * First Name
-             * @default
-             */
-            first_name: string;
-            /**
-             * Last Name
-             * @default
-             */
-            last_name: string;
-            /**
-             * Company
-             * @default
-             */
-            company: string;
-            /**
-             * Locale
-             * @default en
-             */
-            locale: string;
-        };
-        /** ResetIn */
-        ResetIn: {
-            /** Token */
-            token: string;
-            /** Password */
-            password: string;
-        };
-        /**
-         * SignInView
-         * @description A sign-in: the access token lives 15 minutes; the refresh token is in the cookie.
-         */
-        SignInView: {
-            /** Access Token */
-            access_token: string;
-            /** Expires In */
-            expires_in: number;
-            user: components["schemas"]["UserView"];
-            /** Organization Id */
-            organization_id: string | null;
-            /** Organizations */
-            organizations: components["schemas"]["OwnOrganizationView"][];
-        };
-        /** Started */
-        Started: {
-            api_key?: components["schemas"]["FirstKey"] | null;
-        };
-        /** Step */
-        Step: {
-            /** Step */
-            step: string;
-            /** Done */
-            done: boolean;
-        };
-        /**
-         * SwitchBody
-         * @description The organization to act for.
-         */
-        SwitchBody: {
-            /**
-             * Organization Id
-             * Format: uuid
-             */
-            organization_id: string;
-        };
-        /** TermsIn */
-        TermsIn: {
-            /** Version */
-            version: string;
-        };
-        /**
-         * TermsView
-         * @description The operator's current terms.
-         */
-        TermsView: {
-            /** Version */
-            version: string;
-            /** Body */
-            body: string;
-        };
-        /**
-         * TierShape
-         * @description Usage up to and including `up_to`; null in the last tier. Decimal strings; `rate` percent.
-         */
-        TierShape: {
-            /** Up To */
-            up_to?: string | null;
-            /**
-             * Unit Price
-             * @default 0
-             */
-            unit_price: string;
-            /**
-             * Flat Fee
-             * @default 0
-             */
-            flat_fee: string;
-            /**
-             * Rate
-             * @default 0
-             */
-            rate: string;
-        };
-        /** TokenIn */
-        TokenIn: {
-            /** Token */
-            token: string;
-        };
-        /** User */
-        User: {
-            /** Id */
-            id: string;
-            /** Email */
-            email: string;
-            /** First Name */
-            first_name: string;
-            /** Last Name */
-            last_name: string;
-            /**
-             * Company
-             * @default
-             */
-            company: string;
-            /** Locale */
-            locale: string;
-            /** Platform Role */
-            platform_role?: string | null;
-        };
-        /** ValidationError */
-        ValidationError: {
-            /** Location */
-            loc: (string | number)[];
-            /** Message */
-            msg: string;
-            /** Error Type */
-            type: string;
-            /** Input */
-            input?: unknown;
-            /** Context */
-            ctx?: Record<string, never>;
-        };
-        /**
-         * Money
-         * @description An amount in the currency's minor unit: 14097 EUR is 140.97 euro.
-         */
-        nimbus__base__web__Money: {
-            /** Amount Minor */
-            amount_minor: number;
-            /** Currency */
-            currency: string;
-        };
-        /** Money */
-        stub__Money: {
-            /** Amount Minor */
-            amount_minor: number;
-            /** Currency */
-            currency: string;
-        };
         /**
          * AcceptBody
          * @description The version of the terms that is accepted.
@@ -1889,6 +1361,16 @@ export interface components {
             organization: components["schemas"]["AcceptedOrganization"];
             subscription: components["schemas"]["StartedSubscription"] | null;
             api_key: components["schemas"]["FirstKey"] | null;
+        };
+        /**
+         * AccessTokenView
+         * @description An access token for another organization.
+         */
+        AccessTokenView: {
+            /** Access Token */
+            access_token: string;
+            /** Expires In */
+            expires_in: number;
         };
         /**
          * AddressInput
@@ -1971,6 +1453,24 @@ export interface components {
             organization: string;
             /** Parked Reason */
             parked_reason: ("too_many_lines" | "negative_total" | "far_above_usual") | null;
+        };
+        /**
+         * AdvanceBody
+         * @description Where the clock shall stand: RFC 3339 with a zone.
+         */
+        AdvanceBody: {
+            /** Advance To */
+            advance_to: string;
+        };
+        /**
+         * AdvancedView
+         * @description Where the clock stands now and what ran.
+         */
+        AdvancedView: {
+            /** Now */
+            now: string;
+            /** Ran */
+            ran: components["schemas"]["Ran"][];
         };
         /**
          * BillRequest
@@ -2089,7 +1589,7 @@ export interface components {
              * Quotas
              * @default []
              */
-            quotas: components["schemas"]["QuotaShape"][];
+            quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
             /** Name */
             name: string;
             /** Rank */
@@ -2221,6 +1721,34 @@ export interface components {
             payment: "invoice" | null;
         };
         /**
+         * ClockView
+         * @description The business instant, and whether it is simulated.
+         */
+        ClockView: {
+            /** Now */
+            now: string;
+            /** Test */
+            test: boolean;
+        };
+        /**
+         * CountsShape
+         * @description Calls added up: `errors` are those answered with a status of 400 or above.
+         */
+        CountsShape: {
+            /** Calls */
+            calls: number;
+            /** Units */
+            units: string;
+            /** Errors */
+            errors: number;
+            /** Bytes In */
+            bytes_in: number;
+            /** Bytes Out */
+            bytes_out: number;
+            /** Duration Ms Mean */
+            duration_ms_mean: number | null;
+        };
+        /**
          * CreatedOrganizationView
          * @description The new organization, and the access token that acts for it.
          */
@@ -2230,6 +1758,65 @@ export interface components {
             /** Expires In */
             expires_in: number;
             organization: components["schemas"]["OrganizationView"];
+        };
+        /**
+         * CurrentList
+         * @description Each live subscription's use.
+         */
+        CurrentList: {
+            /** Data */
+            data: components["schemas"]["CurrentShape"][];
+        };
+        /**
+         * CurrentShape
+         * @description What a subscription used in the billing period that runs now.
+         */
+        CurrentShape: {
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            product: components["schemas"]["NamedShape"];
+            plan: components["schemas"]["NamedShape"];
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Meters */
+            meters: components["schemas"]["nimbus__usage__schemas__MeterShape"][];
+        };
+        /**
+         * Dashboard
+         * @description The start page; invoices are null without their permission.
+         */
+        Dashboard: {
+            organization: components["schemas"]["OrganizationSummary"];
+            subscription: components["schemas"]["SubscriptionSummary"] | null;
+            /** Subscriptions */
+            subscriptions: components["schemas"]["SubscriptionSummary"][];
+            /** Calls This Month */
+            calls_this_month: number;
+            /** Active Keys */
+            active_keys: number;
+            open_invoices: components["schemas"]["OpenInvoices"] | null;
+        };
+        /**
+         * DayShape
+         * @description One day in the organization's time zone.
+         */
+        DayShape: {
+            /** Calls */
+            calls: number;
+            /** Units */
+            units: string;
+            /** Errors */
+            errors: number;
+            /** Bytes In */
+            bytes_in: number;
+            /** Bytes Out */
+            bytes_out: number;
+            /** Duration Ms Mean */
+            duration_ms_mean: number | null;
+            /** Day */
+            day: string;
         };
         /**
          * DowngradeBody
@@ -2245,6 +1832,77 @@ export interface components {
              * @default false
              */
             at_once: boolean;
+        };
+        /**
+         * EndpointList
+         * @description The calls of a range by operation, the most called first.
+         */
+        EndpointList: {
+            /** Environment */
+            environment: string;
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Data */
+            data: components["schemas"]["EndpointShape"][];
+        };
+        /**
+         * EndpointShape
+         * @description One operation; its path is null when it is not published any more.
+         */
+        EndpointShape: {
+            /** Calls */
+            calls: number;
+            /** Units */
+            units: string;
+            /** Errors */
+            errors: number;
+            /** Bytes In */
+            bytes_in: number;
+            /** Bytes Out */
+            bytes_out: number;
+            /** Duration Ms Mean */
+            duration_ms_mean: number | null;
+            /**
+             * Product Id
+             * Format: uuid
+             */
+            product_id: string;
+            /**
+             * Route Id
+             * Format: uuid
+             */
+            route_id: string;
+            /** Method */
+            method: string | null;
+            /** Path */
+            path: string | null;
+            /** Title */
+            title: string | null;
+        };
+        /**
+         * FirstKey
+         * @description The key that came with the subscription; `secret` is shown this once.
+         */
+        FirstKey: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * Environment
+             * @constant
+             */
+            environment: "Live";
+            /** Prefix */
+            prefix: string;
+            /** Last8 */
+            last8: string;
+            /** Scopes */
+            scopes: string[];
+            /** Secret */
+            secret: string;
         };
         /**
          * ForgotBody
@@ -2613,6 +2271,60 @@ export interface components {
             published_at: string;
         };
         /**
+         * LoggedCallShape
+         * @description One call. A refused one has a `code` and was not served; only a billable one counts.
+         */
+        LoggedCallShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Subscription Id */
+            subscription_id: string | null;
+            /** Product Id */
+            product_id: string | null;
+            /** Key Id */
+            key_id: string | null;
+            /** Route Id */
+            route_id: string | null;
+            /** Environment */
+            environment: string;
+            /** Method */
+            method: string;
+            /** Path */
+            path: string | null;
+            /** Status */
+            status: number;
+            /** Code */
+            code: string | null;
+            /** Billable */
+            billable: boolean;
+            /** Units */
+            units: number;
+            /** Meters */
+            meters: {
+                [key: string]: string;
+            };
+            /** Duration Ms */
+            duration_ms: number;
+            /** Upstream Ms */
+            upstream_ms: number | null;
+            /** Bytes In */
+            bytes_in: number;
+            /** Bytes Out */
+            bytes_out: number;
+            /** Ip */
+            ip: string;
+            /** Request Id */
+            request_id: string;
+        };
+        /**
          * LoginBody
          * @description A sign-in.
          */
@@ -2698,18 +2410,6 @@ export interface components {
             message: string;
         };
         /**
-         * MeterShape
-         * @description A meter.
-         */
-        MeterShape: {
-            /** Key */
-            key: string;
-            /** Unit */
-            unit: string;
-            /** Aggregation */
-            aggregation: string;
-        };
-        /**
          * Money
          * @description An amount in the currency's minor unit: 14097 EUR is 140.97 euro.
          */
@@ -2718,6 +2418,16 @@ export interface components {
             amount_minor: number;
             /** Currency */
             currency: string;
+        };
+        /**
+         * NamedShape
+         * @description A product or a plan.
+         */
+        NamedShape: {
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
         };
         /**
          * NewKey
@@ -2764,6 +2474,38 @@ export interface components {
              * @enum {string}
              */
             aggregation: "count" | "sum" | "max" | "last" | "unique" | "time_weighted";
+        };
+        /**
+         * NewOrganizationBody
+         * @description An organization to make; its currency stays.
+         */
+        NewOrganizationBody: {
+            /** Name */
+            name: string;
+            /** Country */
+            country: string;
+            /** Legal Name */
+            legal_name?: string | null;
+            /** Company Number */
+            company_number?: string | null;
+            /** Vat Number */
+            vat_number?: string | null;
+            /** Billing Email */
+            billing_email?: string | null;
+            address?: components["schemas"]["PostalAddress"];
+            /** Time Zone */
+            time_zone?: string | null;
+            /**
+             * Locale
+             * @default en
+             * @enum {string}
+             */
+            locale: "en" | "nl";
+            /**
+             * Currency
+             * @default EUR
+             */
+            currency: string;
         };
         /**
          * NewPlan
@@ -2832,7 +2574,7 @@ export interface components {
              * Quotas
              * @default []
              */
-            quotas: components["schemas"]["QuotaShape"][];
+            quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
             /** Slug */
             slug: string;
             /** Name */
@@ -2901,6 +2643,83 @@ export interface components {
             slug: string;
         };
         /**
+         * OfferedPlan
+         * @description A plan as anyone may read it.
+         */
+        OfferedPlan: {
+            /**
+             * Interval
+             * @default month
+             * @enum {string}
+             */
+            interval: "day" | "week" | "month" | "quarter" | "year";
+            /**
+             * Interval Count
+             * @default 1
+             */
+            interval_count: number;
+            /**
+             * Base Fee Timing
+             * @default arrears
+             * @enum {string}
+             */
+            base_fee_timing: "advance" | "arrears";
+            /**
+             * Proration
+             * @default second
+             * @enum {string}
+             */
+            proration: "second" | "day" | "none";
+            /**
+             * Anchor
+             * @default start
+             * @enum {string}
+             */
+            anchor: "start" | "calendar";
+            /**
+             * Grace Hours
+             * @default 0
+             */
+            grace_hours: number;
+            /**
+             * Trial Days
+             * @default 0
+             */
+            trial_days: number;
+            rate_limit?: components["schemas"]["RateLimit"] | null;
+            /**
+             * Over Quota Policy
+             * @default deny
+             * @enum {string}
+             */
+            over_quota_policy: "deny" | "warn" | "allow" | "overage";
+            /**
+             * Payment On Invoice
+             * @default false
+             */
+            payment_on_invoice: boolean;
+            /**
+             * Payment Term Days
+             * @default 14
+             */
+            payment_term_days: number;
+            /** Prices */
+            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
+            /**
+             * Quotas
+             * @default []
+             */
+            quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            /** Product */
+            product: string;
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+            /** Rank */
+            rank: number;
+        };
+        /**
          * OfferedProduct
          * @description A product with what can be bought and called.
          */
@@ -2929,7 +2748,7 @@ export interface components {
             /** Routes */
             routes: components["schemas"]["OfferedRoute"][];
             /** Meters */
-            meters: components["schemas"]["MeterShape"][];
+            meters: components["schemas"]["nimbus__catalog__schemas__MeterShape"][];
         };
         /**
          * OfferedRoute
@@ -2953,6 +2772,16 @@ export interface components {
             rate_limit: components["schemas"]["RateLimit"] | null;
         };
         /**
+         * Onboarding
+         * @description Which steps are done, and which is next; null when all are.
+         */
+        Onboarding: {
+            /** Steps */
+            steps: components["schemas"]["OnboardingStep"][];
+            /** Next */
+            next: ("email" | "organization" | "plan" | "terms" | "key") | null;
+        };
+        /**
          * OnboardingStep
          * @description One step on the way to the first call.
          */
@@ -2964,6 +2793,15 @@ export interface components {
             step: "email" | "organization" | "plan" | "terms" | "key";
             /** Done */
             done: boolean;
+        };
+        /**
+         * OpenInvoices
+         * @description What is sent and not paid.
+         */
+        OpenInvoices: {
+            /** Count */
+            count: number;
+            total: components["schemas"]["Money"];
         };
         /**
          * OrganizationChangeBody
@@ -2993,6 +2831,23 @@ export interface components {
             locale: "en" | "nl";
             /** Version */
             version: number;
+        };
+        /**
+         * OrganizationSummary
+         * @description The organization in the header.
+         */
+        OrganizationSummary: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /** Status */
+            status: string;
+            /** Role */
+            role: string;
         };
         /**
          * OrganizationView
@@ -3077,6 +2932,13 @@ export interface components {
             /** Next Cursor */
             next_cursor?: string | null;
         };
+        /** Page[LoggedCallShape] */
+        Page_LoggedCallShape_: {
+            /** Data */
+            data: components["schemas"]["LoggedCallShape"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
         /** Page[MailView] */
         Page_MailView_: {
             /** Data */
@@ -3087,7 +2949,14 @@ export interface components {
         /** Page[MeterShape] */
         Page_MeterShape_: {
             /** Data */
-            data: components["schemas"]["MeterShape"][];
+            data: components["schemas"]["nimbus__catalog__schemas__MeterShape"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[OfferedPlan] */
+        Page_OfferedPlan_: {
+            /** Data */
+            data: components["schemas"]["OfferedPlan"][];
             /** Next Cursor */
             next_cursor?: string | null;
         };
@@ -3204,24 +3073,6 @@ export interface components {
             created_at: string;
         };
         /**
-         * PeriodShape
-         * @description The running period: up to, not including, its end.
-         */
-        PeriodShape: {
-            /** Number */
-            number: number;
-            /**
-             * Starts At
-             * Format: date-time
-             */
-            starts_at: string;
-            /**
-             * Ends At
-             * Format: date-time
-             */
-            ends_at: string;
-        };
-        /**
          * PlanName
          * @description The plan in the version that is signed.
          */
@@ -3287,6 +3138,41 @@ export interface components {
             locale: "en" | "nl";
             /** Version */
             version: number;
+        };
+        /**
+         * QuotaList
+         * @description All quotas of all live subscriptions.
+         */
+        QuotaList: {
+            /** Data */
+            data: components["schemas"]["nimbus__usage__schemas__QuotaShape"][];
+        };
+        /**
+         * Ran
+         * @description What fell due on the way: which job, at which instant, for how many.
+         */
+        Ran: {
+            /** Job */
+            job: string;
+            /** At */
+            at: string;
+            /** Count */
+            count: number;
+        };
+        /**
+         * RateLimit
+         * @description `amount` calls per `period`; `burst` at once, null: any `amount` within a sliding window.
+         */
+        RateLimit: {
+            /** Amount */
+            amount: number;
+            /**
+             * Period
+             * @enum {string}
+             */
+            period: "second" | "minute" | "hour";
+            /** Burst */
+            burst?: number | null;
         };
         /**
          * RegisterBody
@@ -3542,6 +3428,21 @@ export interface components {
             version: number;
         };
         /**
+         * SignInView
+         * @description A sign-in: the access token lives 15 minutes; the refresh token is in the cookie.
+         */
+        SignInView: {
+            /** Access Token */
+            access_token: string;
+            /** Expires In */
+            expires_in: number;
+            user: components["schemas"]["UserView"];
+            /** Organization Id */
+            organization_id: string | null;
+            /** Organizations */
+            organizations: components["schemas"]["OwnOrganizationView"][];
+        };
+        /**
          * StartBody
          * @description Which plan of which product; of the operator's own where none is named.
          *
@@ -3617,7 +3518,7 @@ export interface components {
             ends_at: string | null;
             /** Trial Ends At */
             trial_ends_at: string | null;
-            period: components["schemas"]["PeriodShape"];
+            period: components["schemas"]["nimbus__subscriptions__schemas__PeriodShape"];
             /** Next Billing At */
             next_billing_at: string | null;
             /** Auto Renew */
@@ -3658,6 +3559,33 @@ export interface components {
             period_ends_at: string;
         };
         /**
+         * SummaryShape
+         * @description The calls of a range of days, whole hours.
+         */
+        SummaryShape: {
+            /** Environment */
+            environment: string;
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            total: components["schemas"]["CountsShape"];
+            /** By Status */
+            by_status: {
+                [key: string]: number;
+            };
+            /** Days */
+            days: components["schemas"]["DayShape"][];
+        };
+        /**
+         * SwitchBody
+         * @description The organization to act for.
+         */
+        SwitchBody: {
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+        };
+        /**
          * TaxView
          * @description VAT of one category (EN 16931) and rate, in percent.
          */
@@ -3668,6 +3596,39 @@ export interface components {
             rate: string;
             base: components["schemas"]["Money"];
             tax: components["schemas"]["Money"];
+        };
+        /**
+         * TermsView
+         * @description The operator's current terms.
+         */
+        TermsView: {
+            /** Version */
+            version: string;
+            /** Body */
+            body: string;
+        };
+        /**
+         * TierShape
+         * @description Usage up to and including `up_to`; null in the last tier. Decimal strings; `rate` percent.
+         */
+        TierShape: {
+            /** Up To */
+            up_to?: string | null;
+            /**
+             * Unit Price
+             * @default 0
+             */
+            unit_price: string;
+            /**
+             * Flat Fee
+             * @default 0
+             */
+            flat_fee: string;
+            /**
+             * Rate
+             * @default 0
+             */
+            rate: string;
         };
         /**
          * TokenBody
@@ -3767,6 +3728,32 @@ export interface components {
             connect_timeout_ms: number;
             /** Answer Timeout Ms */
             answer_timeout_ms: number;
+        };
+        /**
+         * UsageList
+         * @description Each live subscription's use, and what is left.
+         */
+        UsageList: {
+            /** Data */
+            data: components["schemas"]["UsageShape"][];
+        };
+        /**
+         * UsageShape
+         * @description The same, and what is left of its quotas.
+         */
+        UsageShape: {
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            product: components["schemas"]["NamedShape"];
+            plan: components["schemas"]["NamedShape"];
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Meters */
+            meters: components["schemas"]["nimbus__usage__schemas__MeterShape"][];
+            /** Quotas */
+            quotas: components["schemas"]["nimbus__usage__schemas__QuotaShape"][];
         };
         /**
          * UsageView
@@ -3870,6 +3857,18 @@ export interface components {
             } | null;
         };
         /**
+         * MeterShape
+         * @description A meter.
+         */
+        nimbus__catalog__schemas__MeterShape: {
+            /** Key */
+            key: string;
+            /** Unit */
+            unit: string;
+            /** Aggregation */
+            aggregation: string;
+        };
+        /**
          * PlanShape
          * @description A plan as its provider sees it. `plan_version` counts what subscribers can have signed.
          */
@@ -3936,7 +3935,7 @@ export interface components {
              * Quotas
              * @default []
              */
-            quotas: components["schemas"]["QuotaShape"][];
+            quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
             /** Product */
             product: string;
             /** Slug */
@@ -4041,6 +4040,22 @@ export interface components {
             updated_at: string;
         };
         /**
+         * QuotaShape
+         * @description How much of a meter a period allows; `amount` null is unlimited.
+         */
+        nimbus__catalog__schemas__QuotaShape: {
+            /** Meter */
+            meter: string;
+            /** Amount */
+            amount: number | null;
+            /**
+             * Period
+             * @default cycle
+             * @enum {string}
+             */
+            period: "day" | "week" | "month" | "year" | "cycle";
+        };
+        /**
          * ChargeShape
          * @description What usage costs; see GET /api/billing/plans for the fields of each model.
          */
@@ -4055,6 +4070,24 @@ export interface components {
             unit_price: string;
         } & {
             [key: string]: unknown;
+        };
+        /**
+         * PeriodShape
+         * @description The running period: up to, not including, its end.
+         */
+        nimbus__subscriptions__schemas__PeriodShape: {
+            /** Number */
+            number: number;
+            /**
+             * Starts At
+             * Format: date-time
+             */
+            starts_at: string;
+            /**
+             * Ends At
+             * Format: date-time
+             */
+            ends_at: string;
         };
         /**
          * PlanShape
@@ -4092,6 +4125,71 @@ export interface components {
             slug: string;
             /** Name */
             name: string;
+        };
+        /**
+         * MeterShape
+         * @description What was used of a meter in the period.
+         */
+        nimbus__usage__schemas__MeterShape: {
+            /** Meter */
+            meter: string;
+            /** Unit */
+            unit: string;
+            /** Quantity */
+            quantity: string;
+        };
+        /**
+         * PeriodShape
+         * @description From `starts_at` up to, not including, `ends_at`.
+         */
+        nimbus__usage__schemas__PeriodShape: {
+            /**
+             * Starts At
+             * Format: date-time
+             */
+            starts_at: string;
+            /**
+             * Ends At
+             * Format: date-time
+             */
+            ends_at: string;
+        };
+        /**
+         * QuotaShape
+         * @description A quota as it stands: `allowed` says whether the next unit is served, `behavior` what happens
+         *     over the limit; `limit` and `remaining` are null where there is none. Counted anew at `ends_at`.
+         */
+        nimbus__usage__schemas__QuotaShape: {
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            product: components["schemas"]["NamedShape"];
+            /** Meter */
+            meter: string;
+            /** Period */
+            period: string;
+            /**
+             * Starts At
+             * Format: date-time
+             */
+            starts_at: string;
+            /**
+             * Ends At
+             * Format: date-time
+             */
+            ends_at: string;
+            /** Allowed */
+            allowed: boolean;
+            /** Used */
+            used: string;
+            /** Limit */
+            limit: string | null;
+            /** Remaining */
+            remaining: string | null;
+            /** Behavior */
+            behavior: string;
         };
         /**
          * ProblemField
@@ -4138,6 +4236,59 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    healthz: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: string;
+                    };
+                };
+            };
+        };
+    };
+    readyz: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: string;
+                    };
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     register: {
         parameters: {
             query?: never;
@@ -4240,6 +4391,44 @@ export interface operations {
             };
         };
     };
+    resend_verification: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MessageView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     login: {
         parameters: {
             query?: never;
@@ -4300,7 +4489,7 @@ export interface operations {
             };
         };
     };
-    logout: {
+    refresh: {
         parameters: {
             query?: never;
             header?: never;
@@ -4310,11 +4499,13 @@ export interface operations {
         requestBody?: never;
         responses: {
             /** @description Successful Response */
-            204: {
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "application/json": components["schemas"]["SignInView"];
+                };
             };
             /** @description Unauthorized */
             401: {
@@ -4336,7 +4527,7 @@ export interface operations {
             };
         };
     };
-    refresh: {
+    logout: {
         parameters: {
             query?: never;
             header?: never;
@@ -4346,13 +4537,11 @@ export interface operations {
         requestBody?: never;
         responses: {
             /** @description Successful Response */
-            200: {
+            204: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content: {
-                    "application/json": components["schemas"]["SignInView"];
-                };
+                content?: never;
             };
             /** @description Unauthorized */
             401: {
@@ -4456,1240 +4645,6 @@ export interface operations {
             };
             /** @description Unprocessable Entity */
             422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Too Many Requests */
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    switch_organization: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["SwitchBody"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["AccessTokenView"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unsupported Media Type */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    read_terms: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["TermsView"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    read_onboarding: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Onboarding"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    create_organization: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NewOrganizationBody"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["CreatedOrganizationView"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Conflict */
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unsupported Media Type */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    accept_terms: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["AcceptBody"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["AcceptedView"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unsupported Media Type */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    list_plans: {
-        parameters: {
-            query?: {
-                product?: string | null;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Page_OfferedPlan_"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    read_organization: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OrganizationView"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    change_organization: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["OrganizationChangeBody"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["OrganizationView"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Conflict */
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unsupported Media Type */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    read_current_subscription: {
-        parameters: {
-            query?: {
-                product?: string | null;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["SubscriptionShape"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    choose_plan: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["StartBody"];
-            };
-        };
-        responses: {
-            /** @description Subscribed already */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["CheckoutView"];
-                };
-            };
-            /** @description Successful Response */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["CheckoutView"];
-                };
-            };
-            /** @description Waits for the terms */
-            202: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["CheckoutView"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Conflict */
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unsupported Media Type */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    read_dashboard: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Dashboard"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    list_api_keys: {
-        parameters: {
-            query?: {
-                limit?: number;
-                cursor?: string | null;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Page_KeyShape_"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    create_api_key: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["NewKey"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["IssuedKey"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Conflict */
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unsupported Media Type */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Too Many Requests */
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    read_api_key: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                key_id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["KeyShape"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    change_api_key: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                key_id: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["ChangedKey"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["KeyShape"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Conflict */
-            409: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unsupported Media Type */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Too Many Requests */
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    revoke_api_key: {
-        parameters: {
-            query?: {
-                reason?: string | null;
-            };
-            header?: never;
-            path: {
-                key_id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["KeyShape"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Too Many Requests */
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    list_invoices: {
-        parameters: {
-            query?: {
-                limit?: number;
-                cursor?: string | null;
-            };
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["Page_InvoiceView_"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    create_invoice: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["BillRequest"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["InvoiceDetail"];
-                };
-            };
-            /** @description Bad Request */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unsupported Media Type */
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Service Unavailable */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    get_invoice_pdf: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path: {
-                invoice_id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description The document */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/pdf": unknown;
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Not Found */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Service Unavailable */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    healthz: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": {
-                        [key: string]: string;
-                    };
-                };
-            };
-        };
-    };
-    readyz: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": {
-                        [key: string]: string;
-                    };
-                };
-            };
-            /** @description Service Unavailable */
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    resend_verification: {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description Successful Response */
-            202: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["MessageView"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5855,6 +4810,75 @@ export interface operations {
             };
         };
     };
+    create_organization: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewOrganizationBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CreatedOrganizationView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_organizations: {
         parameters: {
             query?: never;
@@ -5877,6 +4901,193 @@ export interface operations {
             };
             /** @description Unauthorized */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_organization: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OrganizationView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_organization: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OrganizationChangeBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OrganizationView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    switch_organization: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SwitchBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AccessTokenView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_terms: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TermsView"];
+                };
+            };
+            /** @description Not Found */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6977,7 +6188,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["MeterShape"];
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__MeterShape"];
                 };
             };
             /** @description Unauthorized */
@@ -7317,6 +6528,55 @@ export interface operations {
             };
         };
     };
+    list_plans: {
+        parameters: {
+            query?: {
+                product?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_OfferedPlan_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_marketplace_products: {
         parameters: {
             query?: {
@@ -7391,6 +6651,160 @@ export interface operations {
             };
             /** @description Not Found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_current_subscription: {
+        parameters: {
+            query?: {
+                product?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    choose_plan: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["StartBody"];
+            };
+        };
+        responses: {
+            /** @description Subscribed already */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckoutView"];
+                };
+            };
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckoutView"];
+                };
+            };
+            /** @description Waits for the terms */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckoutView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7853,7 +7267,7 @@ export interface operations {
             };
         };
     };
-    list_mailbox: {
+    list_api_keys: {
         parameters: {
             query?: {
                 limit?: number;
@@ -7871,7 +7285,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Page_MailView_"];
+                    "application/json": components["schemas"]["Page_KeyShape_"];
                 };
             };
             /** @description Unauthorized */
@@ -7894,6 +7308,300 @@ export interface operations {
             };
             /** @description Unprocessable Entity */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_api_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewKey"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IssuedKey"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_api_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                key_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeyShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_api_key: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                key_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChangedKey"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeyShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    revoke_api_key: {
+        parameters: {
+            query?: {
+                reason?: string | null;
+            };
+            header?: never;
+            path: {
+                key_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KeyShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7992,6 +7700,473 @@ export interface operations {
             };
         };
     };
+    read_usage: {
+        parameters: {
+            query?: {
+                product?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UsageList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_current_usage: {
+        parameters: {
+            query?: {
+                product?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CurrentList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_quota: {
+        parameters: {
+            query?: {
+                product?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["QuotaList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_usage_summary: {
+        parameters: {
+            query?: {
+                /** @description Default: 30 days before `to`. */
+                from?: string | null;
+                /** @description Default: now. */
+                to?: string | null;
+                environment?: "Live" | "Test";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SummaryShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_usage_by_endpoint: {
+        parameters: {
+            query?: {
+                /** @description Default: 30 days before `to`. */
+                from?: string | null;
+                /** @description Default: now. */
+                to?: string | null;
+                environment?: "Live" | "Test";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EndpointList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_usage_logs: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_LoggedCallShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_invoices: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_InvoiceView_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_invoice: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InvoiceDetail"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_upcoming_invoices: {
         parameters: {
             query?: never;
@@ -8079,6 +8254,73 @@ export interface operations {
             };
             /** @description Unprocessable Entity */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_invoice_pdf: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                invoice_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The document */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/pdf": unknown;
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -8314,6 +8556,75 @@ export interface operations {
             };
         };
     };
+    accept_terms: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AcceptBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AcceptedView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_payments: {
         parameters: {
             query?: {
@@ -8426,6 +8737,239 @@ export interface operations {
             };
             /** @description Unprocessable Entity */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_mailbox: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_MailView_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_onboarding: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Onboarding"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_dashboard: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Dashboard"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_clock: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClockView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    advance_clock: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AdvanceBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AdvancedView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };

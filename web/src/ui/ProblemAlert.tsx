@@ -15,7 +15,7 @@ export function ProblemAlert({ error, message, retry }: Props) {
   return (
     <div role="alert" className={classes.region}>
       {error && (
-        <Alert color="red" icon={<AlertIcon />} variant="light">
+        <Alert color="red" icon={<AlertIcon />} variant="light" role="presentation">
           <Text size="sm">{message ?? describe(error, own)}</Text>
           {error.requestId && (
             <Text size="xs" c="dimmed" mt={4}>
