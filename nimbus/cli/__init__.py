@@ -8,7 +8,7 @@ import typer
 from nimbus.base.config import ConfigError
 from nimbus.base.postgres import PostgresError
 from nimbus.base.secrets import SecretMissingError
-from nimbus.cli import backup, check, demo, people, proofs, roles, serve
+from nimbus.cli import backup, bill, check, demo, people, proofs, roles, serve
 from nimbus.cli.options import CommandError
 from nimbus.supervisor import SupervisorError
 
@@ -18,6 +18,7 @@ COMMANDS: tuple[tuple[str | None, typer.Typer], ...] = (
     (None, roles.commands),
     (None, check.commands),
     (None, backup.commands),
+    (None, bill.commands),
     ("user", people.user),
     ("key", people.key),
     ("demo", demo.commands),

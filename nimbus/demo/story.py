@@ -298,9 +298,10 @@ async def _documents(
     customer: Api, admin: Api, invoice: dict[str, Any], stage: Stage, say: Say
 ) -> Path:
     _print_invoice(invoice, say)
-    amounts = [line["amount_minor"] for line in invoice["lines"]]
-    if amounts != [minor for minor, _ in EXPECTED_LINES] or invoice["total_minor"] != 140_97:
-        raise DemoError(f"not the reference invoice: {amounts}, {invoice['total_minor']}")
+    amounts = [line["amount"]["amount_minor"] for line in invoice["lines"]]
+    total = invoice["total"]["amount_minor"]
+    if amounts != [minor for minor, _ in EXPECTED_LINES] or total != 140_97:
+        raise DemoError(f"not the reference invoice: {amounts}, {total}")
     content = await customer.get(f"/api/billing/invoices/{invoice['id']}/pdf")
     stage.out.mkdir(parents=True, exist_ok=True)
     pdf = stage.out / f"{invoice['number']}.pdf"
@@ -317,15 +318,15 @@ async def _documents(
 
 
 def _print_invoice(invoice: dict[str, Any], say: Say) -> None:
-    def euro(minor: int) -> str:
-        return f"{Decimal(minor) / 100:>10.2f}"
+    def euro(money: dict[str, Any]) -> str:
+        return f"{Decimal(money['amount_minor']) / 100:>10.2f}"
 
     say(f"Invoice {invoice['number']}")
     for line in invoice["lines"]:
-        say(f"  {line['description'][:46]:<46} {euro(line['amount_minor'])}")
-    say(f"  {'Subtotal':<46} {euro(invoice['subtotal_minor'])}")
-    say(f"  {'VAT':<46} {euro(invoice['tax_minor'])}")
-    say(f"  {'Total':<46} {euro(invoice['total_minor'])}")
+        say(f"  {line['description'][:46]:<46} {euro(line['amount'])}")
+    say(f"  {'Subtotal':<46} {euro(invoice['subtotal'])}")
+    say(f"  {'VAT':<46} {euro(invoice['tax'])}")
+    say(f"  {'Total':<46} {euro(invoice['total'])}")
 
 
 async def _paid(admin: Api, customer: Api, invoice: dict[str, Any], say: Say) -> dict[str, Any]:
