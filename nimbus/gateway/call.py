@@ -26,7 +26,7 @@ from nimbus.gateway.upstream import Address, Upstream
 from nimbus.gateway.verify import KEY_PARAMETER, KeyLookups, digest_of, read_secret
 from nimbus.rules.grants import Grant, Standing, Subscription, decide
 from nimbus.rules.limits import SECOND
-from nimbus.rules.metering import NIL, UsageEvent, event_id
+from nimbus.rules.metering import NIL, UsageEvent
 
 CALLS = "api_calls"  # the meter of calls, which every product has
 Meters = tuple[tuple[str, Decimal], ...]
@@ -122,10 +122,8 @@ class Call:
         self.gate.journal.complete(
             self.sequence,
             _event(
-                self.gate,
                 admission.located,
                 admission.grant,
-                sequence=self.sequence,
                 status=status,
                 duration=ended - admission.located.started,
                 upstream=upstream,
@@ -196,10 +194,8 @@ def note_refused(gate: Gate, located: Located, refused: Refused) -> None:
         return
     gate.journal.record_refused(
         _event(
-            gate,
             located,
             grant,
-            sequence=gate.journal.last_sequence + 1,
             status=CATALOGUE[refused.code].status,
             refusal=refused.code,
             duration=clock.monotonic() - located.started,
@@ -292,11 +288,9 @@ def _quota_fields(gate: Gate, standings: tuple[Standing, ...]) -> list[Pair]:
 
 
 def _event(
-    gate: Gate,
     located: Located,
     grant: Grant,
     *,
-    sequence: int,
     status: int,
     duration: float,
     refusal: str = "",
@@ -310,7 +304,7 @@ def _event(
 ) -> UsageEvent:
     subscription = grant.subscription
     return UsageEvent(
-        event_id=event_id(gate.journal.producer, sequence),
+        event_id=NIL,  # whoever reads the slot derives it from where the slot lies
         occurred_at=located.as_of,
         organization_id=grant.key.organization_id,
         provider_organization_id=located.product.provider_organization_id,
