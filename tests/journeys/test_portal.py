@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The portal in a real Chromium, in front of the whole running system with its demo data."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from nimbus.demo import story, wind
+from nimbus.demo.http import Api
+from nimbus.demo.system import System, throw_away, wind_api
+from tests.operations.processes import wait_for
+from tests.support.browser import Watched, accessibility_faults, chromium, watched_page
+
+CUSTOMER = "owner@tapas.example"
+PASSWORD = "the wind asks nobody first"
+PHONE = {"viewport": {"width": 390, "height": 844}, "locale": "nl-NL", "has_touch": True}
+expect.set_options(timeout=20_000)  # a small machine runs other tests beside these
+STANDS_STILL = "document.getAnimations().every((one) => one.playState !== 'running')"
+LINK = re.compile(r"/verify-email\?token=\S+")
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    """A running system that sells the Wind API and has billed Tapas for a month."""
+    with throw_away("2026-05-01T00:00:00Z", 1) as running, wind_api() as upstream:
+        asyncio.run(prepare(running, upstream))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(system: System) -> Iterator[Browser]:
+    # After the system: playwright's loop keeps asyncio.run() out of this thread.
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def watched(browser: Browser, system: System) -> Iterator[Watched]:
+    with watched_page(browser, system.url, locale="en-GB") as page:
+        yield page
+
+
+def test_a_visitor_registers_and_ends_on_an_active_start_page(
+    watched: Watched, system: System
+) -> None:
+    page = watched.page
+    register(page, system, "sanne@windpark.example")
+    fill_organization(page, vat_number="NL000099998B57")
+    page.get_by_role("radio", name="Starter").check()
+    looks_good(page)
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_role("checkbox").check()
+    looks_good(page)
+    page.get_by_role("button", name="Accept and activate").click()
+    secret = page.get_by_label("API key (Live)")
+    expect(secret).to_have_value(re.compile(r"^nimbus_live_[0-9A-Za-z]{49}$"))
+    looks_good(page)
+    page.get_by_role("button", name="Go to the start page").click()
+    main = page.get_by_role("main")
+    expect(main.get_by_text("Organization")).to_be_visible()
+    expect(main.get_by_role("region", name="Plan")).to_contain_text("Starter")
+    expect(main.get_by_text("Active", exact=True).first).to_be_visible()
+    expect(main.get_by_role("region", name="Active keys")).to_contain_text("1")
+    looks_good(page)
+    assert watched.faults == []
+
+
+def test_a_refused_number_is_said_at_its_field_and_nothing_is_made(
+    watched: Watched, system: System
+) -> None:
+    page = watched.page
+    register(page, system, "joris@windpark.example")
+    fill_organization(page, vat_number="NL123456789B01")
+    field = page.get_by_label("VAT number")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(field).to_be_focused()
+    expect(field).to_have_accessible_description(re.compile("does not exist"))
+    page.reload()
+    expect(page.get_by_label("VAT number")).to_have_value("")
+    assert [fault for fault in watched.faults if "422" not in fault] == []
+
+
+def test_a_wrong_password_is_said_aloud_without_telling_whether_there_is_an_account(
+    watched: Watched,
+) -> None:
+    page = watched.page
+    texts = []
+    for email in (CUSTOMER, "nobody@nowhere.example"):
+        sign_in(page, email, "not the password at all")
+        texts.append(page.get_by_role("alert").first.inner_text())
+    assert "do not match" in texts[0]
+    assert re.sub(r"Reference: \S+", "", texts[0]) == re.sub(r"Reference: \S+", "", texts[1])
+
+
+def test_a_new_key_shows_its_secret_once_and_is_revoked_after_a_question(watched: Watched) -> None:
+    page = watched.page
+    sign_in(page, CUSTOMER, PASSWORD)
+    page.get_by_role("link", name="API keys").click()
+    page.get_by_role("button", name="New key").click()
+    page.get_by_label("Name").fill("Laptop of Sanne")
+    looks_good(page)
+    page.get_by_role("button", name="Create key").click()
+    secret = page.get_by_label("API key", exact=True).input_value()
+    assert re.fullmatch(r"nimbus_test_[0-9A-Za-z]{49}", secret)
+    page.get_by_role("button", name="I have saved it").click()
+    row = page.get_by_role("row", name="Laptop of Sanne")
+    expect(row).to_contain_text(secret[-8:])
+    page.reload()
+    expect(row).to_contain_text("Active")
+    assert secret not in page.content()
+    row.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("dialog")).to_contain_text("cannot be undone")
+    looks_good(page)
+    page.get_by_role("button", name="Revoke the key").click()
+    expect(row).to_contain_text("Revoked")
+    assert watched.faults == []
+
+
+def test_an_invoice_comes_down_as_a_pdf(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    sign_in(page, CUSTOMER, PASSWORD)
+    page.get_by_role("link", name="Invoices", exact=True).click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name=re.compile("^Download INV-")).first.click()
+    looks_good(page)
+    assert re.fullmatch(r"INV-\d{4}-\d{6}\.pdf", download.value.suggested_filename)
+    download.value.save_as(tmp_path / "invoice.pdf")
+    assert (tmp_path / "invoice.pdf").read_bytes().startswith(b"%PDF-")
+    assert watched.faults == []
+
+
+def test_a_session_outlives_a_reload_in_two_tabs_and_its_token_lies_in_no_storage(
+    watched: Watched,
+) -> None:
+    first = watched.page
+    sign_in(first, CUSTOMER, PASSWORD)
+    second = watched.context.new_page()
+    second.goto("/keys")
+    expect(second.get_by_role("heading", name="API keys")).to_be_visible()
+    # Both exchange the same refresh cookie now; one after the other, or the family is ended.
+    for page in (first, second):
+        page.evaluate("void setTimeout(() => location.reload())")
+    for page in (first, second):
+        expect(page.get_by_role("button", name="Account")).to_be_visible()
+    stored = first.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+    assert "eyJ" not in stored
+    assert first.evaluate("document.cookie") == ""
+    first.get_by_role("button", name="Account").click()
+    first.get_by_role("menuitem", name="Sign out").click()
+    for page in (first, second):
+        expect(page.get_by_role("heading", name="Welcome back")).to_be_visible()
+    assert watched.faults == []
+
+
+def test_on_a_phone_in_dutch_nothing_is_wider_than_the_screen(
+    browser: Browser, system: System
+) -> None:
+    with watched_page(browser, system.url, **PHONE) as watched:
+        page = watched.page
+        for path in ("/register", "/forgot-password", "/sign-in"):
+            page.goto(path)
+            looks_good(page)
+        page.get_by_label("E-mailadres").fill(CUSTOMER)
+        page.get_by_role("textbox", name="Wachtwoord").fill(PASSWORD)
+        page.get_by_role("button", name="Inloggen").click()
+        expect(page.get_by_role("region", name="Aanroepen deze maand")).to_be_visible()
+        for name in ("Start", "API-sleutels", "Facturen"):
+            page.get_by_role("button", name="Menu").click()
+            page.get_by_role("link", name=name, exact=True).click()
+            looks_good(page)
+        assert watched.faults == []
+
+
+def test_an_unknown_link_of_a_mail_says_what_to_do(watched: Watched) -> None:
+    watched.page.goto("/verify-email?token=0123456789")
+    expect(watched.page.get_by_role("heading", name="This link does not work")).to_be_visible()
+    looks_good(watched.page)
+
+
+def register(page: Page, system: System, email: str) -> None:
+    """Register `email` and open the link of the mail."""
+    page.goto("/register")
+    page.get_by_label("First name").fill("Sanne")
+    page.get_by_label("Last name").fill("de Vries")
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_label("Company").fill("Windpark Noord")
+    page.get_by_role("textbox", name="Password").fill(PASSWORD)
+    looks_good(page)
+    page.get_by_role("button", name="Create an account").click()
+    expect(page.get_by_role("heading", name="Check your mail")).to_be_visible()
+    looks_good(page)
+    page.goto(mailed_link(system, email))
+
+
+def fill_organization(page: Page, *, vat_number: str) -> None:
+    expect(page.get_by_label("Legal name")).to_have_value("Windpark Noord")
+    page.get_by_label("VAT number").fill(vat_number)
+    page.get_by_label("Street and number").fill("Dijk 7")
+    page.get_by_label("Postal code").fill("9981 AA")
+    page.get_by_label("City").fill("Uithuizen")
+    looks_good(page)
+    page.get_by_role("button", name="Continue").click()
+
+
+def sign_in(page: Page, email: str, password: str) -> None:
+    page.goto("/sign-in")
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_role("textbox", name="Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    expect(
+        page.get_by_role("button", name="Account").or_(page.get_by_text("match"))
+    ).to_be_visible()
+
+
+def looks_good(page: Page) -> None:
+    """Nothing loads any more, nothing sticks out, and axe has nothing to say."""
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("status", name=re.compile("^(Loading|Bezig)"))).to_have_count(0)
+    wait_for(lambda: page.evaluate(STANDS_STILL), "an end of all motion")
+    width, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width <= room
+    assert accessibility_faults(page) == []
+
+
+def mailed_link(system: System, email: str) -> str:
+    """The path of the verification link in the newest mail to `email`."""
+    login = {"email": system.admin_email, "password": system.admin_password}
+    with httpx2.Client(base_url=system.url) as admin:
+        token = admin.post("/api/user/auth/login", json=login).json()["access_token"]
+        admin.headers["Authorization"] = f"Bearer {token}"
+
+        def look() -> str | None:
+            mails = admin.get("/api/admin/mailbox").json()["data"]
+            texts = [mail["text"] for mail in mails if mail["recipient"] == email]
+            links = [found.group() for text in texts if (found := LINK.search(text))]
+            return links[0] if links else None
+
+        return str(wait_for(look, f"a mail to {email}"))
+
+
+async def prepare(system: System, upstream: str) -> None:
+    """The operator sells the Wind API; Tapas takes Starter in May and is billed in June."""
+    async with AsyncExitStack() as stack:
+        admin, customer = Api(system.url), Api(system.url)
+        stack.push_async_callback(admin.close)
+        stack.push_async_callback(customer.close)
+
+        login = {"email": system.admin_email, "password": system.admin_password}
+        admin.token = (await admin.post("/api/user/auth/login", login))["access_token"]
+        seller = await organization(admin, "Nimbus Wind B.V.", vat_number="NL123456782B90")
+        await admin.put("/api/admin/settings", story.seller(seller))
+        await accept_terms(admin)
+        await story.publish(admin, wind.product(upstream), wind.METERS, wind.PLANS, wind.ROUTES)
+
+        await customer.post("/api/public/register", {"email": CUSTOMER, "password": PASSWORD})
+        token = mailed_link(system, CUSTOMER).partition("token=")[2]
+        verified = await customer.post("/api/public/verify-email", {"token": token})
+        customer.token = verified["access_token"]
+        await organization(customer, "Tapas B.V.")
+        choice = {"product": wind.SLUG, "plan": "starter", "payment": "invoice"}
+        await customer.post("/api/billing/subscription", choice)
+        await accept_terms(customer)
+        await admin.post("/api/admin/clock", {"advance_to": "2026-06-01T00:00:00Z"})
+
+
+async def organization(api: Api, name: str, **details: str) -> str:
+    address = {"street": "Kade 1", "postal_code": "3011 AA", "city": "Rotterdam"}
+    body = {"name": name, "country": "NL", "address": address, **details}
+    made = await api.post("/api/public/create-organization", body)
+    api.token = made["access_token"]
+    return str(made["organization"]["id"])
+
+
+async def accept_terms(api: Api) -> None:
+    terms = await api.get("/api/public/terms")
+    await api.post("/api/public/accept-terms", {"version": terms["version"]})
