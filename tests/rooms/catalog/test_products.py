@@ -12,7 +12,8 @@ from sqlalchemy import table as sql_table
 from nimbus.base import db
 from nimbus.base.ids import new_id
 from nimbus.base.secrets import unseal
-from tests.support.market import PRODUCTS, STARTER, make_wind, new_product, sent
+from tests.support.bills import set_seller
+from tests.support.market import PRODUCTS, STARTER, make_wind, new_product, sent, subscribe
 from tests.support.people import make_owner
 
 pytestmark = pytest.mark.anyio
@@ -353,3 +354,26 @@ async def test_the_market_is_searched_by_text_and_category(api, upstream):
     assert await found("category=energy") == ["wind"]
     assert await found("") == ["sun", "wind"]
     assert (await api.get("/api/marketplace/products?q=%00")).status_code == 422
+
+
+async def test_where_no_product_is_named_the_operator_s_own_is_meant(api, upstream):
+    provider = await make_owner()
+    await make_wind(api, provider, upstream, slug="other", name="Other")
+    assert (await api.get("/api/billing/plans")).status_code == 404
+    operator = await make_owner("admin@nimbus.example", platform_role="admin")
+    await set_seller(api, operator)
+    assert (await api.get("/api/billing/plans")).status_code == 404
+
+    await make_wind(api, operator, upstream)
+
+    plans = (await api.get("/api/billing/plans")).json()["data"]
+    assert [(plan["product"], plan["slug"]) for plan in plans] == [
+        ("wind", "starter"),
+        ("wind", "professional"),
+    ]
+    consumer = await make_owner("bob@tapas.example")
+    none_yet = await api.get("/api/billing/subscription", headers=consumer.headers)
+    assert (none_yet.status_code, none_yet.json()["code"]) == (404, "not_found")
+    await subscribe(consumer)
+    shown = await sent(api, consumer, "GET", "/api/billing/subscription")
+    assert (shown["product"]["slug"], shown["plan"]["slug"]) == ("wind", "starter")
