@@ -142,6 +142,8 @@ class Caller:
                         connection = await asyncio.open_connection(self._host, self._port)
                     status, headers, body = await self._exchange(*connection, call)
                 except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+                    if connection is not None:
+                        connection[1].close()
                     connection = None
                     self.tally.unanswered += 1
                     if call.method != "GET" or clock.monotonic() > deadline:
@@ -158,6 +160,7 @@ class Caller:
                 self.tally.slowed_down += status == 429
                 await asyncio.sleep(float(headers.get("retry-after", PAUSE_SECONDS)))
                 if headers.get("connection") == "close":
+                    connection[1].close()
                     connection = None
         if connection is not None:
             connection[1].close()

@@ -6,8 +6,11 @@ from typing import Any
 SLUG = "wind"
 
 
-def product(upstream_url: str) -> dict[str, Any]:
-    """The product; test keys reach the same example server under its sandbox path."""
+def product(live_url: str, test_url: str | None = None) -> dict[str, Any]:
+    """The product. Test keys reach the server at `test_url` and never the other (K-06)."""
+    upstreams = {"Live": {"base_url": live_url}}
+    if test_url is not None:
+        upstreams["Test"] = {"base_url": test_url}
     return {
         "slug": SLUG,
         "name": "Wind API",
@@ -15,7 +18,7 @@ def product(upstream_url: str) -> dict[str, Any]:
         "short_description": "Wind farms, turbines, measurements, alerts and reports.",
         "description": "Everything a wind farm measures, as an API.",
         "version_label": "v1",
-        "upstreams": {"Live": {"base_url": upstream_url}, "Test": {"base_url": upstream_url}},
+        "upstreams": upstreams,
     }
 
 
@@ -54,8 +57,8 @@ def _plan(
 ) -> dict[str, Any]:
     (calls, assets), (call_price, asset_price) = included, prices
     charges = [
-        _charge("api_calls", str(calls), call_price, "Extra API calls", "Extra API-aanroepen"),
-        _charge("assets", str(assets), asset_price, "Extra assets", "Extra assets"),
+        _charge("api_calls", str(calls), call_price, "API calls", "API-aanroepen"),
+        _charge("assets", str(assets), asset_price, "Assets", "Assets"),
         _charge("reports", "0", "2.50", "PDF reports", "PDF-rapporten"),
     ]
     return {
@@ -93,8 +96,10 @@ def _per_second(amount: int) -> dict[str, Any]:
 STARTER = _per_second(600) | _plan(
     "starter", 1, fee_minor=49_00, included=(10_000, 10), prices=("0.002", "1.50")
 )
-PROFESSIONAL = _per_second(2_000) | _plan(
-    "professional", 2, fee_minor=199_00, included=(250_000, 250), prices=("0.001", "1.00")
+PROFESSIONAL = (
+    _per_second(2_000)
+    | _plan("professional", 2, fee_minor=199_00, included=(250_000, 250), prices=("0.001", "1.00"))
+    | {"trial_days": 30}
 )
 ENTERPRISE = (
     _per_second(10_000)

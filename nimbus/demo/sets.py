@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sets of demo data, made by the product's own use cases at simulated instants.
+
+Loading looks up what is there, makes what is missing and puts back what was changed, so a second
+time changes nothing. The loading process has a business clock of its own; the house's stands.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus import access, catalog, identity, payments, rooms, subscriptions
+from nimbus.access import KeyTerms, queries, secrets
+from nimbus.access.secrets import Environment
+from nimbus.base import clock, db
+from nimbus.base.actors import Actor
+from nimbus.base.config import Settings
+from nimbus.demo import history, people, wind
+from nimbus.demo.history import Month, Past
+from nimbus.demo.http import DemoError
+from nimbus.demo.kept import Kept, Upstreams
+from nimbus.demo.people import REASON, Account
+from nimbus.demo.provider import put_operator
+from nimbus.errors import Refusal
+from nimbus.identity import ROLES
+from nimbus.subscriptions import queries as subscription_queries
+
+ADMIN = "admin@nimbus.example"
+OPERATOR_SINCE = timedelta(days=400)
+CUSTOMER_SINCE = timedelta(days=1)  # before the subscription
+WAIT_SECONDS = 30.0
+POLL_SECONDS = 0.1
+NAMES = {
+    "owner": ("Femke", "de Vries"),
+    "admin": ("Daan", "Jansen"),
+    "developer": ("Noor", "Bakker"),
+    "billing": ("Lars", "Visser"),
+    "accountant": ("Sofie", "Smit"),
+    "manager": ("Milan", "Meijer"),
+    "viewer": ("Eva", "Mulder"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSet:
+    """A customer: who belongs to it, by role at `<role>@<domain>`, and what it lived through."""
+
+    name: str
+    domain: str
+    roles: tuple[str, ...]
+    organization: dict[str, Any]
+    past: Past | None
+    keys: tuple[Environment, ...]
+
+
+SETS = (
+    DemoSet(
+        name="DEMO_EMPTY",
+        domain="empty.example",
+        roles=("owner",),
+        organization={
+            "name": "Empty B.V.",
+            "country": "NL",
+            "billing_email": "owner@empty.example",
+            "address": {"street": "Leegte 1", "postal_code": "8011 AA", "city": "Zwolle"},
+        },
+        past=None,
+        keys=("Test",),
+    ),
+    DemoSet(
+        name="DEMO_TAPAS",
+        domain="tapas.example",
+        roles=("owner",),
+        organization={
+            "name": "Tapas B.V.",
+            "country": "NL",
+            "company_number": "34567890",
+            "billing_email": "owner@tapas.example",
+            "address": {"street": "Marktplein 12", "postal_code": "3511 AB", "city": "Utrecht"},
+        },
+        past=Past(
+            plan="starter",
+            months=(
+                Month(calls=4_200, assets=6, reports=2),
+                Month(calls=7_900, assets=9, reports=3),
+                Month(calls=11_300, assets=12, reports=5, paid=False),
+            ),
+            running=Month(calls=9_000, assets=14, reports=6),
+        ),
+        keys=("Live", "Test"),
+    ),
+    DemoSet(
+        name="DEMO_CAFESSERIE_FRANCHISE",
+        domain="franchise.example",
+        roles=ROLES,
+        organization={
+            "name": "Cafesserie Franchise B.V.",
+            "country": "NL",
+            "company_number": "56789012",
+            "vat_number": "NL000099998B57",
+            "billing_email": "billing@franchise.example",
+            "address": {"street": "Kanaalkade 88", "postal_code": "1811 LS", "city": "Alkmaar"},
+        },
+        past=Past(
+            plan="enterprise",
+            months=(
+                Month(calls=6_100, assets=40, reports=12),
+                Month(calls=6_800, assets=55, reports=16),
+                Month(calls=7_400, assets=61, reports=14),
+                Month(calls=8_200, assets=78, reports=21),
+            ),
+            running=Month(calls=8_800, assets=90, reports=24),
+        ),
+        keys=("Live", "Test"),
+    ),
+)
+
+
+async def load(settings: Settings, names: Iterable[str], upstreams: Upstreams, kept: Kept) -> None:
+    """Put these sets into the installation, and into `kept` how to sign in to them.
+
+    The example servers have to answer. Raises `DemoError` or `Refusal` where that can't be.
+    """
+    assert rooms.JOBS, "every reaction is in force"  # noqa: S101
+    await _until(upstreams.answer, "the Wind API to answer")
+    await db.open_database(replace(settings, test_clock=False))
+    try:
+        now = await _business_now(settings)
+        clock.set_instant(now - OPERATOR_SINCE)
+        account = _account(kept, ADMIN, "admin")
+        admin = await put_operator(account, upstreams)
+        kept.add_account("platform_admin", ADMIN, account.password, None)
+        for one in SETS:
+            if one.name in names:
+                await _load_set(one, admin, now, kept)
+    finally:
+        clock.set_instant(None)
+        await db.close_database()
+
+
+async def _load_set(one: DemoSet, admin: Actor, now: datetime, kept: Kept) -> None:
+    details = people.details(one.organization)
+    began = now
+    if one.past is not None:
+        zone = str(details.time_zone)
+        began = history.begins_at(now, len(one.past.months), zone) - CUSTOMER_SINCE
+    clock.set_instant(began)
+    accounts = {role: _account(kept, f"{role}@{one.domain}", role) for role in one.roles}
+    owner = await people.put_account(accounts["owner"])
+    owner = await people.put_organization(owner, details)
+    await people.put_active(owner)
+    for role in one.roles:
+        if role != "owner":
+            await people.put_member(owner, accounts[role], role)
+        kept.add_account(role, accounts[role].email, accounts[role].password, details.name)
+    await _put_subscription(one, owner, admin, now, kept)
+    clock.set_instant(now)
+    await _put_keys(one, owner, kept)
+
+
+async def _put_subscription(
+    one: DemoSet, owner: Actor, admin: Actor, now: datetime, kept: Kept
+) -> None:
+    """A past, or a trial that begins now; who had a subscription before goes on with it."""
+    async with db.transaction(owner.organization_id, owner.user_id) as session:
+        product = await catalog.product_or_operators(session, wind.SLUG)
+        latest = await subscription_queries.latest(session, owner.organization_id, product.id)
+    if one.past is None:
+        if latest is None:
+            await _start_trial(owner, now)
+        return
+    if latest is None:
+        secret: str | None = await _live_through(one.past, owner, admin, now, one.name)
+    else:
+        clock.set_instant(now)
+        async with db.transaction(owner.organization_id, owner.user_id) as session:
+            done = await payments.start_subscription(
+                session,
+                owner,
+                product=wind.SLUG,
+                plan=one.past.plan,
+                payment="invoice",
+                as_of=now,
+            )
+        secret = done.secret
+    if secret is not None:
+        kept.add_key(one.organization["name"], "Live", secret)
+
+
+async def _start_trial(owner: Actor, now: datetime) -> None:
+    async with db.transaction(owner.organization_id, owner.user_id) as session:
+        facts = await identity.organization_facts(session, owner.organization_id)
+        plan = await catalog.published_plan(session, wind.SLUG, wind.PROFESSIONAL["slug"])
+        await subscriptions.start(session, owner, facts, plan, payment=None, as_of=now)
+
+
+async def _live_through(past: Past, owner: Actor, admin: Actor, now: datetime, seed: str) -> str:
+    """A gateway that started a moment ago has to say first that nothing lies in its journal."""
+    deadline = clock.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return await history.live_through(owner, admin, past, now, seed)
+        except Refusal as refusal:
+            if refusal.code != "unavailable" or clock.monotonic() > deadline:
+                raise
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _put_keys(one: DemoSet, owner: Actor, kept: Kept) -> None:
+    name = one.organization["name"]
+    for environment in one.keys:
+        async with db.transaction(owner.organization_id, owner.user_id) as session:
+            known = kept.secret(name, environment)
+            if known is not None and await _works(session, known):
+                continue
+            terms = KeyTerms(name=f"Demo, {environment}", scopes=tuple(wind.SCOPES))
+            _, secret = await access.create_key(session, owner, terms, environment=environment)
+        kept.add_key(name, environment, secret)
+
+
+async def _works(session: AsyncSession, secret: str) -> bool:
+    key = await queries.key_by_hash(session, secrets.keyed_hash(secret))
+    return key is not None and key.status == "Active"
+
+
+async def _business_now(settings: Settings) -> datetime:
+    """The house's instant, which this process' own clock leaves alone."""
+    if not settings.test_clock:
+        return clock.machine_now()
+    async with db.system_session(REASON) as session:
+        instant: datetime = await session.scalar(text("SELECT instant FROM test_clock"))
+    return instant
+
+
+async def _until(condition: Callable[[], bool], what: str) -> None:
+    deadline = clock.monotonic() + WAIT_SECONDS
+    while not condition():
+        if clock.monotonic() > deadline:
+            raise DemoError(f"Waited {WAIT_SECONDS:.0f} s for {what}")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _account(kept: Kept, email: str, role: str) -> Account:
+    first_name, last_name = NAMES[role]
+    return Account(
+        email=email, password=kept.password(email), first_name=first_name, last_name=last_name
+    )
