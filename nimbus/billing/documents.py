@@ -18,16 +18,15 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import typst
 from babel import Locale
 from babel.dates import format_date
 from babel.numbers import format_currency, format_decimal, format_percent
 
+from nimbus.billing.texts import LOCALES, Language, span_text
 from nimbus.rules.money import Money, UnitPrice, major
-
-Language = Literal["en", "nl"]
 
 LINES_MAX = 1000
 TEXT_MAX = 10_000
@@ -204,7 +203,6 @@ _LABELS: dict[Language, dict[str, str]] = {
         "O": "Buiten de werking van de btw",
     },
 }
-_LOCALES: dict[Language, str] = {"en": "en_GB", "nl": "nl_NL"}
 
 _compiling = threading.Lock()
 
@@ -303,7 +301,7 @@ def _page(document: InvoiceDocument, language: Language) -> dict[str, Any]:
         "meta": [
             [labels["number"], document.number],
             [labels["issued"], written.day(document.issued_on)],
-            [labels["period"], written.period(document.supply_from, document.supply_to)],
+            [labels["period"], span_text(document.supply_from, document.supply_to, language)],
             [labels["due"], written.day(document.due_on)],
             [labels["reference"], document.payment_reference],
         ],
@@ -381,7 +379,7 @@ class _Writer:
     """Numbers, days and money as people of one language write them."""
 
     def __init__(self, language: Language, currency: str) -> None:
-        self.locale = Locale.parse(_LOCALES[language])
+        self.locale = Locale.parse(LOCALES[language])
         self.currency = currency
 
     def money(self, amount_minor: int) -> str:
@@ -408,15 +406,6 @@ class _Writer:
 
     def day(self, day: date) -> str:
         return format_date(day, "d MMMM y", locale=self.locale)
-
-    def period(self, first: date, last: date) -> str:
-        """`1–31 May 2026`, with no more of the first day than differs from the last."""
-        if first == last:
-            return self.day(last)
-        if (first.year, first.month) == (last.year, last.month):
-            return f"{first.day}–{self.day(last)}"
-        pattern = "d MMMM" if first.year == last.year else "d MMMM y"
-        return f"{format_date(first, pattern, locale=self.locale)} – {self.day(last)}"
 
     def party(self, party: Party, labels: Mapping[str, str]) -> dict[str, Any]:
         numbers = [

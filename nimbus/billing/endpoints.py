@@ -12,6 +12,7 @@ from nimbus import subscriptions
 from nimbus.base import clock, web
 from nimbus.base.actors import Actor
 from nimbus.base.problems import documented
+from nimbus.base.throttle import throttle
 from nimbus.base.web import Cursor, Limit, Money, Page, Router, Session, mutates, unit_of
 from nimbus.billing import queries, schemas
 from nimbus.billing.events import InvoiceDrafted, InvoiceFinalized, SellerChanged
@@ -28,6 +29,7 @@ from nimbus.subscriptions.events import SubscriptionRenewed
 router = Router(tags=["billing"])
 Reader = Annotated[Actor, allowed(Permission.SEE_INVOICES, scope="billing.read")]
 Payer = Annotated[Actor, allowed(Permission.MANAGE_PAYMENT_METHODS)]
+OPERATIONS_A_MINUTE = 50
 PDF: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/pdf": {}}, "description": "The document"}
 }
@@ -49,7 +51,7 @@ async def list_invoices(
     "/api/billing/invoices",
     operation_id="create_invoice",
     status_code=201,
-    responses=documented(400, 401, 403, 404, 415, 422, 503),
+    responses=documented(400, 401, 403, 404, 415, 422, 429, 503),
     **mutates(
         permission=Permission.MANAGE_PAYMENT_METHODS,
         events=[InvoiceDrafted, InvoiceFinalized, SubscriptionRenewed],
@@ -60,6 +62,7 @@ async def create_invoice(
     body: schemas.BillRequest, request: Request, actor: Payer
 ) -> schemas.InvoiceDetail:
     """Run the bill of one subscription: its last ended period; 400 when that is finalized."""
+    await throttle(f"billing/{actor.organization_id}", OPERATIONS_A_MINUTE, 60)
     unit = unit_of(request)
     await unit.close()
     session = await unit.open_system("bill run")

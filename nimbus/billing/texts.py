@@ -16,8 +16,6 @@ from nimbus.rules.pricing import Charge
 
 Language = Literal["en", "nl"]
 
-_BASE_FEE = {"en": "{plan}, {days}", "nl": "{plan}, {days}"}
-_USAGE = {"en": "{meter}, {days}", "nl": "{meter}, {days}"}
 _OVER = {"en": "{meter} over the {included} included, {days}",
          "nl": "{meter} boven de {included} inbegrepen, {days}"}  # fmt: skip
 _METERS = {
@@ -37,7 +35,7 @@ _LEGAL = {
         "nl": "Niet onderworpen aan btw in de EU (artikelen 44 en 59 van Richtlijn 2006/112/EG).",
     },
 }
-_LOCALES: dict[Language, str] = {"en": "en_GB", "nl": "nl_NL"}
+LOCALES: dict[Language, str] = {"en": "en_GB", "nl": "nl_NL"}
 
 
 def line_text(
@@ -54,14 +52,14 @@ def line_text(
     `own` is the plan's own text for the charge. "Starter, 1–31 May 2026"; "API calls over the
     10,000 included, 1–31 May 2026".
     """
-    days = days_text(line.period, time_zone, language)
+    days = span_text(*days_of(line.period, time_zone), language)
     if line.text == "base_fee":
-        return _BASE_FEE[language].format(plan=plan, days=days)
+        return f"{plan}, {days}"
     meter = own or meter_text(line.meter_key or "", language)
     if charge is None or not charge.included:
-        return _USAGE[language].format(meter=meter, days=days)
+        return f"{meter}, {days}"
     included = format_decimal(
-        charge.included, format="#,##0.############", locale=_LOCALES[language]
+        charge.included, format="#,##0.############", locale=LOCALES[language]
     )
     return _OVER[language].format(meter=meter, included=included, days=days)
 
@@ -92,16 +90,15 @@ def day_of(instant: datetime, time_zone: str) -> date:
     return instant.astimezone(zone(time_zone)).date()
 
 
-def days_text(period: Period, time_zone: str, language: Language) -> str:
+def span_text(first: date, last: date, language: Language) -> str:
     """`1–31 May 2026`, with no more of the first day than differs from the last."""
-    first, last = days_of(period, time_zone)
-    written = format_date(last, "d MMMM y", locale=_LOCALES[language])
+    written = format_date(last, "d MMMM y", locale=LOCALES[language])
     if first == last:
         return written
     if (first.year, first.month) == (last.year, last.month):
         return f"{first.day}–{written}"
     pattern = "d MMMM" if first.year == last.year else "d MMMM y"
-    return f"{format_date(first, pattern, locale=_LOCALES[language])} – {written}"
+    return f"{format_date(first, pattern, locale=LOCALES[language])} – {written}"
 
 
 def payment_reference(number: str) -> str:

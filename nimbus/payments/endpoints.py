@@ -10,6 +10,7 @@ from nimbus.access.events import ApiKeyCreated
 from nimbus.base import clock, web
 from nimbus.base.actors import Actor
 from nimbus.base.problems import documented
+from nimbus.base.throttle import throttle
 from nimbus.base.web import Cursor, Limit, Money, Page, Router, Session, mutates, unit_of
 from nimbus.billing.events import InvoicePaid
 from nimbus.identity import Permission, allowed, platform_admin, signed_in
@@ -26,13 +27,14 @@ from nimbus.subscriptions.events import (
 )
 
 router = Router(tags=["payments"])
+OPERATIONS_A_MINUTE = 50
 STARTED = [SubscriptionCreated, SubscriptionChanged, SubscriptionExpired, ApiKeyCreated]
 TAKING: dict[str, Any] = {
     "status_code": 201,
     "responses": {
         200: {"model": schemas.CheckoutView, "description": "Subscribed already"},
         202: {"model": schemas.CheckoutView, "description": "Waits for the terms"},
-        **documented(401, 403, 404, 409, 415, 422),
+        **documented(401, 403, 404, 409, 415, 422, 429),
     },
     **mutates(
         permission=Permission.MANAGE_SUBSCRIPTIONS,
@@ -54,6 +56,7 @@ async def choose_plan(
     """Take a plan: 201 with the subscription and its first key, 200 when the product is subscribed
     to already, 202 while the organization is Pending: accepting the terms starts the choice.
     """
+    await throttle(f"billing/{actor.organization_id}", OPERATIONS_A_MINUTE, 60)
     done = await checkout.start_subscription(
         session,
         actor,

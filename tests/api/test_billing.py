@@ -370,3 +370,17 @@ async def test_invoices_of_several_customers_stay_apart(
         "ada@acme.example": ["INV-2026-000001"],
         "bob@bolt.example": ["INV-2026-000002"],
     }
+
+
+async def test_billing_operations_are_limited_by_the_minute(
+    api: httpx2.AsyncClient, sale: Sale
+) -> None:
+    body = {"subscription_id": str(uuid4())}
+
+    answers = [
+        await api.post(INVOICES, json=body, headers=sale.customer.headers) for _ in range(51)
+    ]
+
+    assert [answer.status_code for answer in answers[:50]] == [404] * 50
+    assert await code_of(answers[50]) == (429, "rate_limited")
+    assert int(answers[50].headers["retry-after"]) >= 1

@@ -17,13 +17,12 @@ from nimbus.billing.documents import (
     DocumentLine,
     DocumentTax,
     InvoiceDocument,
-    Language,
     Party,
     UsageRow,
     render_invoice,
 )
 from nimbus.billing.models import Invoice, InvoiceLine, InvoiceTax
-from nimbus.billing.texts import legal_text
+from nimbus.billing.texts import Language, legal_text
 from nimbus.errors import Refusal
 from nimbus.rules.money import UnitPrice
 
