@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -28,7 +29,7 @@ import psycopg
 import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 
-from nimbus import usage
+from nimbus import access, usage
 from nimbus.base import clock, db, log, process
 from nimbus.base.config import Settings
 from nimbus.rules.metering import (
@@ -188,7 +189,11 @@ async def _advance(journal: Journal) -> bool:
 
 
 async def _store(producer: UUID, batch: Batch) -> Mark:
+    used: dict[UUID, datetime] = {}
+    for event in batch.events:
+        used[event.key_id] = max(event.occurred_at, used.get(event.key_id, event.occurred_at))
     async with db.system_session(REASON) as session:
+        await access.note_used(session, used)
         return await usage.store_batch(
             session,
             producer,

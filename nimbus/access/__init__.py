@@ -7,6 +7,7 @@ from nimbus.access.service import (
     DEFAULT_SCOPES,
     KeyTerms,
     create_key,
+    note_used,
     resolve_key,
     revoke_by_operator,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "Environment",
     "KeyTerms",
     "create_key",
+    "note_used",
     "resolve_key",
     "revoke_by_operator",
 ]

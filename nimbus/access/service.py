@@ -2,12 +2,13 @@
 """Use cases of API keys: made, changed, rotated, revoked; and who a key is."""
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from uuid import UUID
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog, subscriptions
@@ -38,6 +39,8 @@ DEFAULT_SCOPES = frozenset(
         "usage.write",
     }
 )
+
+LAST_USED_FINENESS = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +164,23 @@ async def revoke_by_operator(session: AsyncSession, key_id: UUID, reason: str) -
         raise Refusal("not_found", "There is no such key.")
     if key.status != "Revoked":
         _revoke(session, SYSTEM, key, reason)
+
+
+async def note_used(session: AsyncSession, used: Mapping[UUID, datetime]) -> None:
+    """Note when keys were last used, to the minute; a system session.
+
+    Waits for nobody: a key that someone changes now is noted with its next call.
+    """
+    await session.execute(
+        text(
+            "WITH stale AS (SELECT k.id, u.at FROM api_keys k"
+            " JOIN unnest(CAST(:ids AS uuid[]), CAST(:instants AS timestamptz[])) AS u (id, at)"
+            " USING (id) WHERE k.last_used_at IS NULL OR k.last_used_at <= u.at - :fine"
+            " FOR UPDATE OF k SKIP LOCKED)"
+            " UPDATE api_keys k SET last_used_at = stale.at FROM stale WHERE k.id = stale.id"
+        ),
+        {"ids": list(used), "instants": list(used.values()), "fine": LAST_USED_FINENESS},
+    )
 
 
 async def resolve_key(session: AsyncSession, secret: str, visitor: Actor) -> Actor:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """API keys over HTTP and in the database: shown once, unique for ever, revoked for ever."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import psycopg
@@ -10,11 +11,12 @@ import pytest
 from sqlalchemy import text
 
 from nimbus.access.secrets import keyed_hash, new_secret
-from nimbus.access.service import resolve_key
+from nimbus.access.service import note_used, resolve_key
 from nimbus.base import clock, db
 from nimbus.base.actors import Actor
 from nimbus.base.config import Settings
 from nimbus.base.ids import new_id
+from nimbus.base.secrets import database_login
 from nimbus.errors import Refusal
 from nimbus.rules.grants import well_formed
 from tests.support.people import Person, make_owner
@@ -222,3 +224,26 @@ async def test_key_changes_are_limited_by_user(api: httpx2.AsyncClient) -> None:
     refused = await api.delete(path, headers=ada.headers)
     assert refused.json()["code"] == "rate_limited"
     assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_when_a_key_was_last_used_is_noted_to_the_minute(
+    api: httpx2.AsyncClient, settings: Settings
+) -> None:
+    ada = await make_owner()
+    made = await make_key(api, ada)
+    used = clock.machine_now().replace(microsecond=0)
+
+    async def note_and_read(instant: datetime) -> str:
+        async with db.system_session(REASON) as session:
+            await note_used(session, {UUID(made["id"]): instant, new_id(): instant})
+        answer = await api.get(f"{KEYS}/{made['id']}", headers=ada.headers)
+        return str(answer.json()["last_used_at"])
+
+    assert await note_and_read(used) == clock.to_wire(used)
+    assert await note_and_read(used + timedelta(seconds=59)) == clock.to_wire(used)
+    assert await note_and_read(used - timedelta(days=1)) == clock.to_wire(used)
+    later = used + timedelta(minutes=1)
+    assert await note_and_read(later) == clock.to_wire(later)
+    with psycopg.connect(**database_login(settings, "system")) as other:  # type: ignore[arg-type]
+        other.execute("SELECT 1 FROM api_keys FOR UPDATE")
+        assert await note_and_read(later + timedelta(hours=1)) == clock.to_wire(later)

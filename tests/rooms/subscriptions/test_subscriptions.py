@@ -436,3 +436,21 @@ async def test_a_product_that_somebody_subscribed_to_is_not_deleted(api, provide
 
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["code"] == "has_subscribers"
+
+
+async def test_a_key_reads_what_is_billed_by_its_scope_and_changes_nothing(api, consumer):
+    started = await subscribe(consumer)
+    path = f"{SUBSCRIPTIONS}/{started.subscription.id}"
+
+    async def with_key(*scopes):
+        body = {"name": "k", "environment": "Live", "scopes": list(scopes)}
+        made = await sent(api, consumer, "POST", "/api/developer/api-keys", body)
+        return {"Authorization": f"Bearer {made['secret']}"}
+
+    reader, other = await with_key("billing.read"), await with_key("assets.read")
+
+    assert (await api.get(path, headers=reader)).json()["price"] is not None
+    assert (await api.get(path, headers=other)).json()["code"] == "insufficient_scope"
+    for action in ("cancel", "upgrade", "downgrade"):
+        answer = await api.post(f"{path}/{action}", json={"version": 1}, headers=reader)
+        assert answer.status_code == 403
