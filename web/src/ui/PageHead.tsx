@@ -12,7 +12,7 @@ export function PageHead({ title, hint, action }: Props) {
       <div>
         <PageTitle>{title}</PageTitle>
         {hint && (
-          <Text c="dimmed" mt={6} maw={720}>
+          <Text c="dimmed" mt={6} maw={720} style={{ textWrap: 'pretty' }}>
             {hint}
           </Text>
         )}

@@ -58,7 +58,8 @@ function Included({ plan, price }: Props) {
           charge.model === 'unit' &&
           formatUnitPrice(charge.unit_price, price.base_fee.currency, locale);
         if (Number(charge.included) === 0) {
-          const text = charge.description?.[locale] ?? (each ? own.each(meter, each) : meter);
+          const name = charge.description?.[locale] ?? meter;
+          const text = each ? own.each(name, each) : name;
           return <List.Item key={charge.meter}>{text}</List.Item>;
         }
         return (
