@@ -100,7 +100,9 @@ def serve(
             _handle_stop_signals(_request_stop)
             _start(system, instant)
             given = after_start(settings) if after_start else {}
-            _write_run_file(settings, given)
+            running = {"url": settings.public_url, "pid": os.getpid()}
+            running["test_clock"] = settings.test_clock
+            keep_run_file(settings, {**given, **running})
             print(f"Nimbus is ready: {settings.public_url}", flush=True)
             process.announce_ready()
             _watch(system)
@@ -388,17 +390,14 @@ def _stop_role(system: System, role: str) -> None:
             running_process.wait()
 
 
-def _write_run_file(settings: Settings, given: Mapping[str, Any]) -> None:
-    """What programs need to find and enter this installation; made again at every start."""
+def keep_run_file(settings: Settings, given: Mapping[str, Any]) -> None:
+    """Write into `run.json` what programs need to find and enter this installation.
+
+    What is not given stays as it is.
+    """
     path = settings.data_dir / "run.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    content = {
-        "url": settings.public_url,
-        "pid": os.getpid(),
-        "test_clock": settings.test_clock,
-        "accounts": given.get("accounts", known.get("accounts", [])),
-        "api_keys": given.get("api_keys", known.get("api_keys", [])),
-    }
+    content = {"accounts": [], "api_keys": [], **known, **given}
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

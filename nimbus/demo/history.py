@@ -23,7 +23,6 @@ from nimbus.base import clock, db, events
 from nimbus.base.actors import SYSTEM, Actor
 from nimbus.catalog.models import Route
 from nimbus.demo import wind
-from nimbus.demo.people import REASON
 from nimbus.rules.metering import UsageEvent, event_id
 from nimbus.rules.periods import Period
 
@@ -86,7 +85,7 @@ async def live_through(owner: Actor, admin: Actor, past: Past, now: datetime, se
     Answers the secret of its first key. The same seed makes the same calls. Raises `Refusal` 503
     while a gateway's calls are not stored, and nothing of it has happened then.
     """
-    async with db.system_session(REASON) as session:
+    async with db.system_session("demo sets") as session:
         facts = await identity.organization_facts(session, owner.organization_id)
         starts_at = begins_at(now, len(past.months), facts.time_zone)
         clock.set_instant(starts_at)

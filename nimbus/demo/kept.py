@@ -36,14 +36,16 @@ class Kept:
     def __init__(self, content: Mapping[str, Any], demo_password: str | None) -> None:
         self._demo_password = demo_password
         self._accounts = {account["email"]: account for account in content.get("accounts", ())}
+        self._passwords = {email: str(one["password"]) for email, one in self._accounts.items()}
         self._keys = {
             (key["organization"], key["environment"]): key for key in content.get("api_keys", ())
         }
 
     def password(self, email: str) -> str:
         """The password that an account has to have: the one that was set, kept, or a new one."""
-        kept = self._accounts.get(email, {}).get("password")
-        return self._demo_password or kept or secrets.token_urlsafe(PASSWORD_BYTES)
+        if email not in self._passwords:
+            self._passwords[email] = secrets.token_urlsafe(PASSWORD_BYTES)
+        return self._demo_password or self._passwords[email]
 
     def secret(self, organization: str, environment: str) -> str | None:
         """The secret of an organization's key, where it is known."""

@@ -19,7 +19,6 @@ from nimbus.identity.models import Organization
 from nimbus.identity.service import accounts, members, organizations
 from nimbus.identity.service.organizations import OrganizationDetails
 
-REASON = "demo sets"
 VISITOR = Actor(kind="visitor")
 
 
@@ -50,7 +49,7 @@ async def put_admin(account: Account) -> Actor:
     async with db.transaction() as session:
         known = await queries.user_by_email(session, account.email)
     if known is None:
-        async with db.system_session(REASON) as session:
+        async with db.system_session("demo sets") as session:
             await accounts.make_user(
                 session,
                 SYSTEM,
@@ -59,7 +58,7 @@ async def put_admin(account: Account) -> Actor:
                 platform_role="admin",
             )
     elif known.platform_role != "admin":
-        async with db.system_session(REASON) as session:
+        async with db.system_session("demo sets") as session:
             await accounts.grant_platform_role(session, SYSTEM, account.email, "admin")
     return replace(await put_account(account), platform_role="admin")
 
@@ -85,7 +84,7 @@ async def put_active(owner: Actor) -> None:
         if organization.status == "Pending" and version is not None:
             await organizations.accept_terms(session, owner, version)
     if organization.status == "Suspended":
-        async with db.system_session(REASON) as session:
+        async with db.system_session("demo sets") as session:
             await organizations.set_status(
                 session, SYSTEM, owner.organization_id, "restore", "the demo set was put back"
             )

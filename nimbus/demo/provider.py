@@ -16,7 +16,7 @@ from nimbus.catalog.service import plans, products, routes
 from nimbus.demo import people, story, wind
 from nimbus.demo.http import DemoError
 from nimbus.demo.kept import Upstreams
-from nimbus.demo.people import REASON, Account
+from nimbus.demo.people import Account
 
 NAME = "Nimbus Wind B.V."
 PLANS = (*wind.PLANS, wind.ENTERPRISE)
@@ -47,7 +47,7 @@ async def put_operator(account: Account, upstreams: Upstreams) -> Actor:
 
 
 async def _put_seller(admin: Actor) -> None:
-    async with db.system_session(REASON) as session:
+    async with db.system_session("demo sets") as session:
         known = await billing_queries.current_seller(session)
         if known is None:
             body = story.seller(str(admin.organization_id))

@@ -24,7 +24,7 @@ from nimbus.demo import history, people, wind
 from nimbus.demo.history import Month, Past
 from nimbus.demo.http import DemoError
 from nimbus.demo.kept import Kept, Upstreams
-from nimbus.demo.people import REASON, Account
+from nimbus.demo.people import Account
 from nimbus.demo.provider import put_operator
 from nimbus.errors import Refusal
 from nimbus.identity import ROLES
@@ -218,7 +218,7 @@ async def _put_keys(one: DemoSet, owner: Actor, kept: Kept) -> None:
             known = kept.secret(name, environment)
             if known is not None and await _works(session, known):
                 continue
-            terms = KeyTerms(name=f"Demo, {environment}", scopes=tuple(wind.SCOPES))
+            terms = KeyTerms(name=f"Demo {environment}", scopes=tuple(wind.SCOPES))
             _, secret = await access.create_key(session, owner, terms, environment=environment)
         kept.add_key(name, environment, secret)
 
@@ -232,7 +232,7 @@ async def _business_now(settings: Settings) -> datetime:
     """The house's instant, which this process' own clock leaves alone."""
     if not settings.test_clock:
         return clock.machine_now()
-    async with db.system_session(REASON) as session:
+    async with db.system_session("demo sets") as session:
         instant: datetime = await session.scalar(text("SELECT instant FROM test_clock"))
     return instant
 

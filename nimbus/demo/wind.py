@@ -106,6 +106,6 @@ ENTERPRISE = (
     | _plan(
         "enterprise", 3, fee_minor=1_500_00, included=(5_000_000, 5_000), prices=("0.0005", "0.50")
     )
-    | {"visibility": "private"}
+    | {"visibility": "unlisted"}
 )
 PLANS = (STARTER, PROFESSIONAL)
