@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.operations.conftest import Install
 from tests.operations.processes import Nimbus, nimbus, processes_of, serving
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nimbus]:
+def system(install: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nimbus]:
     """A running installation that knows one person."""
-    with serving(tmp_path_factory.mktemp("backup") / "data") as started:
+    with serving(install(tmp_path_factory.mktemp("backup") / "data")) as started:
         made = nimbus("user", "create", "kept@example.org", f"--data-dir={started.data_dir}")
         assert made.returncode == 0, made.stderr
         yield started

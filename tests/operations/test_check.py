@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 
 from nimbus.base import config
+from tests.operations.conftest import Install
 from tests.operations.processes import ROOT, environment, nimbus, processes_of
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(install: Install, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of an installation that is not running."""
-    folder = tmp_path_factory.mktemp("check") / "data"
-    assert nimbus("migrate", f"--data-dir={folder}").returncode == 0
-    return folder
+    return install(tmp_path_factory.mktemp("check") / "data")
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 
 from nimbus import migrations, supervisor
 from nimbus.base import config, postgres
+from tests.operations.conftest import Install
 from tests.operations.processes import (
     BINDIRS,
     ORDINARY_USER,
@@ -108,9 +109,11 @@ def test_an_ordinary_user_runs_a_second_installation_beside_it(
         assert 0 not in owners
 
 
-def test_data_outlive_a_stop_and_a_kill_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_data_outlive_a_stop_and_a_kill_and_nothing_is_left_behind(
+    install: Install, tmp_path: Path
+) -> None:
     # Given an installation that was stopped
-    data = tmp_path / "data"
+    data = install(tmp_path / "data")
     with serving(data) as first:
         secrets = {path.name: path.read_bytes() for path in (data / "secrets").iterdir()}
         assert processes_of(data)
@@ -156,10 +159,9 @@ def test_an_ordinary_server_takes_the_place_of_the_embedded_one(tmp_path: Path) 
 
 
 def test_a_schema_of_a_newer_version_is_refused_and_nothing_is_left_running(
-    tmp_path: Path,
+    install: Install, tmp_path: Path
 ) -> None:
-    data = tmp_path / "data"
-    assert nimbus("migrate", f"--data-dir={data}").returncode == 0
+    data = install(tmp_path / "data")
     settings = config.load({"NIMBUS_DATA_DIR": str(data)})
     with supervisor.database(settings), migrations.connect_owner(settings) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -173,10 +175,9 @@ def test_a_schema_of_a_newer_version_is_refused_and_nothing_is_left_running(
 
 
 def test_a_process_that_can_t_start_stops_the_start_and_shows_the_end_of_its_log(
-    tmp_path: Path,
+    install: Install, tmp_path: Path
 ) -> None:
-    data = tmp_path / "data"
-    assert nimbus("migrate", f"--data-dir={data}").returncode == 0
+    data = install(tmp_path / "data")
     (data / "secrets" / "pepper_1").unlink()
     (data / "secrets" / "pepper_1").mkdir()
 
