@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from nimbus.base import db
-from tests.support.people import PASSWORD, latest_link, sign_up
+from tests.support.people import PASSWORD, TERMS, latest_link, publish_test_terms, sign_up
 
 REGISTER = "/api/public/register"
 EMAIL = "ada@acme.example"
@@ -210,3 +210,28 @@ async def test_a_stranger_is_asked_to_sign_in(api: httpx2.AsyncClient) -> None:
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
     unknown = await api.get("/api/nowhere")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
+
+
+async def test_terms_that_are_missing_or_not_current_leave_the_organization_pending(
+    api: httpx2.AsyncClient,
+) -> None:
+    ada = await sign_up(api)
+    path = "/api/public/accept-terms"
+    missing = await api.post(path, json={"version": TERMS}, headers=ada.headers)
+    assert (await api.get("/api/public/terms")).status_code == 404
+    await publish_test_terms()
+    other = await api.post(path, json={"version": "2019-01"}, headers=ada.headers)
+    nothing = await api.post(path, json={}, headers=ada.headers)
+    found = [answer.json()["errors"][0] for answer in (missing, other, nothing)]
+    assert [(item["field"], item["code"]) for item in found] == [
+        ("version", "no_terms"),
+        ("version", "not_current"),
+        ("version", "missing"),
+    ]
+    assert await rows("SELECT status FROM organizations") == [("Pending",)]
+    assert await rows("SELECT 1 FROM terms_acceptances") == []
+    accepted = await api.post(path, json={"version": TERMS}, headers=ada.headers)
+    again = await api.post(path, json={"version": TERMS}, headers=ada.headers)
+    assert accepted.json()["organization"]["status"] == "Active"
+    assert again.status_code == 200
+    assert len(await rows("SELECT 1 FROM terms_acceptances")) == 1
