@@ -93,7 +93,7 @@ def load(
         stack.enter_context(house.database(settings))
         loaded = _load(settings, names, known, upstreams)
     house.keep_run_file(settings, loaded)
-    print(how_to_sign_in(settings, loaded))
+    print(how_to_sign_in(settings.data_dir, str(known.get("url", settings.public_url)), loaded))
 
 
 def named_sets(name: str) -> tuple[str, ...]:
@@ -103,19 +103,18 @@ def named_sets(name: str) -> tuple[str, ...]:
     return SETS if name == EVERY_SET else (name,)
 
 
-def how_to_sign_in(settings: Settings, loaded: dict[str, Any]) -> str:
-    """What a person wants to know of the loaded sets; secrets are named by where they are."""
-    lines = ["", f"Sign in at {settings.public_url}"]
+def how_to_sign_in(data_dir: Path, url: str, loaded: dict[str, Any]) -> str:
+    """What a person wants to know of the loaded sets; passwords are named by where they are."""
+    lines = ["", f"Sign in at {url}"]
     for one in loaded["accounts"]:
         whose = one["organization"] or "the operator"
         lines.append(f"  {one['email']:32} {one['role']:15} {whose}")
-    lines.append(f"Passwords and keys are in {settings.data_dir / 'run.json'}")
+    lines.append(f"Passwords and keys are in {data_dir / 'run.json'}")
     if loaded["api_keys"]:
         # The first live key, or where no set has one a test key.
         key = min(loaded["api_keys"], key=lambda one: one["environment"] != "Live")
         lines.append(f"Call the Wind API as {key['organization']} ({key['environment']}):")
-        address = f"{settings.public_url}/api/v1/wind/farms"
-        lines.append(f'  curl {address} -H "Authorization: Bearer {key["secret"]}"')
+        lines.append(f'  curl {url}/api/v1/wind/farms -H "Authorization: Bearer {key["secret"]}"')
     return "\n".join([*lines, ""])
 
 

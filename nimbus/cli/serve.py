@@ -56,7 +56,7 @@ def serve(
 
     def load_demo(started: Settings) -> Mapping[str, Any]:
         loaded = _loaded(started, str(demo), upstreams)
-        print(how_to_sign_in(started, loaded))
+        print(how_to_sign_in(started.data_dir, started.public_url, loaded))
         return loaded | kept.given_upstreams(upstreams)
 
     supervisor.serve(
