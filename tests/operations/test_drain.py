@@ -158,6 +158,21 @@ async def test_a_dead_gateway_s_journal_is_stored_to_its_end_and_removed(
     assert await proof(tmp_path) == []
 
 
+async def test_a_dead_gateway_is_seen_off_only_after_the_last_of_many_batches(
+    contract: Contract, tmp_path: Path
+) -> None:
+    gateway = Gateway(tmp_path, contract, slots=4096)
+    count = drain.BATCH_SLOTS + 100
+    gateway.calls(count)
+    gateway.die()
+
+    async with draining(tmp_path):
+        await until(lambda: ended(gateway))
+
+    assert await quantities(contract) == {CALLS: count}
+    assert await proof(tmp_path) == []
+
+
 async def test_a_gateway_that_never_served_leaves_nothing_behind(
     contract: Contract, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quotas: lent to gateways without ever going over, opened in time, counted from the events."""
 
+import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -83,6 +84,43 @@ async def test_eight_lessees_at_the_last_units_never_get_more_than_are_left(
     with connect(settings) as connection:
         assert lease(connection, uuid4(), quota, 501) == (500 - held, 0, 500, 500)
         assert lease(connection, uuid4(), quota, 1) == (0, 0, 500, 500)
+
+
+async def test_eight_lessees_that_wait_for_a_batch_share_what_it_leaves(
+    contract: Contract, settings: Settings
+) -> None:
+    quota = await allow(contract, 30, "deny")
+    producer = uuid4()
+    calls = [event(contract, producer, n) for n in range(1, 11)]
+
+    def borrow(_: int) -> int:
+        with connect(settings) as connection:
+            return int(lease(connection, uuid4(), quota, 7)[0])
+
+    with ThreadPoolExecutor(LESSEES) as pool:
+        async with db.system_session(STORING) as session:
+            await usage.store_batch(session, producer, 1, 10, calls)
+            asked = pool.map(borrow, range(LESSEES))
+            await until_all_wait(settings)
+        granted = sorted(asked)
+
+    assert granted == [0, 0, 0, 0, 0, 6, 7, 7]
+    state = await standing(contract)
+    assert (state["used"], state["leased"]) == (10, 20)
+
+
+async def until_all_wait(settings: Settings) -> None:
+    """Every lessee has asked, and waits for the batch."""
+    statement = (
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = 'nimbus_gateway'"
+        " AND wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    deadline = clock.monotonic() + 60
+    login: dict[str, Any] = dict(database_login(settings, "owner"))
+    with psycopg.connect(**login, autocommit=True) as connection:
+        while connection.execute(statement).fetchone() != (LESSEES,):
+            assert clock.monotonic() < deadline, "the lessees never waited"
+            await asyncio.sleep(0.01)
 
 
 async def test_what_is_used_and_lent_stays_within_the_limit_while_batches_are_stored(
