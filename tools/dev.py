@@ -4,9 +4,11 @@
 A change in `web/` builds the portal first. Ctrl-C stops both.
 """
 
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,18 +17,23 @@ POLL_SECONDS = 0.5
 COMMAND = [sys.executable, "-m", "nimbus", "serve", "--demo", "all"]
 
 
-def main() -> int:
+def main() -> None:
     """Serve until interrupted; a start that fails waits for the next change."""
-    while True:
-        before = _state()
-        subprocess.run([sys.executable, str(ROOT / "tools" / "web.py"), "build"], check=False)
-        with subprocess.Popen([*COMMAND, *sys.argv[1:]], cwd=ROOT) as system:
-            try:
-                while _state() == before:
-                    time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                return system.wait()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        while True:
+            _serve_until_a_change()
             print("Something changed: starting anew", flush=True)
+
+
+def _serve_until_a_change() -> None:
+    before = _state()
+    subprocess.run([sys.executable, str(ROOT / "tools" / "web.py"), "build"], check=False)
+    with subprocess.Popen([*COMMAND, *sys.argv[1:]], cwd=ROOT) as system:
+        try:
+            while _state() == before:
+                time.sleep(POLL_SECONDS)
+        finally:
             system.terminate()
 
 
@@ -37,4 +44,4 @@ def _state() -> dict[Path, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
