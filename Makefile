@@ -27,7 +27,7 @@ dev: $(VENV)/dev.stamp ## as run, started anew on every change
 	@exec $(BIN)/python tools/dev.py $(ARGS)
 
 test: check ## the checks, then the tests (ARGS goes to pytest)
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadscope $(ARGS)
 
 check: setup ## format, rules, types, import contracts, portal
 	$(BIN)/ruff check .
