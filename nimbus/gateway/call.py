@@ -31,7 +31,8 @@ from nimbus.rules.metering import NIL, UsageEvent
 CALLS = "api_calls"  # the meter of calls, which every product has
 Meters = tuple[tuple[str, Decimal], ...]
 
-CLIENT_GONE = 499  # the status recorded when the caller left before the upstream answered
+# What is recorded when the caller left before the upstream answered; nobody is told it.
+CLIENT_GONE, CLIENT_GONE_CODE = 499, "client_gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +97,17 @@ class Call:
     forwarded_at: float = field(default_factory=clock.monotonic)
     answered_at: float | None = None
     meters: Meters = ()
+    forwarded: bool = False  # whether the upstream may have seen it
     open: bool = True
 
     def upstream_answered(self) -> None:
         """The answer's head has come: the upstream's part of the duration ends."""
         self.answered_at = clock.monotonic()
 
-    def complete(self, status: int, *, served: bool) -> None:
+    def complete(self, status: int, *, served: bool, code: str = "") -> None:
         """Write down how the call ended, before its last byte leaves; later calls change
-        nothing. `served` says that the upstream answered and its answer was passed on.
+        nothing. `served` says that the upstream answered and its answer was passed on; `code`
+        says why not. A call that never went to the upstream becomes a refused record.
 
         Billed is a live call that the upstream answered with a status below 500; everything
         else gives its units back. Source: spec 03 "What is billed".
@@ -125,6 +128,7 @@ class Call:
                 admission.located,
                 admission.grant,
                 status=status,
+                refusal="" if self.forwarded else code,
                 duration=ended - admission.located.started,
                 upstream=upstream,
                 bytes_in=self.bytes_in,

@@ -11,7 +11,8 @@ from decimal import Decimal
 from typing import Final, Protocol
 
 from nimbus.base.log import get_logger
-from nimbus.gateway.call import CLIENT_GONE, Call, answer_fields
+from nimbus.errors import CATALOGUE
+from nimbus.gateway.call import CLIENT_GONE, CLIENT_GONE_CODE, Call, answer_fields
 from nimbus.gateway.forward import Pool, UpstreamConnection
 from nimbus.gateway.head import Field, RequestHead, ResponseHead
 from nimbus.gateway.respond import Pair
@@ -185,7 +186,7 @@ class ClientExchange:
         """
         if self.over:
             return
-        self._end(400 if code == "malformed_request" else 408, served=False)
+        self._end(CATALOGUE[code].status, served=False, code=code)
         if self._sent_head:
             self._client.cut()
         else:
@@ -195,7 +196,7 @@ class ClientExchange:
         """The caller's connection is lost. What the upstream has answered by then counts."""
         if not self.over:
             status = CLIENT_GONE if self._head is None else self._head.status
-            self._end(status, served=self._head is not None)
+            self._end(status, served=self._head is not None, code=CLIENT_GONE_CODE)
 
     def client_writable(self, *, writable: bool) -> None:
         """Whether more of the answer should be written now."""
@@ -207,6 +208,8 @@ class ClientExchange:
     def upstream_ready(self, connection: UpstreamConnection) -> None:
         """Send the request's head, and the body as far as it has come."""
         self._connection = connection
+        if self.call is not None:
+            self.call.forwarded = True
         connection.write(self._request_head() + b"".join(self._pending))
         if self._pending_bytes > PENDING:
             self._client.hold(paused=False)
@@ -256,7 +259,7 @@ class ClientExchange:
         self._connection = None
         if self.call is None:
             code = "unavailable"
-        self._end(504 if code == "upstream_timeout" else 502, served=False)
+        self._end(CATALOGUE[code].status, served=False, code=code)
         if self._sent_head:
             self._client.cut()
         else:
@@ -266,10 +269,10 @@ class ClientExchange:
         """Pass the upstream's pace on to the caller."""
         self._client.hold(paused=not writable)
 
-    def _end(self, status: int, *, served: bool) -> None:
+    def _end(self, status: int, *, served: bool, code: str = "") -> None:
         self.over = True
         if self.call is not None:
-            self.call.complete(status, served=served)
+            self.call.complete(status, served=served, code=code)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()

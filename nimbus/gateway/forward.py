@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Protocol, cast
 
 from nimbus.base import clock
+from nimbus.base.log import get_logger
 from nimbus.gateway.head import (
     BadMessageError,
     BodyReader,
@@ -22,6 +23,8 @@ from nimbus.gateway.head import (
     read_response,
 )
 from nimbus.gateway.upstream import Network, UnreachableError, Upstream, vetted_addresses
+
+log = get_logger("gateway.forward")
 
 MAX_INTERIM = 8
 MAX_IDLE_PER_PLACE = 64
@@ -286,6 +289,11 @@ class Pool:
             async with asyncio.timeout(upstream.connect_timeout):
                 connection = await self._dial(upstream)
         except (OSError, UnreachableError, TimeoutError):
+            self._connecting.pop(exchange, None)
+            exchange.upstream_failed("upstream_unreachable")
+            return
+        except Exception:
+            log.exception("fault", upstream=upstream.host)
             self._connecting.pop(exchange, None)
             exchange.upstream_failed("upstream_unreachable")
             return

@@ -38,6 +38,7 @@ _PATH = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 _QUERY = re.compile(rb"(?:[!\"$&-~]|%[0-9A-Fa-f]{2})*")
 _PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]*)?")
+_PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 # Bytes that no path may hold even when encoded: an upstream that decodes once would see
@@ -174,7 +175,9 @@ class BodyReader:
     def _chunks(self, buffer: bytearray, pieces: list[bytes]) -> int:
         position = 0
         while not self.done:
-            if self._state == "data":
+            if self._state == "size" and (past := self._whole_chunk(buffer, position, pieces)):
+                position = past
+            elif self._state == "data":
                 piece = bytes(buffer[position : position + self._left])
                 pieces.append(piece)
                 position += len(piece)
@@ -199,6 +202,23 @@ class BodyReader:
                 position += len(line) + 2
                 self._size(line) if self._state == "size" else self._trailer(line)
         return position
+
+    def _whole_chunk(self, buffer: bytearray, position: int, pieces: list[bytes]) -> int:
+        """The shortest way for the usual chunk, which has come whole and has no extension:
+        where it ends, or 0 to read it step by step.
+        """
+        match = _PLAIN_SIZE.match(buffer, position)
+        size = 0 if match is None else int(match[1], 16)
+        over = self._limit is not None and self._taken + size > self._limit
+        if match is None or not size or over:
+            return 0
+        start = match.end()
+        end = start + size
+        if buffer[end : end + 2] != b"\r\n":
+            return 0
+        self._taken += size
+        pieces.append(bytes(buffer[start:end]))
+        return end + 2
 
     def _line(self, buffer: bytearray, position: int) -> bytes | None:
         """One line without its end; None while it is incomplete."""

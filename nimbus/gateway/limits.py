@@ -45,6 +45,7 @@ class RateWindows:
         self._index = index
         self._gateways = gateways
         self._windows: dict[tuple[str, Hashable], _Window] = {}
+        self._prune_at = 0
 
     def admit(self, subjects: Iterable[Subject], now: int) -> int:
         """Count one call against all of them, or against none: 0, or microseconds to wait."""
@@ -63,13 +64,14 @@ class RateWindows:
         name, who, rate = subject
         window = self._windows.get((name, who))
         if window is None or window.rate != rate:
-            if len(self._windows) > PRUNE_ABOVE:
+            if len(self._windows) > PRUNE_ABOVE and now > self._prune_at:
                 self._prune(now)
             window = _Window(rate, limiter(share(rate, self._index, self._gateways)))
             self._windows[name, who] = window
         return window.limiter
 
     def _prune(self, now: int) -> None:
+        self._prune_at = now + SECOND
         self._windows = {
             subject: window
             for subject, window in self._windows.items()
