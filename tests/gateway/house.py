@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -192,9 +193,12 @@ class OpenGate:
         return read_journal(self.gate.journal.folder)
 
     @contextlib.asynccontextmanager
-    async def caller(self) -> AsyncIterator["Caller"]:
+    async def caller(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["Caller"]:
         """A raw connection to the gate."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        name = None if tls is None else "localhost"
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, ssl=tls, server_hostname=name
+        )
         try:
             yield Caller(reader, writer)
         finally:
@@ -403,12 +407,14 @@ class Upstream:
 
 
 @contextlib.asynccontextmanager
-async def open_upstream(socket_path: Path | None = None) -> AsyncIterator[Upstream]:
+async def open_upstream(
+    socket_path: Path | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Upstream]:
     upstream = Upstream()
     if socket_path is not None:
         server = await asyncio.start_unix_server(upstream.serve, str(socket_path))
     else:
-        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=tls)
         upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream
@@ -420,7 +426,13 @@ async def open_upstream(socket_path: Path | None = None) -> AsyncIterator[Upstre
 
 @contextlib.asynccontextmanager
 async def open_gate(
-    folder: Path, upstream_port: int, *, gateways: int = 1, trusted: tuple[Any, ...] = ()
+    folder: Path,
+    upstream_port: int,
+    *,
+    gateways: int = 1,
+    trusted: tuple[Any, ...] = (),
+    tls: ssl.SSLContext | None = None,
+    upstream_tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[OpenGate]:
     """A gate whose state is given by records, its leases by a bank in memory."""
     loop, house = asyncio.get_running_loop(), House()
@@ -443,12 +455,12 @@ async def open_gate(
 
     journal = Journal(folder / "journal", UUID(int=99))
     gate = Gate(state, RateWindows(0, gateways), leases, lookups, journal, PEPPER)
-    pool = Pool(LOOPBACK)
+    pool = Pool(LOOPBACK, upstream_tls)
     socket_path = str(folder / "api.sock")
     api = Place(False, "", 0, b"", b"", None, 2, 5, socket_path)
-    door = Door(gate, pool, api, frozenset((HOST,)), trusted, tls=False)
+    door = Door(gate, pool, api, frozenset((HOST,)), trusted, tls=tls is not None)
     state.replace([])
-    server = await loop.create_server(lambda: ClientConnection(door), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: ClientConnection(door), "127.0.0.1", 0, ssl=tls)
     opened = OpenGate(server.sockets[0].getsockname()[1], gate, door, house)
     opened.feed("organization", {"id": str(ORGANIZATION), "status": "Active"})
     opened.feed("product", product_record(upstream_port))
