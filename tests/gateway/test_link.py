@@ -17,7 +17,7 @@ import pytest
 from nimbus.access import KeyTerms, create_key
 from nimbus.access.secrets import keyed_hash
 from nimbus.access.service import revoke_key
-from nimbus.base import clock, db
+from nimbus.base import clock, config, db
 from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login, unseal
 from nimbus.gateway.limits import Leases, Shortage
@@ -146,7 +146,7 @@ def execute(
         return cursor.fetchall() if cursor.description else []
 
 
-async def test_what_is_granted_and_revoked_in_the_house_arrives_at_the_gate(
+async def test_what_changes_in_the_house_arrives_at_the_gate_which_confirms_it(
     settings: Settings, market: Market, tmp_path: Path
 ) -> None:
     async with linked(settings, tmp_path / "j") as gate:
@@ -158,20 +158,14 @@ async def test_what_is_granted_and_revoked_in_the_house_arrives_at_the_gate(
         actor = market.consumer.actor
         async with db.transaction(actor.organization_id, actor.user_id) as session:
             await revoke_key(session, actor, market.key_id, "leaked")
+        for _ in range(3):
+            gate.journal.reserve()
 
         def revoked() -> bool:
             grant = gate.state.grant(keyed_hash(market.secret), product)
             return grant is not None and grant.key.status == "Revoked"
 
         await until(revoked)
-
-
-async def test_the_gate_says_that_it_lives_and_what_it_knows(
-    settings: Settings, market: Market, tmp_path: Path
-) -> None:
-    async with linked(settings, tmp_path / "j") as gate:
-        for _ in range(3):
-            gate.journal.reserve()
 
         def confirmed() -> bool:
             rows = execute(
@@ -275,7 +269,8 @@ async def test_the_last_good_state_is_on_disk_and_private(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 0}', '{"format": 1, "rows": [1]}'])
-async def test_a_broken_copy_on_disk_is_as_none(settings: Settings, content: str) -> None:
+async def test_a_broken_copy_on_disk_is_as_none(tmp_path: Path, content: str) -> None:
+    settings = config.load({"NIMBUS_DATA_DIR": str(tmp_path)})
     path = state_file(settings)
     path.parent.mkdir(exist_ok=True)
     path.write_text(content)
