@@ -136,7 +136,10 @@ async def turn(journal_dir: Path, journals: dict[UUID, Journal]) -> bool:
     growing pauses, and no other.
     """
     moved = False
-    for producer, folder in _folders(journal_dir):
+    folders = _folders(journal_dir)
+    for gone in journals.keys() - {producer for producer, _ in folders}:
+        del journals[gone]
+    for producer, folder in folders:
         journal = journals.setdefault(producer, Journal(folder, producer))
         if journal.retry_at > clock.monotonic():
             continue
@@ -212,7 +215,6 @@ async def _see_off(journal: Journal) -> None:
     shutil.rmtree(journal.folder)
     if journal.lock is not None:
         os.close(journal.lock)
-    journal.lock, journal.mark, journal.end = None, None, None
     logger.info("journal_ended", producer=str(journal.producer))
 
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
@@ -423,6 +424,12 @@ def _encode_record(record: UsageEvent) -> bytes:
     return b"".join((fixed, lengths, method, code, request_id, meters))
 
 
+@lru_cache(maxsize=16_384)
+def _known_id(data: bytes) -> UUID:
+    """The same few ids stand in many slots: one object each, quick to compare."""
+    return UUID(bytes=data)
+
+
 def _decode_record(payload: bytes, producer: UUID, sequence: int) -> UsageEvent:
     fields = _FIXED.unpack_from(payload)
     flags, packed_ip = fields[8], fields[15]
@@ -434,12 +441,12 @@ def _decode_record(payload: bytes, producer: UUID, sequence: int) -> UsageEvent:
     return UsageEvent(
         event_id=event_id(producer, sequence),
         occurred_at=_EPOCH + fields[0] * _MICROSECOND,
-        organization_id=UUID(bytes=fields[1]),
-        provider_organization_id=UUID(bytes=fields[2]),
-        key_id=UUID(bytes=fields[3]),
-        subscription_id=UUID(bytes=fields[4]),
-        product_id=UUID(bytes=fields[5]),
-        route_id=UUID(bytes=fields[6]),
+        organization_id=_known_id(fields[1]),
+        provider_organization_id=_known_id(fields[2]),
+        key_id=_known_id(fields[3]),
+        subscription_id=_known_id(fields[4]),
+        product_id=_known_id(fields[5]),
+        route_id=_known_id(fields[6]),
         environment="Live" if flags & _LIVE else "Test",
         method=texts[0].decode("ascii"),
         status=fields[7],
