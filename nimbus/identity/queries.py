@@ -59,9 +59,12 @@ async def organization(session: AsyncSession, organization_id: UUID) -> Organiza
 
 
 async def lock_organization(session: AsyncSession, organization_id: UUID) -> Organization:
-    """The organization's row, locked; 404 when the transaction may not see it."""
+    """The organization's row, locked; 404 when the transaction may not see it.
+
+    Its key stays free: whoever writes something that belongs to it does not wait.
+    """
     row = await session.get(
-        Organization, organization_id, with_for_update=True, populate_existing=True
+        Organization, organization_id, with_for_update={"key_share": True}, populate_existing=True
     )
     if row is None:
         raise Refusal("not_found")

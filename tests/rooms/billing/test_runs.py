@@ -23,6 +23,7 @@ from nimbus.base.proofs import Report
 from nimbus.billing import jobs as billing_jobs
 from nimbus.billing import queries
 from nimbus.billing.service import papers, runs
+from nimbus.identity import lock_organization_facts
 from tests.support.bills import (
     END,
     REFERENCE_LINES,
@@ -392,3 +393,18 @@ async def test_vat_follows_who_sells_to_whom_and_the_evidence_is_kept(
     texts = {"S": None, "AE": "reverse_charge", "O": "outside_scope"}
     assert tax == {"category": category, "legal_text_key": texts[category]}
     assert (await books())[1].ok
+
+
+async def test_a_bill_run_does_not_wait_for_a_checkout_of_the_same_organization(
+    sale: Sale,
+) -> None:
+    # Given a checkout, which locks its organization and then wants the subscription
+    customer = sale.customer
+    async with db.transaction(customer.organization_id, customer.actor.user_id) as session:
+        await lock_organization_facts(session, customer.organization_id)
+
+        # Then the bill run, which has the subscription, comes to its end
+        invoice = await asyncio.wait_for(bill(sale.subscription_id), 60)
+
+    assert invoice is not None
+    assert invoice.status == "Sent"
