@@ -52,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url="/api/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the scheme and host as the socket sees them
         separate_input_output_schemas=False,
     )
     app.state.settings = settings
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (operations, *ROUTERS, pages):
         app.include_router(router)
     app.add_middleware(AliasedPaths)
+    app.add_middleware(HeadAsGet)
     return app
 
 
@@ -103,6 +105,26 @@ class AliasedPaths:
                     scope = {**scope, "path": path, "raw_path": path.encode()}
                     break
         await self.app(scope, receive, send)
+
+
+class HeadAsGet:
+    """Answer HEAD like GET, without the body (RFC 9110 §9.1: every resource has both)."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Ask for a GET; keep the head of its answer."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def headed(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self.app({**scope, "method": "GET"}, receive, headed)
 
 
 def _continues(alias: str, path: str) -> bool:

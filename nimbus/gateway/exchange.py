@@ -60,10 +60,11 @@ _NOT_FOR_UPSTREAMS = _OURS | {
     b"x-http-method-override",
     b"x-method-override",
 }
-_NOT_FROM_API = _HOP_BY_HOP | {b"content-length", b"x-request-id"}
+_NOT_BACK = _HOP_BY_HOP | {b"content-length", b"x-request-id"}
+_NOT_FROM_API = _NOT_BACK | {b"server"}  # which server it is made with is nobody's business
 # Upstreams answer on the portal's own address: nothing of theirs may change the portal's state
 # in a browser, nor speak in the gateway's name.
-_NOT_FROM_UPSTREAMS = _NOT_FROM_API | {
+_NOT_FROM_UPSTREAMS = _NOT_BACK | {
     b"alt-svc",
     b"clear-site-data",
     b"content-security-policy",

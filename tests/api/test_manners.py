@@ -39,6 +39,20 @@ async def test_another_method_is_refused_and_the_right_ones_are_named(
     assert answer.headers["allow"] == "POST"
 
 
+async def test_head_answers_what_get_would_without_the_body(api: httpx2.AsyncClient) -> None:
+    for path in ("/healthz", "/api/marketplace/products", "/api/organizations/me", "/nowhere"):
+        got, headed = await api.get(path), await api.head(path)
+
+        assert (headed.status_code, headed.content) == (got.status_code, b"")
+        assert headed.headers["content-type"] == got.headers["content-type"]
+
+
+async def test_a_path_is_one_path_and_never_leads_to_another(api: httpx2.AsyncClient) -> None:
+    answer = await api.get("/healthz/")
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
 async def test_a_fault_of_ours_tells_nothing_of_itself(app: FastAPI) -> None:
     async def fail() -> None:
         raise RuntimeError("the password is swordfish")

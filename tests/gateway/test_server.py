@@ -124,6 +124,14 @@ async def test_what_the_api_says_passes_untouched(gate: OpenGate, api: Upstream)
     assert not answer.has("content-security-policy")
 
 
+async def test_nobody_hears_which_server_the_api_is_made_with(
+    gate: OpenGate, api: Upstream
+) -> None:
+    api.say(b"HTTP/1.1 200 OK\r\nServer: granian\r\nContent-Length: 2\r\n\r\nok")
+    answer = await gate.ask(b"GET", b"/api/public/terms")
+    assert (answer.status, answer.has("server")) == (200, False)
+
+
 async def test_without_the_api_its_callers_hear_so_and_calls_go_on(gate: OpenGate) -> None:
     answer = await gate.ask(b"GET", b"/api/public/terms")
     assert (answer.status, answer.code) == (503, "unavailable")
