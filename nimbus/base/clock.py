@@ -40,8 +40,11 @@ def to_wire(instant: datetime) -> str:
 
 
 def from_wire(text: str) -> datetime:
-    """Parse RFC 3339; raises ValueError when it is not, or names no zone."""
+    """Parse RFC 3339; raises ValueError when it is not, names no zone, or is no instant in UTC."""
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
         raise ValueError("an instant names its zone")
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("an instant lies in the years 1 to 9999") from None

@@ -8,7 +8,7 @@ time go on. So a simulated year runs the code of a real one, one instant after t
 
 import asyncio
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -22,7 +22,7 @@ from nimbus.base.events import Event, announce
 from nimbus.base.ids import NIL
 from nimbus.base.problems import documented
 from nimbus.base.web import Router, mutates
-from nimbus.errors import Refusal
+from nimbus.errors import Refusal, field_error
 from nimbus.identity import platform_admin, platform_reader
 
 router: APIRouter = Router(tags=["operations"])
@@ -30,6 +30,8 @@ router: APIRouter = Router(tags=["operations"])
 PATIENCE_SECONDS = 120.0
 POLL_SECONDS = 0.02
 ROUNDS_AT_ONE_INSTANT = 20
+FARTHEST = timedelta(days=3653)
+"""What one call may skip: ten years. A slip of the pen can't be taken back: time only goes on."""
 REASON = "test clock"
 
 _one_at_a_time = asyncio.Lock()
@@ -110,13 +112,16 @@ async def advance_clock(
 async def advance(actor: Actor, target: datetime) -> AdvancedView:
     """Move business time to `target` (UTC), running what falls due on the way, in order.
 
-    Raises 422 `clock_backwards` for an instant before now, 503 when a part does not follow in
-    two minutes; what ran until then stays done, and the next call goes on from there.
+    Raises 422 `clock_backwards` for an instant before now, 422 on `advance_to` for one that is
+    too far, 503 when a part does not follow in two minutes; what ran until then stays done, and
+    the next call goes on from there.
     """
     async with db.system_session(REASON):
         before = clock.now()
     if target < before:
         raise Refusal("clock_backwards", f"The clock stands at {clock.to_wire(before)}.")
+    if target - before > FARTHEST:
+        raise field_error("advance_to", "too_far", "At most ten years at a time.")
     ran: list[Ran] = []
     rounds: Counter[datetime] = Counter()
     await _settled()

@@ -56,7 +56,17 @@ class TestSimulated:
             "test": True,
         }
 
-    @pytest.mark.parametrize("instant", ["tomorrow", "2026-06-01", "2026-06-01T00:00:00"])
+    @pytest.mark.parametrize(
+        "instant",
+        [
+            "tomorrow",
+            "2026-06-01",
+            "2026-06-01T00:00:00",
+            "0001-01-01T00:00:00+14:00",
+            "9999-12-31T23:59:59-14:00",
+            "2126-05-01T00:00:00Z",
+        ],
+    )
     async def test_what_is_no_instant_is_named(self, api: httpx2.AsyncClient, instant: str) -> None:
         admin = await make_owner(platform_role="admin")
 
