@@ -17,6 +17,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -54,6 +55,7 @@ BATCH_SLOTS = 4096
 WAITING_MAX = 10_000  # open calls of one gateway that may be left behind
 BLOCK_SLOTS = 256
 RETRY_SECONDS_MAX = 5.0
+ABSENT_SECONDS = 60.0
 DRAIN_LOCK = ".drain.lock"
 REASON = "storing usage"
 
@@ -119,7 +121,11 @@ async def _drain(settings: Settings) -> None:
         process.announce_ready()
         logger.info("started")
         journals: dict[UUID, Journal] = {}
+        look_at = 0.0
         while not stop.is_set():
+            if clock.monotonic() >= look_at:
+                look_at = clock.monotonic() + ABSENT_SECONDS
+                await _end_absent(settings)
             if not await turn(settings.journal_dir, journals):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), POLL_SECONDS)
@@ -149,6 +155,37 @@ async def turn(journal_dir: Path, journals: dict[UUID, Journal]) -> bool:
         except (SQLAlchemyError, psycopg.Error, OSError, usage.JournalHoleError) as error:
             _put_off(journal, error)
     return moved
+
+
+async def _end_absent(settings: Settings) -> None:
+    """See off the gateways of this machine whose journals are not here: those that lived when a
+    backup was made that stands here now. With its own database there is no other machine.
+    """
+    node = None if settings.embedded_database else socket.gethostname()
+    present = [producer for producer, _ in _folders(settings.journal_dir)]
+    try:
+        async with db.system_session(REASON) as session:
+            absent = await usage.absent_producers(session, present, node)
+        for producer, used in absent.items():
+            await end_absent(settings.journal_dir, producer, used)
+    except (SQLAlchemyError, psycopg.Error, OSError) as error:
+        logger.warning("absent_not_ended", exc_info=error)
+
+
+async def end_absent(journal_dir: Path, producer: UUID, used: int) -> None:
+    """Close what is not stored of a journal that is gone, up to the sequence `used`: it is
+    counted as corrupt and reported, and the leases come back.
+    """
+    journal = Journal(journal_dir / str(producer), producer)
+    async with db.system_session(REASON) as session:
+        mark = await usage.producer_mark(session, producer)
+        lost = {*mark.waiting, *range(mark.watermark + 1, used + 1)}
+        _quarantine(journal, [], lost)
+        if lost:
+            last = max(used, mark.watermark)
+            await usage.store_batch(session, producer, min(lost), last, [], corrupt=lost)
+        await usage.end_producer(session, producer)
+    logger.warning("journal_absent", producer=str(producer), lost=len(lost))
 
 
 def _put_off(journal: Journal, error: Exception) -> None:

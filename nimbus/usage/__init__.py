@@ -2,7 +2,7 @@
 """The meter: what was called, summed up and held against quotas. The room's door."""
 
 from nimbus.usage.models import Mark, QuotaState
-from nimbus.usage.queries import drained_through, producer_mark
+from nimbus.usage.queries import absent_producers, drained_through, producer_mark
 from nimbus.usage.service.batches import JournalHoleError, end_producer, store_batch
 from nimbus.usage.service.proof import QUARANTINE, reconcile
 from nimbus.usage.service.quotas import open_standings, quota_states
@@ -13,6 +13,7 @@ __all__ = [
     "JournalHoleError",
     "Mark",
     "QuotaState",
+    "absent_producers",
     "drained_through",
     "end_producer",
     "open_standings",

@@ -83,6 +83,27 @@ async def producer_mark(session: AsyncSession, producer: UUID) -> Mark:
     return Mark(0, frozenset(), ended=False) if row is None else row.mark()
 
 
+async def absent_producers(
+    session: AsyncSession, present: Collection[UUID], node: str | None
+) -> dict[UUID, int]:
+    """Gateways of a machine (None: of all) that are silent for a minute, have not ended, and are
+    not `present` there with a journal: each with the last sequence it said it had used.
+    """
+    rows = await session.execute(
+        text(
+            """
+            SELECT g.id, g.journal_sequence FROM gateway_instances g
+            LEFT JOIN usage_producers p ON p.producer = g.id
+            WHERE p.ended_at IS NULL AND g.id <> ALL (CAST(:present AS uuid[]))
+              AND g.seen_at < clock_timestamp() - interval '1 minute'
+              AND g.node = coalesce(:node, g.node)
+            """
+        ),
+        {"present": list(present), "node": node},
+    )
+    return {row.id: row.journal_sequence for row in rows}
+
+
 def standings(subscription_ids: Collection[UUID], since: datetime) -> Select[QuotaStanding]:
     """The quota standings of subscriptions whose window ends after `since`, by id."""
     return (

@@ -223,6 +223,39 @@ def lease(settings: Settings, gateway: Gateway, quota: Any, units: int) -> int:
     return int(row[0])
 
 
+async def test_a_gateway_whose_journal_is_gone_ends_and_its_lost_calls_are_reported(
+    contract: Contract, settings: Settings, tmp_path: Path
+) -> None:
+    gateway = Gateway(tmp_path, contract)
+    quota = await allow(contract, 100, "deny")
+    lease(settings, gateway, quota, 60)
+    gateway.calls(5, leased=1)
+    async with draining(tmp_path):
+        await until(lambda: _is(stored(gateway), 5))
+    say(settings, "SELECT gateway_hello(%s, 'node', 'journal')", gateway.producer)
+    say(settings, "SELECT gateway_confirm(%s, 1, 7)", gateway.producer)
+    gateway.die()
+    shutil.rmtree(gateway.journal.folder)
+
+    async def absent() -> dict[Any, int]:
+        async with db.system_session("storing usage") as session:
+            return await usage.absent_producers(session, [], "node")
+
+    assert await absent() == {}, "it was heard of a moment ago"
+    login: dict[str, Any] = dict(database_login(settings, "owner"))
+    with psycopg.connect(**login, autocommit=True) as connection:
+        connection.execute("UPDATE gateway_instances SET seen_at = seen_at - interval '1 hour'")
+    assert await absent() == {gateway.producer: 7}
+    await drain.end_absent(tmp_path, gateway.producer, 7)
+
+    assert await absent() == {}
+    state = await standing(contract)
+    assert (state["used"], state["leased"]) == (5, 0)
+    assert [each["problem"] for each in await proof(tmp_path)] == ["unreadable_segment"]
+    async with db.system_session("storing usage") as session:
+        assert await usage.drained_through(session, END)
+
+
 @pytest.mark.parametrize("fault", ["flipped", "emptied", "cut_short", "header", "no_segment"])
 async def test_what_can_not_be_read_is_counted_kept_and_reported_and_the_rest_is_stored(
     contract: Contract, tmp_path: Path, fault: str
