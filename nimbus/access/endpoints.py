@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP of API keys: parse, call one use case, present."""
 
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -123,7 +123,7 @@ def _terms(body: KeyFields) -> KeyTerms:
         scopes=tuple(body.scopes),
         rate_per_minute=body.rate_per_minute,
         ip_allow=tuple(body.ip_allow),
-        expires_at=body.expires_at and body.expires_at.astimezone(UTC),
+        expires_at=body.expires_at,
     )
 
 

@@ -5,7 +5,16 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
+
+from nimbus.base import clock
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]{1,100}$")]
 Scope = Annotated[
@@ -30,7 +39,7 @@ class KeyFields(Input):
     scopes: Annotated[list[Scope], Field(max_length=100)] = []
     rate_per_minute: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
     ip_allow: Annotated[list[IPv4Network | IPv6Network], Field(max_length=100)] = []
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, AfterValidator(clock.in_utc)] | None = None
 
 
 class NewKey(KeyFields):

@@ -41,7 +41,11 @@ def to_wire(instant: datetime) -> str:
 
 def from_wire(text: str) -> datetime:
     """Parse RFC 3339; raises ValueError when it is not, names no zone, or is no instant in UTC."""
-    instant = datetime.fromisoformat(text)
+    return in_utc(datetime.fromisoformat(text))
+
+
+def in_utc(instant: datetime) -> datetime:
+    """The instant in UTC; raises ValueError when it names no zone or UTC can't hold it."""
     if instant.tzinfo is None:
         raise ValueError("an instant names its zone")
     try:

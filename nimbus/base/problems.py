@@ -4,10 +4,12 @@
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -93,6 +95,15 @@ def install(app: FastAPI) -> None:
         code = HTTP_CODES.get(error.status_code, "malformed_request")
         return problem(request, Refusal(code, headers=dict(error.headers or {})))
 
+    async def unstorable(request: Request, error: Exception) -> Response:
+        # The driver's own refusal, which has no SQLSTATE: PostgreSQL keeps no text with a NUL.
+        # Everything else that the database can't make sense of is our fault.
+        assert isinstance(error, DataError)  # noqa: S101
+        if isinstance(error.orig, psycopg.DataError) and "NUL" in str(error.orig):
+            text = "Text can't hold the character NUL."
+            return problem(request, Refusal("validation_failed", text))
+        return await fault(request, error)
+
     async def fault(request: Request, error: Exception) -> Response:
         log.error("fault", path=request.url.path, request_id=request_id(request), exc_info=error)
         return problem(request, Refusal("internal", "Something went wrong on our side."))
@@ -100,6 +111,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(DataError, unstorable)
     app.add_exception_handler(Exception, fault)
     app.add_middleware(BodyLimit)
     _describe(app)

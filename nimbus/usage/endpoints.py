@@ -25,6 +25,7 @@ from nimbus.usage.models import CallCounts, LoggedCall, QuotaState
 from nimbus.usage.service.readings import CurrentUse, current_use
 
 RANGE_DAYS_DEFAULT = 30
+FIRST_YEAR, LAST_YEAR = 2000, 9000
 RANGE_DAYS_MAX = 400
 
 router = Router(tags=["usage"])
@@ -206,6 +207,8 @@ def _range(since: datetime | None, until: datetime | None) -> Period:
     for name, instant in (("from", since), ("to", until)):
         if instant is not None and instant.tzinfo is None:
             raise field_error(name, "no_time_zone", "Say the zone, such as 2026-05-01T00:00:00Z.")
+        if instant is not None and not FIRST_YEAR <= instant.year <= LAST_YEAR:
+            raise field_error(name, "out_of_range", f"From {FIRST_YEAR} to {LAST_YEAR}.")
     ends_at = (until or clock.now()).astimezone(UTC)
     starts_at = (since or ends_at - timedelta(days=RANGE_DAYS_DEFAULT)).astimezone(UTC)
     if not starts_at < ends_at <= starts_at + timedelta(days=RANGE_DAYS_MAX):

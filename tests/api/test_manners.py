@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every operation of the API has in common: problems, request ids, lists, one answer a key."""
 
+from uuid import uuid4
+
 import anyio
 import httpx2
 import psycopg
@@ -9,7 +11,7 @@ from fastapi import FastAPI
 
 from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login
-from tests.support.people import sign_up
+from tests.support.people import make_owner, sign_up
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +53,40 @@ async def test_a_path_is_one_path_and_never_leads_to_another(api: httpx2.AsyncCl
     answer = await api.get("/healthz/")
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("escape", ["\x00", "a\x00b"])
+async def test_text_that_cannot_be_kept_is_refused(api: httpx2.AsyncClient, escape: str) -> None:
+    ada = await sign_up(api)
+    credentials = {"email": escape, "password": "seven windmills at dawn"}
+    for answer in (
+        await api.post("/api/user/auth/login", json=credentials),
+        await api.delete(
+            f"/api/developer/api-keys/{uuid4()}", params={"reason": escape}, headers=ada.headers
+        ),
+        await api.post(
+            "/api/billing/subscription",
+            json={"product": escape, "plan": "basic", "payment": "invoice"},
+            headers=ada.headers,
+        ),
+    ):
+        assert answer.status_code in {404, 422}
+
+
+@pytest.mark.parametrize("instant", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_an_instant_that_utc_cannot_hold_is_named(
+    api: httpx2.AsyncClient, instant: str
+) -> None:
+    ada = await make_owner()
+    key = {"name": "ci", "environment": "Live", "scopes": [], "expires_at": instant}
+    summary = "/api/developer/usage/summary"
+    for field, answer in (
+        ("expires_at", await api.post("/api/developer/api-keys", json=key, headers=ada.headers)),
+        ("from", await api.get(summary, params={"from": instant}, headers=ada.headers)),
+        ("to", await api.get(summary, params={"to": instant}, headers=ada.headers)),
+    ):
+        assert answer.status_code == 422
+        assert [item["field"] for item in answer.json()["errors"]] == [field]
 
 
 async def test_a_fault_of_ours_tells_nothing_of_itself(app: FastAPI) -> None:
