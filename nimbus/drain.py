@@ -138,8 +138,8 @@ async def _drain(settings: Settings) -> None:
 async def turn(journal_dir: Path, journals: dict[UUID, Journal]) -> bool:
     """Store one batch of each journal; answers whether anything moved.
 
-    A failure (the database is away, a disk does not answer) stops that journal for a while, with
-    growing pauses, and no other.
+    A failure (the database is away, a disk does not answer, a fault of ours) stops that journal
+    for a while, with growing pauses, and no other.
     """
     moved = False
     folders = _folders(journal_dir)
@@ -152,7 +152,7 @@ async def turn(journal_dir: Path, journals: dict[UUID, Journal]) -> bool:
         try:
             moved |= await _advance(journal)
             journal.failures = 0
-        except (SQLAlchemyError, psycopg.Error, OSError, usage.JournalHoleError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other journals go on
             _put_off(journal, error)
     return moved
 

@@ -62,6 +62,8 @@ NIL = UUID(int=0)
 CALLS = "api_calls"  # the meter of calls, which every product has; no upstream can report it
 
 Environment = Literal["Live", "Test"]
+FED_BY_CALLS = frozenset(("count", "sum", "max", "last"))
+"""The aggregations of meters that calls can feed; the others need properties or durations."""
 
 
 class CorruptSegmentError(ValueError):

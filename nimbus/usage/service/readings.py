@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from nimbus import catalog, subscriptions
 from nimbus.catalog import MeterFacts, PlanFacts
 from nimbus.rules.invoicing import MeterUsage
-from nimbus.rules.metering import aggregate
+from nimbus.rules.metering import FED_BY_CALLS, aggregate
 from nimbus.rules.periods import Period, period_containing
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
@@ -41,7 +41,8 @@ async def period_quantities(
 ) -> Mapping[str, MeterUsage]:
     """What a subscription used from `starts_at` up to, not including, `ends_at`, by meter.
 
-    Live, billable calls only, each meter by its own aggregation; a meter without any has no entry.
+    Live, billable calls only, each meter by its own aggregation; a meter without any has no entry,
+    nor has one that no call can feed (`unique`, `time_weighted`).
     For the meters in `by_event` the quantity of each single event is given too. Both instants are
     business time in UTC.
     """
@@ -53,7 +54,7 @@ async def period_quantities(
     return {
         key: MeterUsage(aggregate(key, meters[key].aggregation, cell), single.get(key, ()))
         for key, cell in cells.items()
-        if key in meters
+        if key in meters and meters[key].aggregation in FED_BY_CALLS
     }
 
 
