@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The management API and the portal's pages as one ASGI application, behind the gateway."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,15 +9,38 @@ from fastapi import APIRouter, FastAPI
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from nimbus import rooms  # noqa: F401 - its reactions are in force in this process
+from nimbus.access import endpoints as access
 from nimbus.access import resolve_key
 from nimbus.base import db, log, problems
 from nimbus.base.actors import Actor
 from nimbus.base.config import Settings
 from nimbus.base.problems import documented
+from nimbus.billing import endpoints as billing
+from nimbus.catalog import endpoints as catalog
 from nimbus.errors import Refusal
+from nimbus.identity import endpoints as identity
 from nimbus.identity import resolve_actor
+from nimbus.notices import endpoints as notices
+from nimbus.payments import endpoints as payments
+from nimbus.portal import clock, consumer
 from nimbus.portal.pages import pages
-from nimbus.rooms import ROUTERS
+from nimbus.subscriptions import endpoints as subscriptions
+from nimbus.usage import endpoints as usage
+
+ROUTERS: Sequence[APIRouter] = (
+    identity.router,
+    *catalog.routers,
+    subscriptions.router,
+    access.router,
+    usage.router,
+    billing.router,
+    payments.router,
+    notices.router,
+    consumer.router,
+    clock.router,
+    pages,
+)
 
 # The sources' other names answer by the same handlers; the reference lists only ours.
 ALIASES = {
@@ -59,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.resolve_actor = resolve_actor
     app.state.resolve_key = _resolve_key
     problems.install(app)
-    for router in (operations, *ROUTERS, pages):
+    for router in (operations, *ROUTERS):
         app.include_router(router)
     app.add_middleware(AliasedPaths)
     app.add_middleware(HeadAsGet)

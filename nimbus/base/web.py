@@ -17,7 +17,7 @@ from hmac import compare_digest
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
@@ -154,12 +154,21 @@ def mutates(
     return options
 
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The same key again is answered with the first answer (for 24 hours).",
+    ),
+]
+
+
 async def _idempotent(
     request: Request,
     actor: CurrentActor,
     session: Session,
+    key: IdempotencyKey = None,
 ) -> None:
-    key = request.headers.get("idempotency-key")
     if key is None:
         return
     if not 1 <= len(key) <= 255 or not key.isprintable():

@@ -240,10 +240,13 @@ def _functions() -> None:
         )
     # Locks the owners, so that two removals at once can't both find another owner left.
     op.execute(
-        """CREATE FUNCTION identity_last_owner(organization uuid, member uuid)
+        f"""CREATE FUNCTION identity_last_owner(organization uuid, member uuid)
         RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
         SET search_path = pg_catalog, public, pg_temp AS $$
         BEGIN
+            IF session_user = 'nimbus_app' AND organization <> {CURRENT_ORGANIZATION} THEN
+                RAISE EXCEPTION 'the owners of another organization' USING ERRCODE = '42501';
+            END IF;
             PERFORM 1 FROM memberships WHERE organization_id = organization AND role = 'owner'
                 ORDER BY id FOR UPDATE;
             RETURN NOT EXISTS (SELECT 1 FROM memberships WHERE organization_id = organization

@@ -4813,7 +4813,10 @@ export interface operations {
     create_organization: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -5140,7 +5143,10 @@ export interface operations {
     invite_member: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -5433,7 +5439,10 @@ export interface operations {
     create_product: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -5891,7 +5900,10 @@ export interface operations {
     create_route: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path: {
                 product_id: string;
             };
@@ -6170,7 +6182,10 @@ export interface operations {
     create_meter: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path: {
                 product_id: string;
             };
@@ -6311,7 +6326,10 @@ export interface operations {
     create_plan: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path: {
                 product_id: string;
             };
@@ -6730,7 +6748,10 @@ export interface operations {
     choose_plan: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -6885,7 +6906,10 @@ export interface operations {
     start_subscription: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -7338,7 +7362,10 @@ export interface operations {
     create_api_key: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path?: never;
             cookie?: never;
         };
@@ -7632,7 +7659,10 @@ export interface operations {
     rotate_api_key: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
             path: {
                 key_id: string;
             };
