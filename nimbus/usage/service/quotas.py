@@ -34,7 +34,8 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
     does not have becomes unlimited. Again changes nothing. Run when a subscription begins,
     changes or renews, and whenever a window has begun. A meter that no call can feed has none.
     """
-    contract = await subscriptions.subscription_facts(session, subscription_id)
+    # The contract is locked before the storing: who changes it holds it already, and comes here.
+    contract = await subscriptions.lock_subscription(session, subscription_id)
     if _has_ended(contract, as_of):
         await _end_schedule(session, contract)
         return

@@ -20,6 +20,7 @@ from nimbus.base import clock, db, jobs
 from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login
 from nimbus.rules.metering import CALLS
+from nimbus.subscriptions import lock_subscription
 from nimbus.subscriptions.service import change_plan
 from nimbus.usage.jobs import open_standings
 from tests.support.metered import (
@@ -229,6 +230,29 @@ async def test_windows_open_one_ahead_as_time_goes_by_and_tile_without_gap(
     for before, after in pairwise(found):
         assert before["period_ends_at"] == after["period_starts_at"]
     assert found[-1]["period_ends_at"] == datetime(2026, 12, 1, 1, tzinfo=UTC)
+
+
+async def test_a_window_that_opens_waits_for_who_changes_the_subscription(
+    contract: Contract,
+) -> None:
+    async with db.system_session(STORING) as session, asyncio.TaskGroup() as group:
+        await lock_subscription(session, contract.subscription_id)
+        group.create_task(open_standings(str(contract.subscription_id), clock.to_wire(END)))
+        await somebody_waits_for_a_lock()
+        await usage.open_standings(session, contract.subscription_id, END)
+        await session.commit()
+
+    assert len(await standings(contract)) == 3
+
+
+WAITING = """SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+
+
+async def somebody_waits_for_a_lock() -> None:
+    async with asyncio.timeout(20):
+        while not await rows(WAITING):
+            await asyncio.sleep(0.02)
 
 
 async def test_a_new_plan_s_limit_holds_at_once_and_what_was_used_stays(
