@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
+from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -256,8 +257,12 @@ async def make_user(
 ) -> User:
     """Make a verified account by the operator's hand; `session` is a system session.
 
-    Raises 422 naming `email` when it has an account, `password` for a weak one.
+    Raises 422 naming `email` when it is no address or has an account, `password` for a weak one.
     """
+    try:
+        validate_email(email, check_deliverability=False)
+    except EmailNotValidError:
+        raise field_error("email", "invalid", "This is not an e-mail address") from None
     if await queries.user_by_email(session, email) is not None:
         raise field_error("email", "taken", "This address has an account")
     tokens.check_password(password, email)
