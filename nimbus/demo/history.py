@@ -7,10 +7,11 @@ otherwise be taken up by the worker, before its usage is there, as soon as it co
 
 import random
 from calendar import monthrange
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from heapq import heappop, heappush
 from ipaddress import ip_address
 from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
@@ -56,6 +57,15 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class Life:
+    """Whose past it is, for the owner of an organization; the same seed makes the same calls."""
+
+    owner: Actor
+    past: Past
+    seed: str
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One call of the past; `refusal` is empty where it was served."""
 
@@ -79,51 +89,59 @@ def begins_at(now: datetime, months: int, time_zone: str) -> datetime:
     return datetime.combine(day, time.min, zone).astimezone(UTC)
 
 
-async def live_through(owner: Actor, admin: Actor, past: Past, now: datetime, seed: str) -> str:
-    """Subscribe the owner's organization in the past, and live up to `now` (UTC).
+async def live_through(lives: Sequence[Life], admin: Actor, now: datetime) -> dict[str, str]:
+    """Subscribe organizations in the past, and live up to `now` (UTC), in the order of time.
 
-    Answers the secret of its first key. The same seed makes the same calls. Raises `Refusal` 503
-    while a gateway's calls are not stored, and nothing of it has happened then.
+    Answers the secret of each one's first key by its seed. Raises `Refusal` 503 while a gateway's
+    calls are not stored, and nothing of it has happened then.
     """
+    secrets: dict[str, str] = {}
+    waiting: list[tuple[datetime, str, AsyncIterator[datetime]]] = []
     async with db.system_session("demo sets") as session:
-        facts = await identity.organization_facts(session, owner.organization_id)
-        starts_at = begins_at(now, len(past.months), facts.time_zone)
-        clock.set_instant(starts_at)
-        started = await payments.start_subscription(
-            session, owner, product=wind.SLUG, plan=past.plan, payment="invoice", as_of=starts_at
-        )
-        assert started.subscription is not None, "the organization is Active"  # noqa: S101
-        assert started.key is not None, "it is the first subscription"  # noqa: S101
-        assert started.secret is not None, "it is the first subscription"  # noqa: S101
-        await events.settle(session)
-        meter = await _Meter.of(session, started.subscription, started.key.id, seed)
-        for month in past.months:
-            await meter.month(month, meter.period.ends_at)
-            await _bill(session, admin, meter.subscription, paid=month.paid)
-            await meter.renew()
-        await meter.month(past.running, now)
-        await usage.end_producer(session, meter.producer)
-        clock.set_instant(now)
-        await events.settle(session)
-    return started.secret
+        for life in lives:
+            steps = _steps(session, life, admin, now, secrets)
+            heappush(waiting, (await anext(steps), life.seed, steps))
+        while waiting:
+            at, seed, steps = heappop(waiting)
+            clock.set_instant(at)
+            following = await anext(steps, None)
+            await events.settle(session)
+            if following is not None:
+                heappush(waiting, (following, seed, steps))
+    return secrets
 
 
-async def _bill(
-    session: AsyncSession,
-    admin: Actor,
-    subscription: subscriptions.SubscriptionFacts,
-    *,
-    paid: bool,
-) -> None:
-    clock.set_instant(subscription.period_ends_at)
-    invoice = await billing.bill(session, SYSTEM, subscription.id, subscription.period_ends_at)
-    await events.settle(session)
-    if paid and invoice is not None:
-        clock.set_instant(subscription.period_ends_at + PAID_AFTER)
-        await payments.mark_paid(
-            session, admin, invoice.id, reference=invoice.number, received_on=None
-        )
-        await events.settle(session)
+async def _steps(
+    session: AsyncSession, life: Life, admin: Actor, now: datetime, secrets: dict[str, str]
+) -> AsyncIterator[datetime]:
+    """One step at a time; each gives the instant at which the next one is to be made."""
+    past = life.past
+    facts = await identity.organization_facts(session, life.owner.organization_id)
+    starts_at = begins_at(now, len(past.months), facts.time_zone)
+    yield starts_at
+    started = await payments.start_subscription(
+        session, life.owner, product=wind.SLUG, plan=past.plan, payment="invoice", as_of=starts_at
+    )
+    subscription, key, secret = started.subscription, started.key, started.secret
+    assert subscription is not None, "the organization is Active"  # noqa: S101
+    assert key is not None and secret is not None, "it is the first one"  # noqa: S101, PT018
+    secrets[life.seed] = secret
+    meter = await _Meter.of(session, subscription, key.id, life.seed)
+    for month in past.months:
+        ends_at = meter.period.ends_at
+        yield ends_at
+        await meter.month(month, ends_at)
+        invoice = await billing.bill(session, SYSTEM, subscription.id, ends_at)
+        await meter.renew()
+        if month.paid and invoice is not None:
+            yield ends_at + PAID_AFTER
+            reference = invoice.number
+            await payments.mark_paid(
+                session, admin, invoice.id, reference=reference, received_on=None
+            )
+    yield now
+    await meter.month(past.running, now)
+    await usage.end_producer(session, meter.producer)
 
 
 class _Meter:

@@ -15,13 +15,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import access, catalog, identity, payments, rooms, subscriptions
-from nimbus.access import KeyTerms, queries, secrets
-from nimbus.access.secrets import Environment
+from nimbus.access import KeyTerms, queries
+from nimbus.access.secrets import Environment, keyed_hash
 from nimbus.base import clock, db
 from nimbus.base.actors import Actor
 from nimbus.base.config import Settings
 from nimbus.demo import history, people, wind
-from nimbus.demo.history import Month, Past
+from nimbus.demo.history import Life, Month, Past
 from nimbus.demo.http import DemoError
 from nimbus.demo.kept import Kept, Upstreams
 from nimbus.demo.people import Account
@@ -135,15 +135,22 @@ async def load(settings: Settings, names: Iterable[str], upstreams: Upstreams, k
         account = _account(kept, ADMIN, "admin")
         admin = await put_operator(account, upstreams)
         kept.add_account("platform_admin", ADMIN, account.password, None)
-        for one in SETS:
-            if one.name in names:
-                await _load_set(one, admin, now, kept)
+        chosen = [one for one in SETS if one.name in names]
+        owners = {one.name: await _put_people(one, now, kept) for one in chosen}
+        clock.set_instant(now)
+        for one in chosen:
+            await _put_subscription(one, owners[one.name], now, kept)
+        await _put_pasts(chosen, owners, admin, now, kept)
+        clock.set_instant(now)
+        for one in chosen:
+            await _put_keys(one, owners[one.name], kept)
     finally:
         clock.set_instant(None)
         await db.close_database()
 
 
-async def _load_set(one: DemoSet, admin: Actor, now: datetime, kept: Kept) -> None:
+async def _put_people(one: DemoSet, now: datetime, kept: Kept) -> Actor:
+    """The owner, acting for the set's organization, which is Active and has its members."""
     details = people.details(one.organization)
     began = now
     if one.past is not None:
@@ -158,38 +165,58 @@ async def _load_set(one: DemoSet, admin: Actor, now: datetime, kept: Kept) -> No
         if role != "owner":
             await people.put_member(owner, accounts[role], role)
         kept.add_account(role, accounts[role].email, accounts[role].password, details.name)
-    await _put_subscription(one, owner, admin, now, kept)
-    clock.set_instant(now)
-    await _put_keys(one, owner, kept)
+    return owner
 
 
-async def _put_subscription(
-    one: DemoSet, owner: Actor, admin: Actor, now: datetime, kept: Kept
+async def _put_subscription(one: DemoSet, owner: Actor, now: datetime, kept: Kept) -> None:
+    """A trial that begins now; who lived through a past goes on, on the same plan."""
+    subscribed = await _is_subscribed(owner)
+    if one.past is None and not subscribed:
+        await _start_trial(owner, now)
+    if one.past is None or not subscribed:
+        return
+    async with db.transaction(owner.organization_id, owner.user_id) as session:
+        done = await payments.start_subscription(
+            session, owner, product=wind.SLUG, plan=one.past.plan, payment="invoice", as_of=now
+        )
+    if done.secret is not None:
+        kept.add_key(one.organization["name"], "Live", done.secret)
+
+
+async def _put_pasts(
+    chosen: list[DemoSet], owners: dict[str, Actor], admin: Actor, now: datetime, kept: Kept
 ) -> None:
-    """A past, or a trial that begins now; who had a subscription before goes on with it."""
+    """Let those who have not lived yet live through their past, side by side."""
+    lives = [
+        Life(owners[one.name], one.past, one.name)
+        for one in chosen
+        if one.past is not None and not await _is_subscribed(owners[one.name])
+    ]
+    if not lives:
+        return
+    secrets = await _live_through(lives, admin, now)
+    for one in chosen:
+        if one.name in secrets:
+            kept.add_key(one.organization["name"], "Live", secrets[one.name])
+
+
+async def _live_through(lives: list[Life], admin: Actor, now: datetime) -> dict[str, str]:
+    """A gateway that started a moment ago has to say first that nothing lies in its journal."""
+    deadline = clock.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return await history.live_through(lives, admin, now)
+        except Refusal as refusal:
+            if refusal.code != "unavailable" or clock.monotonic() > deadline:
+                raise
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _is_subscribed(owner: Actor) -> bool:
+    """Whether the organization subscribes to the Wind API, or ever did."""
     async with db.transaction(owner.organization_id, owner.user_id) as session:
         product = await catalog.product_or_operators(session, wind.SLUG)
-        latest = await subscription_queries.latest(session, owner.organization_id, product.id)
-    if one.past is None:
-        if latest is None:
-            await _start_trial(owner, now)
-        return
-    if latest is None:
-        secret: str | None = await _live_through(one.past, owner, admin, now, one.name)
-    else:
-        clock.set_instant(now)
-        async with db.transaction(owner.organization_id, owner.user_id) as session:
-            done = await payments.start_subscription(
-                session,
-                owner,
-                product=wind.SLUG,
-                plan=one.past.plan,
-                payment="invoice",
-                as_of=now,
-            )
-        secret = done.secret
-    if secret is not None:
-        kept.add_key(one.organization["name"], "Live", secret)
+        return await subscription_queries.had_one(session, owner.organization_id, product.id)
 
 
 async def _start_trial(owner: Actor, now: datetime) -> None:
@@ -197,18 +224,6 @@ async def _start_trial(owner: Actor, now: datetime) -> None:
         facts = await identity.organization_facts(session, owner.organization_id)
         plan = await catalog.published_plan(session, wind.SLUG, wind.PROFESSIONAL["slug"])
         await subscriptions.start(session, owner, facts, plan, payment=None, as_of=now)
-
-
-async def _live_through(past: Past, owner: Actor, admin: Actor, now: datetime, seed: str) -> str:
-    """A gateway that started a moment ago has to say first that nothing lies in its journal."""
-    deadline = clock.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            return await history.live_through(owner, admin, past, now, seed)
-        except Refusal as refusal:
-            if refusal.code != "unavailable" or clock.monotonic() > deadline:
-                raise
-        await asyncio.sleep(POLL_SECONDS)
 
 
 async def _put_keys(one: DemoSet, owner: Actor, kept: Kept) -> None:
@@ -224,14 +239,14 @@ async def _put_keys(one: DemoSet, owner: Actor, kept: Kept) -> None:
 
 
 async def _works(session: AsyncSession, secret: str) -> bool:
-    key = await queries.key_by_hash(session, secrets.keyed_hash(secret))
+    key = await queries.key_by_hash(session, keyed_hash(secret))
     return key is not None and key.status == "Active"
 
 
 async def _business_now(settings: Settings) -> datetime:
     """The house's instant, which this process' own clock leaves alone."""
     if not settings.test_clock:
-        return clock.machine_now()
+        return clock.machine_now().replace(microsecond=0)
     async with db.system_session("demo sets") as session:
         instant: datetime = await session.scalar(text("SELECT instant FROM test_clock"))
     return instant

@@ -168,6 +168,15 @@ def test_franchise_has_months_of_paid_invoices_under_its_contract(visitor: Visit
     assert {one["email"]: one["role"] for one in members} == FRANCHISE
 
 
+def test_invoice_numbers_follow_the_calendar_over_all_customers(visitor: Visitor) -> None:
+    admin = visitor.sign_in("admin@nimbus.example")
+
+    invoices = visitor.get("/api/admin/billing/invoices", admin)["data"]
+    numbered = sorted((one["number"], one["issued_on"]) for one in invoices)
+    assert len(numbered) == 7
+    assert [day for _, day in numbered] == sorted(day for _, day in numbered)
+
+
 def test_the_documents_of_the_past_are_made(visitor: Visitor) -> None:
     owner = visitor.sign_in("owner@tapas.example")
     client = visitor._client
