@@ -246,7 +246,7 @@ class BodyReader:
         self._left = int(match[1], 16)
         self._taken += self._left
         if self._limit is not None and self._taken > self._limit:
-            raise BadMessageError("payload_too_large", "The body is over 10 MiB.")
+            raise BadMessageError("payload_too_large", "The body is too large.")
         self._state = "data" if self._left else "trailers"
 
     def _trailer(self, line: bytes) -> None:

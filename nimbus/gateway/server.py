@@ -37,7 +37,7 @@ from nimbus.gateway.call import (
 )
 from nimbus.gateway.exchange import PENDING, ClientExchange
 from nimbus.gateway.forward import Pool
-from nimbus.gateway.head import BadMessageError, BodyReader, HeadReader, RequestHead
+from nimbus.gateway.head import MAX_BODY, BadMessageError, BodyReader, HeadReader, RequestHead
 from nimbus.gateway.limits import Shortage
 from nimbus.gateway.respond import Pair
 from nimbus.gateway.route import split_data_path
@@ -47,6 +47,7 @@ log = get_logger("gateway.server")
 
 HEAD_SECONDS: Final = 10
 IDLE_SECONDS: Final = 75
+API_BODY: Final = 1_048_576  # what the API takes; said here, or it is lost while the body comes
 BODY_SECONDS: Final = 30  # without a byte of the body
 STALL_SECONDS: Final = 60  # without the caller reading a byte of the answer
 LINGER_SECONDS: Final = 2
@@ -315,7 +316,10 @@ class ClientConnection(asyncio.Protocol):
         address = self._caller_address(request)
         self.forwarded = self._forwarded(request, address)
         if split_data_path(request.path) is None:
-            self._forward(self._door.api, None)
+            if request.length is not None and request.length > API_BODY:
+                self.refuse("payload_too_large", close=True, detail="The body is over 1 MiB.")
+            else:
+                self._forward(self._door.api, None)
             return
         located = locate(self._door.gate, request, address, self.request_id)
         if isinstance(located, Refused):
@@ -393,7 +397,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = exchange
         if request.has_body:
             self._state = _State.BODY
-            self._body = BodyReader(request.length)
+            self._body = BodyReader(request.length, API_BODY if call is None else MAX_BODY)
             self._due(BODY_SECONDS)
             if request.expects_continue and not self._reader.buffer:
                 self.write(respond.CONTINUE)

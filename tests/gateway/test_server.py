@@ -124,6 +124,21 @@ async def test_what_the_api_says_passes_untouched(gate: OpenGate, api: Upstream)
     assert not answer.has("content-security-policy")
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_the_api_does_not_take_is_refused_at_the_gate(
+    gate: OpenGate, api: Upstream, chunked: bool
+) -> None:
+    body = b"a" * (server.API_BODY + 1)
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    async with gate.caller() as caller:
+        await caller.send(
+            request(b"POST", b"/api/public/register", framing)
+            + (b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+        )
+        answer = await caller.answer()
+    assert (answer.status, answer.code) == (413, "payload_too_large")
+
+
 async def test_nobody_hears_which_server_the_api_is_made_with(
     gate: OpenGate, api: Upstream
 ) -> None:
