@@ -2,8 +2,8 @@
 """Whoever asks for another organization's object hears what they would hear of a random id.
 
 Every operation of the API document that takes an id is asked, by every role of a stranger's
-organization (T-08); a new one that this test has no object or request for fails it. What was
-made for one organization (a cursor, a link, an idempotency key) is of no use to another (T-10).
+organization and by its key (T-08); a new one that this test has no object or request for fails it.
+What was made for one organization (a cursor, a link) is of no use to another (T-10).
 """
 
 from collections.abc import Iterator
@@ -122,6 +122,13 @@ async def test_another_s_object_is_as_unknown_as_a_random_id_and_stays_as_it_is(
             said = (foreign.status_code, foreign.json()["code"])
             allowed = {REFUSED.get(operation.id, NOT_FOUND)}
             assert said in allowed | ({(403, "forbidden")} if role != "owner" else set()), role
+
+    for ids, random in cases(operation, estate):
+        foreign = await estate.ask(estate.machine, operation, ids, body)
+        unknown = await estate.ask(estate.machine, operation, random, body)
+
+        assert heard(foreign) == heard(unknown), f"a key: {foreign.text}"
+        assert foreign.status_code in {401, 403, 404}
 
     assert estate.rows_of_others() == before
 

@@ -34,7 +34,8 @@ class Estate:
     """The operator's admin and its customer on one side, a neighbour on the other.
 
     `theirs` are ids of objects that are not the neighbour's, by the name of the parameter that
-    takes them; `own` are the neighbour's.
+    takes them; `own` are the neighbour's. `machine` is a key of the neighbour's organization that
+    reads what is billed.
     """
 
     settings: Settings
@@ -42,6 +43,7 @@ class Estate:
     admin: Person
     customer: Person
     neighbour: Person
+    machine: Person
     theirs: dict[str, str]
     own: dict[str, str]
 
@@ -134,6 +136,8 @@ async def _furnish(
         paid = f"/api/admin/billing/invoices/{invoice.id}/mark-paid"
         await sent(api, sale.admin, "POST", paid, {})
     clock.set_instant(AFTER)
+    reading = {"name": "machine", "environment": "Live", "scopes": ["billing.read"]}
+    key = await sent(api, neighbour, "POST", "/api/developer/api-keys", reading)
     contract = sale.contract
     [plan] = await rows(
         "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=contract.product_id
@@ -155,6 +159,7 @@ async def _furnish(
         admin=sale.admin,
         customer=sale.customer,
         neighbour=neighbour,
+        machine=replace(neighbour, token=key["secret"]),
         theirs={parameter: str(value) for parameter, value in theirs.items()},
         own={"product_id": solar["id"]},
     )
