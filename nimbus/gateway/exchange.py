@@ -222,7 +222,7 @@ class ClientExchange:
         self._head = head
         if self.call is not None:
             self.call.upstream_answered()
-            self.call.meters = _reported(head)
+            self.call.meters = _reported(head, self.call)
         if not self.request_sent:
             self._keep_alive = False  # an early answer: the rest of the body is not wanted
         self._out.append(self._answer_head(head))
@@ -367,13 +367,14 @@ def _identity(call: Call) -> list[Pair]:
     ]
 
 
-def _reported(head: ResponseHead) -> tuple[tuple[str, Decimal], ...]:
+def _reported(head: ResponseHead, call: Call) -> tuple[tuple[str, Decimal], ...]:
     """What the upstream reports as used; nothing, and a warning, when it can't be read."""
     lines = [value for lower, _, value in head.fields if lower == _USAGE]
     if not lines:
         return ()
     meters = parse_meters(b",".join(lines))
     if meters is None:
-        log.warning("unreadable_usage")
+        product, request_id = call.admission.located.product, call.admission.located.request_id
+        log.warning("unreadable_usage", product=product.slug, request_id=request_id)
         return ()
     return meters
