@@ -60,9 +60,10 @@ class DueSource:
 
 
 _sources: list[DueSource] = []
-# The queue's own index sees waiting jobs; one being done may have to wait again, under its lock.
+# A job that is being done may have to wait again, under the lock that one waiting job may hold.
 _AT_WORK = text(
-    "SELECT true FROM procrastinate_jobs WHERE status = 'doing' AND queueing_lock = :lock"
+    "SELECT true FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
+    " AND queueing_lock = :lock LIMIT 1"
 )
 
 
