@@ -8,6 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --root-user-action=ignore
+# What stands on the database is tried on the machine's own PostgreSQL too, where there is one.
+ORDINARY := $(wildcard /usr/lib/postgresql/*/bin/postgres)
+ON_DATABASE := tests/base tests/rooms tests/api $(addprefix tests/architecture/test_,\
+    tenancy.py migrations.py pool.py)
 .DEFAULT_GOAL := help
 .PHONY: help setup run dev test check fix bite demo
 .NOTPARALLEL:
@@ -28,6 +32,7 @@ dev: $(VENV)/dev.stamp ## as run, started anew on every change
 
 test: check ## the checks, then the tests (ARGS goes to pytest)
 	$(BIN)/pytest -n 2 --dist loadscope $(ARGS)
+	$(if $(ORDINARY),$(BIN)/pytest -n 2 --dist loadscope --postgres ordinary $(ON_DATABASE))
 
 check: setup ## format, rules, types, import contracts, portal
 	$(BIN)/ruff check .
