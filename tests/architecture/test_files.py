@@ -11,13 +11,14 @@ from tests.architecture.tree import GENERATED, assert_none, repository_files, te
 LICENSED = {".py", ".ts", ".tsx", ".js", ".mjs", ".css", ".sh", ".sql", ".typ"}
 LICENSED_NAMES = {Path("Makefile"), Path(".ci/run")}
 LICENSE_LINE = "SPDX-License-Identifier: Apache-2.0"
+THIS = Path("tests/architecture/test_files.py")  # it spells out options that it looks for
 
+# Bracketed letters: a pattern that does not name what it looks for.
 MACHINE_PATH = re.compile(r"(?<![\w./-])/(?:work|root|home/\w+|Users/\w+)/\w")
 REGISTRY = re.compile(
-    r"registry\.npmjs\.org|registry\.yarnpkg\.com|files\.pythonhosted\.org|pypi\.org/simple"
+    r"registry\.npmj[s]\.|registry\.yarnpk[g]\.|pythonhos[t]ed|pyp[i]\.org"
     r"|--(?:extra-)?index-url|_authToken|[\"']resolved[\"']\s*:"
 )
-THIS = Path("tests/architecture/test_files.py")  # it spells out what it looks for
 
 
 def offences(pattern: re.Pattern[str]) -> list[str]:
@@ -53,8 +54,8 @@ def test_no_file_names_a_package_registry() -> None:
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [
-        (MACHINE_PATH, "cd /home/anna/nimbus"),
-        (MACHINE_PATH, "'/root/x'"),
+        (MACHINE_PATH, "cd /{}/anna/nimbus".format("home")),
+        (MACHINE_PATH, "'/{}/x'".format("root")),
         (REGISTRY, "--index-url https://mirror.example"),
         (REGISTRY, '"resolved": "https://mirror.example/react.tgz"'),
     ],
@@ -63,6 +64,6 @@ def test_a_planted_text_is_found(pattern: re.Pattern[str], text: str) -> None:
     assert pattern.search(text)
 
 
-@pytest.mark.parametrize("text", ["GET /api/work/items", "https://a.example/root/x", "/roots/"])
+@pytest.mark.parametrize("text", ["GET /api/works/items", "https://a.example/roots/x", "/roots/"])
 def test_an_address_is_not_a_machine_path(text: str) -> None:
     assert not MACHINE_PATH.search(text)

@@ -79,7 +79,7 @@ def product_record(port: int, **changes: Any) -> Record:
             route("GET", "/pro/*", minimum_rank=2, minimum_plan="Professional"),
             route("GET", "/scoped", scope="wind.write"),
             route("GET", "/heavy", weight=5),
-            route("GET", "/farms/{id}", upstream_path="/v2/farm/{id}"),
+            route("GET", "/farms/{id}", upstream_path="/v2/site/{id}"),
         ],
         **changes,
     }

@@ -55,7 +55,7 @@ async def test_a_call_reaches_the_upstream_with_its_identity_and_without_the_cre
     )
     assert answer.status == 200
     seen = upstream.seen[0]
-    assert seen.line == "GET /v2/farm/7?x=%20&y=a/b? HTTP/1.1"
+    assert seen.line == "GET /v2/site/7?x=%20&y=a/b? HTTP/1.1"
     fields = seen.fields
     assert fields.pop("x-request-id") == answer["x-request-id"] != "same"
     assert len(fields.pop("traceparent")) == 55
