@@ -32,7 +32,7 @@ from tests.operations.processes import (
     wait_for,
 )
 
-SEED = int(os.environ.get("NIMBUS_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+SEED = int(os.environ.get("TEST_SEED") or random.SystemRandom().randrange(1 << 32))
 PROOFS = (("ledger", "check"), ("audit", "verify"), ("usage", "reconcile"))
 VICTIMS = ("gateway", "drain", "api", "worker", "postgres", "supervisor")
 CALLS_WHILE_DYING = 15_000
@@ -117,7 +117,7 @@ async def _tell_while_dying(stage: story.Stage, killing: Killing) -> story.Endin
 
 
 def test_whatever_is_killed_nothing_answered_is_lost_or_counted_twice(tmp_path: Path) -> None:
-    print(f"NIMBUS_TEST_SEED={SEED}")
+    print(f"TEST_SEED={SEED}")
     data_dir, port = tmp_path / "data", free_port()
     words = ("--test-clock", story.STARTS_AT)
     with ExitStack() as stack:
