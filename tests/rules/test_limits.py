@@ -4,7 +4,7 @@
 from bisect import bisect_left
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nimbus.rules.limits import (
@@ -56,6 +56,7 @@ def running(steps: list[int]) -> list[int]:
 
 
 @given(rates, gaps)
+@example(Rate(1, 1, 1), [0] * 5)
 def test_no_window_holds_more_than_the_limit_and_its_burst(rate: Rate, steps: list[int]) -> None:
     found = admitted(rate, running(steps))
     assert worst_window(found, rate.period_s * SECOND) <= rate.amount + (rate.burst or 0)
