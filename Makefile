@@ -13,7 +13,7 @@ ORDINARY := $(wildcard /usr/lib/postgresql/*/bin/postgres)
 ON_DATABASE := tests/base tests/rooms tests/api $(addprefix tests/architecture/test_,\
     tenancy.py migrations.py pool.py)
 .DEFAULT_GOAL := help
-.PHONY: help setup run dev test check fix bite demo
+.PHONY: help setup run dev test check fix bite docs demo
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -48,6 +48,9 @@ fix: setup ## repair format and what else can be repaired without a decision
 
 bite: setup ## plant each known bug and see that its test finds it
 	$(BIN)/python tools/bite.py $(ARGS)
+
+docs: setup ## the reference pages that are generated from the code
+	$(BIN)/python -m tools.generate_docs
 
 demo: $(VENV)/run.stamp portal ## the main job, from registration to the invoice marked paid
 	@exec $(BIN)/nimbus demo story $(ARGS)
