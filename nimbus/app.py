@@ -57,7 +57,7 @@ operations = APIRouter(tags=["operations"])
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; its lifespan opens and closes the database and the job queue."""
+    """The application; its lifespan opens and closes the database."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

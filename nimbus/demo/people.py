@@ -15,7 +15,6 @@ from nimbus.base import db
 from nimbus.base.actors import SYSTEM, Actor
 from nimbus.base.events import announced
 from nimbus.identity import current_terms_version, link_token, queries, tokens
-from nimbus.identity.models import Organization
 from nimbus.identity.service import accounts, members, organizations
 from nimbus.identity.service.organizations import OrganizationDetails
 
@@ -116,12 +115,6 @@ def details(given: Mapping[str, Any]) -> OrganizationDetails:
             **given,
         }
     )
-
-
-async def organization_of(owner: Actor) -> Organization:
-    """The organization that the owner acts for."""
-    async with db.transaction(owner.organization_id, owner.user_id) as session:
-        return await queries.organization(session, owner.organization_id)
 
 
 async def _register(account: Account) -> Actor:
