@@ -194,7 +194,7 @@ def _bring_up_schema(system: System) -> None:
     """In a process of its own: the supervisor keeps clear of the libraries that it takes."""
     child = Child("migrate", "migrate")
     _spawn(system, child)
-    assert child.process is not None  # noqa: S101
+    assert child.process is not None
     with child.process as running:
         try:
             status = running.wait()
@@ -214,7 +214,7 @@ def _set_test_clock(settings: Settings, instant: datetime | None) -> None:
             (instant or clock.machine_now().replace(microsecond=0),),
         )
         row = connection.execute("SELECT instant FROM test_clock").fetchone()
-    assert row is not None  # noqa: S101
+    assert row is not None
     if instant is not None and row[0] != instant:
         print(f"The test clock of this data folder stands at {clock.to_wire(row[0])} already.")
 
@@ -244,7 +244,7 @@ def _spawn(system: System, child: Child) -> None:
 def _wait_until_ready(system: System, child: Child) -> None:
     deadline = clock.monotonic() + READY_SECONDS
     while not _is_ready(system, child):
-        assert child.process is not None  # noqa: S101
+        assert child.process is not None
         status = child.process.poll()
         if status is not None or clock.monotonic() > deadline:
             how = "was not ready in time" if status is None else f"ended with status {status}"
@@ -258,7 +258,7 @@ def _is_ready(system: System, child: Child) -> bool:
     if child.role == "companion":
         return True  # whoever needs it waits for it
     _read_notices(system)
-    assert child.process is not None  # noqa: S101
+    assert child.process is not None
     if child.role == "api":
         return _status(_UnixConnection(system.settings.api_socket), "/readyz") == 200
     if child.process.pid not in system.ready_pids:
@@ -332,7 +332,7 @@ def _tend(system: System, child: Child) -> None:
 
 
 def _restart_database(system: System) -> None:
-    assert system.server is not None  # noqa: S101
+    assert system.server is not None
     _say(f"PostgreSQL ended with status {system.server.returncode}; it starts again")
     try:
         system.server = postgres.start(cluster(system.settings))

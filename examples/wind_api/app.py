@@ -184,7 +184,7 @@ def _problem(status: int, title: str, detail: str) -> JSONResponse:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - as registered
+    assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _problem(400, "Malformed JSON", "The body is not JSON.")
@@ -193,7 +193,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, AnyHTTPException)  # noqa: S101 - as registered
+    assert isinstance(error, AnyHTTPException)
     answer = _problem(error.status_code, "Refused", str(error.detail))
     answer.headers.update(error.headers or {})
     return answer

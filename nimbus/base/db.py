@@ -54,7 +54,7 @@ _database: Database | None = None
 async def open_database(settings: Settings, *, pool_size: int = 8) -> Database:
     """Make this process's engines; connections are opened when first needed."""
     global _database  # noqa: PLW0603 - one database a process
-    assert _database is None, "the database is open already"  # noqa: S101
+    assert _database is None, "the database is open already"
     _database = Database(
         settings=settings,
         app=_engine(settings, "app", pool_size),
@@ -74,7 +74,7 @@ async def close_database() -> None:
 
 def current() -> Database:
     """The open database of this process."""
-    assert _database is not None, "open_database() comes first"  # noqa: S101
+    assert _database is not None, "open_database() comes first"
     return _database
 
 

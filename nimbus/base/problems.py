@@ -83,22 +83,22 @@ def install(app: FastAPI) -> None:
     """Render refusals, validation errors, unknown paths and our own faults as problems."""
 
     async def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refusal)  # noqa: S101
+        assert isinstance(error, Refusal)
         return problem(request, error)
 
     async def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101
+        assert isinstance(error, RequestValidationError)
         return problem(request, refusal_of(error))
 
     async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101
+        assert isinstance(error, HTTPException)
         code = HTTP_CODES.get(error.status_code, "malformed_request")
         return problem(request, Refusal(code, headers=dict(error.headers or {})))
 
     async def unstorable(request: Request, error: Exception) -> Response:
         # The driver's own refusal, which has no SQLSTATE: PostgreSQL keeps no text with a NUL.
         # Everything else that the database can't make sense of is our fault.
-        assert isinstance(error, DataError)  # noqa: S101
+        assert isinstance(error, DataError)
         if isinstance(error.orig, psycopg.DataError) and "NUL" in str(error.orig):
             text = "Text can't hold the character NUL."
             return problem(request, Refusal("validation_failed", text))

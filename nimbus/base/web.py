@@ -74,7 +74,7 @@ class Unit:
 
     async def open_system(self, reason: str) -> AsyncSession:
         """The request's transaction over all organizations: platform pages only."""
-        assert self._session is None, "one transaction a request"  # noqa: S101
+        assert self._session is None, "one transaction a request"
         self._session = await self._stack.enter_async_context(db.system_session(reason))
         return self._session
 

@@ -224,7 +224,7 @@ def render_invoice(document: InvoiceDocument, language: Language) -> bytes:
             pdf_standards="a-3a",
             timestamp=made,
         )
-    assert isinstance(pdf, bytes)  # noqa: S101 - one PDF, not pages
+    assert isinstance(pdf, bytes)
     return pdf
 
 

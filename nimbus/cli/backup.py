@@ -173,7 +173,7 @@ def _refuse_filled_database(settings: Settings) -> None:
 
 def _restore_database(settings: Settings, dump: Path) -> None:
     """Roles first, with the passwords of the restored secrets; then tables; then newer schema."""
-    from nimbus import migrations  # noqa: PLC0415
+    from nimbus import migrations
 
     migrations.make_roles(settings)
     _run(settings, "pg_restore", "--exit-on-error", "--single-transaction", str(dump))

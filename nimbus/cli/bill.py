@@ -39,9 +39,9 @@ def bill(
 
 
 async def _run(settings: Settings, as_of: datetime, *, preview: bool) -> int:
-    from nimbus import rooms  # noqa: F401, PLC0415 - every reaction is in force
-    from nimbus.base import db  # noqa: PLC0415
-    from nimbus.billing import jobs  # noqa: PLC0415
+    from nimbus import rooms  # noqa: F401 - every reaction is in force
+    from nimbus.base import db
+    from nimbus.billing import jobs
 
     await db.open_database(settings)
     failed = billed = 0

@@ -126,7 +126,7 @@ def _version(connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
 
 
 def _schema(settings: Settings) -> str | None:
-    from nimbus import migrations  # noqa: PLC0415 - alembic and SQLAlchemy
+    from nimbus import migrations
 
     found, needed = migrations.current_revision(settings), migrations.head_revision()
     if found != needed:
@@ -141,7 +141,7 @@ def _clock(settings: Settings) -> str | None:
 def _clock_difference(connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
     asked = clock.machine_now()
     row = connection.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # noqa: S101
+    assert row is not None
     seconds = abs((row[0] - asked).total_seconds())  # type: ignore[operator]
     if seconds > CLOCK_SECONDS_MAX:
         return f"this machine and the database differ by {seconds:.0f} s"
@@ -162,9 +162,9 @@ def _ask(
 
 
 async def _seller(settings: Settings) -> str | None:
-    from sqlalchemy import text  # noqa: PLC0415
+    from sqlalchemy import text
 
-    from nimbus.base import db  # noqa: PLC0415
+    from nimbus.base import db
 
     await db.open_database(settings, pool_size=1)
     try:

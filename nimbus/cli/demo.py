@@ -37,9 +37,9 @@ def story(
     ] = None,
 ) -> None:
     """The main job, from registration to the invoice marked paid, step by step on the screen."""
-    from nimbus.demo import story as told  # noqa: PLC0415
-    from nimbus.demo import system  # noqa: PLC0415
-    from nimbus.demo.http import DemoError  # noqa: PLC0415
+    from nimbus.demo import story as told
+    from nimbus.demo import system
+    from nimbus.demo.http import DemoError
 
     started = clock.monotonic()
 
@@ -86,7 +86,7 @@ def load(
     upstreams = kept.known_upstreams(known)
     with ExitStack() as stack:
         if upstreams is None or not upstreams.answer():
-            from nimbus.demo.system import wind_api  # noqa: PLC0415
+            from nimbus.demo.system import wind_api
 
             upstreams = Upstreams(*(stack.enter_context(wind_api()) for _ in range(2)))
             print("The Wind API answers while `nimbus serve --demo` runs: start that for calls.")
@@ -122,9 +122,9 @@ def _load(
     settings: Settings, names: tuple[str, ...], known: dict[str, Any], upstreams: Upstreams
 ) -> dict[str, Any]:
     """Load; answers what `run.json` is to say from now on."""
-    from nimbus.demo import sets  # noqa: PLC0415
-    from nimbus.demo.http import DemoError  # noqa: PLC0415
-    from nimbus.errors import Refusal  # noqa: PLC0415
+    from nimbus.demo import sets
+    from nimbus.demo.http import DemoError
+    from nimbus.errors import Refusal
 
     held = kept.Kept(known, settings.demo_password)
     try:
@@ -138,7 +138,7 @@ def _load(
 
 
 def _prove(data_dir: Path) -> None:
-    from nimbus.demo.system import nimbus  # noqa: PLC0415
+    from nimbus.demo.system import nimbus
 
     for group, proof in PROOFS:
         command = nimbus(group, proof, "--data-dir", str(data_dir))

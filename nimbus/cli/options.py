@@ -36,7 +36,7 @@ def settings_for(data_dir: Path | None = None, **overrides: object) -> Settings:
 
 def settings_of_role(supervisor: int | None, data_dir: Path | None, role: str) -> Settings:
     """What every role does first: live no longer than its supervisor, read settings, log."""
-    from nimbus.base import log  # noqa: PLC0415 - structlog is for the roles
+    from nimbus.base import log
 
     if supervisor is not None:
         process.die_with(supervisor)

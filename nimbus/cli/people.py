@@ -33,8 +33,8 @@ def create_user(
     data_dir: DataDir = None,
 ) -> None:
     """Make a user with a verified address; the password is made and printed once."""
-    from nimbus.base.actors import SYSTEM  # noqa: PLC0415
-    from nimbus.identity import make_user  # noqa: PLC0415
+    from nimbus.base.actors import SYSTEM
+    from nimbus.identity import make_user
 
     password = secrets.token_urlsafe(18)
     role = "admin" if admin else None
@@ -49,8 +49,8 @@ def create_user(
 @user.command("grant-admin")
 def grant_admin(email: str, data_dir: DataDir = None) -> None:
     """Make a user a platform admin."""
-    from nimbus.base.actors import SYSTEM  # noqa: PLC0415
-    from nimbus.identity import grant_platform_role  # noqa: PLC0415
+    from nimbus.base.actors import SYSTEM
+    from nimbus.identity import grant_platform_role
 
     async def work(session: "AsyncSession") -> None:
         await grant_platform_role(session, SYSTEM, email, "admin")
@@ -66,7 +66,7 @@ def revoke_key(
     data_dir: DataDir = None,
 ) -> None:
     """Revoke an API key: refused at every gateway within a second."""
-    from nimbus.access import revoke_by_operator  # noqa: PLC0415
+    from nimbus.access import revoke_by_operator
 
     async def work(session: "AsyncSession") -> None:
         await revoke_by_operator(session, key_id, reason)
@@ -77,8 +77,8 @@ def revoke_key(
 
 def _do(settings: Settings, work: "Callable[[AsyncSession], Awaitable[None]]") -> None:
     async def run() -> None:
-        from nimbus import rooms  # noqa: F401, PLC0415 - reactions are in force here too
-        from nimbus.base import db  # noqa: PLC0415
+        from nimbus import rooms  # noqa: F401 - reactions are in force here too
+        from nimbus.base import db
 
         await db.open_database(settings)
         try:

@@ -36,8 +36,8 @@ def _group() -> None:
 @ledger.command("check")
 def ledger_check(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Prove that every fact is posted once, that the book balances and was never changed."""
-    from nimbus import billing, payments  # noqa: F401, PLC0415 - they say what must be posted
-    from nimbus.ledger import check  # noqa: PLC0415
+    from nimbus import billing, payments  # noqa: F401 - they say what must be posted
+    from nimbus.ledger import check
 
     prove(settings_for(data_dir), check, as_json=as_json)
 
@@ -45,7 +45,7 @@ def ledger_check(data_dir: DataDir = None, as_json: Json = False) -> None:
 @audit.command("verify")
 def audit_verify(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Prove that no row of the audit trail was changed or removed."""
-    from nimbus.base.audit import verify  # noqa: PLC0415
+    from nimbus.base.audit import verify
 
     prove(settings_for(data_dir), verify, as_json=as_json)
 
@@ -53,7 +53,7 @@ def audit_verify(data_dir: DataDir = None, as_json: Json = False) -> None:
 @usage.command("reconcile")
 def usage_reconcile(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Prove that events, roll-ups and quotas tell the same, and that no journal was set aside."""
-    from nimbus.usage import reconcile  # noqa: PLC0415
+    from nimbus.usage import reconcile
 
     settings = settings_for(data_dir)
     prove(settings, lambda session: reconcile(session, settings.journal_dir), as_json=as_json)
@@ -75,7 +75,7 @@ def prove(settings: Settings, proof: "Proof", *, as_json: bool) -> None:
 
 
 async def _run(settings: Settings, proof: "Proof") -> "Report":
-    from nimbus.base import db  # noqa: PLC0415
+    from nimbus.base import db
 
     await db.open_database(settings)
     try:

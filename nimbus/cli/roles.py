@@ -27,7 +27,7 @@ commands = typer.Typer()
 def gateway(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
     """The gateway: authenticates, limits, meters and forwards the calls."""
     settings = settings_of_role(supervisor, data_dir, "gateway")
-    from nimbus import gateway as role  # noqa: PLC0415
+    from nimbus import gateway as role
 
     role.run(settings)
 
@@ -36,7 +36,7 @@ def gateway(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
 def api(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
     """The management API and the portal, on a Unix socket behind the gateway."""
     settings = settings_of_role(supervisor, data_dir, "api")
-    import uvloop  # noqa: PLC0415
+    import uvloop
 
     if _somebody_listens(settings.api_socket):
         raise CommandError(f"An API listens on {settings.api_socket} already.")
@@ -49,7 +49,7 @@ def api(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
 def worker(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
     """The worker: jobs, and what falls due."""
     settings = settings_of_role(supervisor, data_dir, "worker")
-    from nimbus import worker as role  # noqa: PLC0415
+    from nimbus import worker as role
 
     role.run(settings)
 
@@ -58,7 +58,7 @@ def worker(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
 def drain(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
     """The drain: from the gateways' journals into the database; one on each machine."""
     settings = settings_of_role(supervisor, data_dir, "drain")
-    from nimbus import drain as role  # noqa: PLC0415
+    from nimbus import drain as role
 
     role.run(settings)
 
@@ -67,9 +67,9 @@ def drain(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
 def migrate(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
     """Make the database roles and bring the schema up to what this version needs."""
     settings = settings_of_role(supervisor, data_dir, "migrate")
-    from alembic.util import CommandError as UnknownSchemaError  # noqa: PLC0415
+    from alembic.util import CommandError as UnknownSchemaError
 
-    from nimbus import migrations  # noqa: PLC0415
+    from nimbus import migrations
 
     with system.database(settings):
         migrations.make_roles(settings)
@@ -84,17 +84,17 @@ def migrate(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
 @commands.command()
 def openapi(data_dir: DataDir = None) -> None:
     """Write the API document (OpenAPI 3.1, JSON) to standard output."""
-    from nimbus.app import create_app  # noqa: PLC0415
+    from nimbus.app import create_app
 
     print(json.dumps(create_app(settings_for(data_dir)).openapi(), indent=2, ensure_ascii=False))
 
 
 async def _serve_api(settings: Settings) -> None:
     """One process without a watcher of its own: a kill -9 leaves no orphan on the socket."""
-    from granian.constants import HTTPModes, Interfaces  # noqa: PLC0415
-    from granian.server.embed import Server  # noqa: PLC0415
+    from granian.constants import HTTPModes, Interfaces
+    from granian.server.embed import Server
 
-    from nimbus.app import create_app  # noqa: PLC0415
+    from nimbus.app import create_app
 
     server = Server(
         create_app(settings),

@@ -123,8 +123,8 @@ async def _steps(
         session, life.owner, product=wind.SLUG, plan=past.plan, payment="invoice", as_of=starts_at
     )
     subscription, key, secret = started.subscription, started.key, started.secret
-    assert subscription is not None, "the organization is Active"  # noqa: S101
-    assert key is not None and secret is not None, "it is the first one"  # noqa: S101, PT018
+    assert subscription is not None, "the organization is Active"
+    assert key is not None and secret is not None, "it is the first one"  # noqa: PT018
     secrets[life.seed] = secret
     meter = await _Meter.of(session, subscription, key.id, life.seed)
     for month in past.months:

@@ -126,7 +126,7 @@ async def load(settings: Settings, names: Iterable[str], upstreams: Upstreams, k
 
     The example servers have to answer. Raises `DemoError` or `Refusal` where that can't be.
     """
-    assert rooms.JOBS, "every reaction is in force"  # noqa: S101
+    assert rooms.JOBS, "every reaction is in force"
     await _until(upstreams.answer, "the Wind API to answer")
     await db.open_database(replace(settings, test_clock=False))
     try:

@@ -61,7 +61,7 @@ def wind_api() -> Iterator[str]:
     command = [sys.executable, "-m", "examples.wind_api", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            assert process.stdout is not None
             if not process.stdout.readline():
                 raise DemoError("the example server did not start")
             yield f"http://127.0.0.1:{port}"
@@ -90,7 +90,7 @@ def free_port() -> int:
 
 
 def _ready(process: "subprocess.Popen[str]", data_dir: Path) -> str:
-    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(READY):
             return line.removeprefix(READY).strip()

@@ -230,7 +230,7 @@ class ClientExchange:
     def upstream_data(self, piece: bytes, *, last: bool) -> None:
         """Pass a piece of the answer on; before the last one the call is completed."""
         head = self._head
-        assert head is not None  # noqa: S101 - a body follows its head
+        assert head is not None
         if piece:
             self._out.append(b"%x\r\n%s\r\n" % (len(piece), piece) if self._chunked else piece)
             if self.call is not None:

@@ -182,7 +182,7 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         self.extend(STREAM_IDLE_SECONDS)
         reader = self._reader
-        assert reader is not None  # noqa: S101 - made with the head
+        assert reader is not None
         piece = b"" if reader.done else reader.read(self._buffer)
         if reader.done:
             self._finish(exchange)

@@ -71,7 +71,7 @@ def current_revision(settings: Settings) -> str | None:
 def head_revision() -> str:
     """The revision that this code needs."""
     head = _scripts(Config(attributes={})).get_current_head()
-    assert head is not None, "there are migrations"  # noqa: S101
+    assert head is not None, "there are migrations"
     return head
 
 

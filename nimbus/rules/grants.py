@@ -231,7 +231,7 @@ def _subscription_verdict(grant: Grant, as_of: datetime) -> Verdict | None:
 
 
 def _route_verdict(grant: Grant, route: Route) -> Verdict | None:
-    assert grant.subscription is not None  # noqa: S101 - the step before refuses
+    assert grant.subscription is not None
     if route.minimum_rank is not None and grant.subscription.plan.rank < route.minimum_rank:
         name = route.minimum_plan or "a higher plan"
         return Verdict("plan_required", f"This operation needs the plan {name} or a higher one.")

@@ -130,7 +130,7 @@ def share(rate: Rate, index: int, gateways: int) -> Rate:
     than the number of gateways leaves some with nothing. Source: spec 03 "Limits": without the
     shared store the local limit is divided by the number of gateways.
     """
-    assert 0 <= index < gateways, "a gateway has its place among the others"  # noqa: S101
+    assert 0 <= index < gateways, "a gateway has its place among the others"
     burst = None if rate.burst is None else _part_of(rate.burst, index, gateways)
     return Rate(_part_of(rate.amount, index, gateways), rate.period_s, burst or None)
 

@@ -275,7 +275,7 @@ async def _settle(
     before = {"status": stored}
     if status == "Active":
         subscription.status = lifecycles.subscription(stored, "convert")
-        assert subscription.trial_ends_at is not None, "a trial has an end"  # noqa: S101
+        assert subscription.trial_ends_at is not None, "a trial has an end"
         subscription.anchor_at = subscription.trial_ends_at
         _enter_period(subscription, plan, 0)
         _announce(session, actor, SubscriptionChanged, subscription, plan, before=before)

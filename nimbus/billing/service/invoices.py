@@ -214,7 +214,7 @@ async def _sent(session: AsyncSession, invoice: Invoice) -> InvoiceFacts:
         status: Any = invoice.status
         lifecycles.invoice(status, "pay")
     state = (await queries.payment_states(session, [invoice.id]))[invoice.id]
-    assert invoice.seller and invoice.due_on  # noqa: S101, PT018 - it is sent
+    assert invoice.seller and invoice.due_on  # noqa: PT018 - it is sent
     return InvoiceFacts(
         id=invoice.id,
         organization_id=invoice.organization_id,

@@ -181,7 +181,7 @@ async def refresh(session: AsyncSession, actor: Actor, token: str) -> SignIn | N
 
 async def logout(session: AsyncSession, actor: Actor) -> None:
     """End the actor's session."""
-    assert actor.session_id is not None, "a signed-in actor has a session"  # noqa: S101
+    assert actor.session_id is not None, "a signed-in actor has a session"
     await session.execute(
         update(SignInSession)
         .where(SignInSession.id == actor.session_id)
