@@ -203,10 +203,13 @@ async def test_two_gateways_lend_themselves_no_unit_too_many(
             return True
 
         calls = [take(gate) for _ in range(40) for gate in (one, two)]
-        assert sum(await asyncio.gather(*calls)) == LIMIT
+        taken = await asyncio.gather(*calls)
+        assert sum(taken) == LIMIT
         [standing] = one.standing(market.secret)
         assert counters(settings, standing) == (0, LIMIT)
-        one.leases.refund(one.standing(market.secret), 3)
+        # Only who holds units can give them back; how the two shared them is chance.
+        holder = one if sum(taken[::2]) > sum(taken[1::2]) else two
+        holder.leases.refund(holder.standing(market.secret), 3)
     assert counters(settings, standing) == (0, LIMIT - 3), (
         "a gateway that stops gives back what nobody used"
     )
