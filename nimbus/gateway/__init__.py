@@ -22,13 +22,14 @@ from nimbus.base.process import announce_ready
 from nimbus.base.secrets import secret, unseal
 from nimbus.gateway.call import Gate
 from nimbus.gateway.forward import Pool
-from nimbus.gateway.limits import Leases, RateWindows
+from nimbus.gateway.leases import Leases
 from nimbus.gateway.link import Link, load_state
 from nimbus.gateway.meter import Journal, sync_files
 from nimbus.gateway.server import SWEEP_SECONDS, ClientConnection, Door
 from nimbus.gateway.state import State
 from nimbus.gateway.upstream import Upstream
 from nimbus.gateway.verify import KeyLookups
+from nimbus.gateway.windows import RateWindows
 
 BACKLOG = 2048
 SYNC_SECONDS = 0.1

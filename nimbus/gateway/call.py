@@ -3,7 +3,7 @@
 
     locate   steps 0 to 2   address limit, product, route, credential   → Located
     admit    steps 3 to 7   decide(), environment, rate limits          → Admission
-    (leases  step 8         see limits.Leases)
+    (leases  step 8         see leases.Leases)
     open_call               the journal slot                            → Call
 
 Each is a synchronous function that returns a value: what comes next, or a Refused.
@@ -17,13 +17,14 @@ from nimbus.base import clock
 from nimbus.errors import CATALOGUE
 from nimbus.gateway import respond
 from nimbus.gateway.head import RequestHead
-from nimbus.gateway.limits import PER_ADDRESS, Leases, RateWindows, Subject, machine_microseconds
+from nimbus.gateway.leases import Leases
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.respond import Pair
 from nimbus.gateway.route import Match, WrongMethod, split_data_path, without_parameter
 from nimbus.gateway.state import Product, State
 from nimbus.gateway.upstream import Address, Upstream
 from nimbus.gateway.verify import KEY_PARAMETER, KeyLookups, digest_of, read_secret
+from nimbus.gateway.windows import PER_ADDRESS, RateWindows, Subject, machine_microseconds
 from nimbus.rules.grants import Grant, Standing, Subscription, decide
 from nimbus.rules.limits import SECOND
 from nimbus.rules.metering import NIL, UsageEvent

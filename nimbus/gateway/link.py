@@ -25,7 +25,7 @@ from nimbus.base import clock
 from nimbus.base.config import Settings
 from nimbus.base.log import get_logger
 from nimbus.base.secrets import database_login
-from nimbus.gateway.limits import Granted, Leases
+from nimbus.gateway.leases import Granted, Leases
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.state import Row, State
 from nimbus.gateway.verify import KeyLookups

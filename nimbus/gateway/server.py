@@ -38,7 +38,7 @@ from nimbus.gateway.call import (
 from nimbus.gateway.exchange import PENDING, ClientExchange
 from nimbus.gateway.forward import Pool
 from nimbus.gateway.head import MAX_BODY, BadMessageError, BodyReader, HeadReader, RequestHead
-from nimbus.gateway.limits import Shortage
+from nimbus.gateway.leases import Shortage
 from nimbus.gateway.respond import Pair
 from nimbus.gateway.route import split_data_path
 from nimbus.gateway.upstream import Address, Network, Upstream

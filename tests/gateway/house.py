@@ -16,12 +16,13 @@ from uuid import UUID
 
 from nimbus.gateway.call import Gate
 from nimbus.gateway.forward import Pool
-from nimbus.gateway.limits import Granted, Leases, RateWindows
+from nimbus.gateway.leases import Granted, Leases
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.server import ClientConnection, Door
 from nimbus.gateway.state import Record, State
 from nimbus.gateway.upstream import Upstream as Place
 from nimbus.gateway.verify import KeyLookups, digest_of
+from nimbus.gateway.windows import RateWindows
 from nimbus.rules.grants import key_check
 from nimbus.rules.metering import SlotState, UsageEvent, read_segment
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from nimbus.base import clock
-from nimbus.gateway.limits import Granted, Leases, Shortage
+from nimbus.gateway.leases import Granted, Leases, Shortage
 from nimbus.rules.grants import Standing
 from tests.gateway.house import (
     STANDING,

@@ -20,7 +20,7 @@ from nimbus.access.service import revoke_key
 from nimbus.base import clock, config, db
 from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login, unseal
-from nimbus.gateway.limits import Leases, Shortage
+from nimbus.gateway.leases import Leases, Shortage
 from nimbus.gateway.link import Link, load_state, state_file
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.state import State

@@ -1,82 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short windows and quota leases of one gateway process.
+"""Quota leases of one gateway process.
 
-Rate windows live in this process alone: of each rate it admits its share, so that all gateways
-together never exceed it. Quota units are borrowed from the standing's row in the database,
-through `link`: a call takes what was borrowed before without waiting; under `deny` a call that
+Units are borrowed from the standing's row in the database, through `link`:
+a call takes what was borrowed before without waiting; under `deny` a call that
 finds nothing waits for a lease, under the other policies it goes on and is only counted.
 Nothing here talks to a database: `ask` and `give_back` are handed in.
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 from nimbus.base import clock
 from nimbus.rules.grants import Standing
-from nimbus.rules.limits import SECOND, Limiter, Rate, lease_size, limiter, share
+from nimbus.rules.limits import SECOND, lease_size
 
-PER_ADDRESS = Rate(20_000, 1)  # calls a second from one address, before anything is known of it
-PRUNE_ABOVE = 50_000  # limiters in memory
 LEASE_WAIT_SECONDS = 2
 EMPTY_SECONDS = 0.25  # how long a standing that had nothing left is not asked again
 IDLE_SECONDS = 2  # after which unused units go back
-
-Subject = tuple[str, Hashable, Rate]  # the limit's name, who is limited, the rate
-
-
-def machine_microseconds() -> int:
-    """Machine time for rate windows: only goes forward."""
-    return int(clock.monotonic() * SECOND)
-
-
-@dataclass(slots=True)
-class _Window:
-    rate: Rate
-    limiter: Limiter
-
-
-class RateWindows:
-    """The limiters of everything that is limited, made when first seen, forgotten when idle."""
-
-    def __init__(self, index: int, gateways: int) -> None:
-        self._index = index
-        self._gateways = gateways
-        self._windows: dict[tuple[str, Hashable], _Window] = {}
-        self._prune_at = 0
-
-    def admit(self, subjects: Iterable[Subject], now: int) -> int:
-        """Count one call against all of them, or against none: 0, or microseconds to wait."""
-        limiters = [self._limiter(subject, now) for subject in subjects]
-        pause = max((each.wait(now) for each in limiters), default=0)
-        if not pause:
-            for each in limiters:
-                each.take(now)
-        return pause
-
-    def states(self, subjects: Iterable[Subject], now: int) -> list[tuple[str, Rate, Limiter]]:
-        """Name, whole rate and this gateway's limiter of each, for the answer's header."""
-        return [(subject[0], subject[2], self._limiter(subject, now)) for subject in subjects]
-
-    def _limiter(self, subject: Subject, now: int) -> Limiter:
-        name, who, rate = subject
-        window = self._windows.get((name, who))
-        if window is None or window.rate != rate:
-            if len(self._windows) > PRUNE_ABOVE and now > self._prune_at:
-                self._prune(now)
-            window = _Window(rate, limiter(share(rate, self._index, self._gateways)))
-            self._windows[name, who] = window
-        return window.limiter
-
-    def _prune(self, now: int) -> None:
-        self._prune_at = now + SECOND
-        self._windows = {
-            subject: window
-            for subject, window in self._windows.items()
-            if not window.limiter.idle(now)
-        }
 
 
 @dataclass(frozen=True, slots=True)
