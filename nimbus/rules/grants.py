@@ -10,10 +10,10 @@ or a validity is half-open, so what ends at an instant has ended at that instant
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 from zlib import crc32
 
@@ -95,12 +95,17 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one key may do at one product: everything `decide` looks at."""
+    """What one key may do at one product: everything `decide` looks at.
+
+    `permits` is room for what the gateway compiled of this grant, by route. It is no part of what
+    the grant says, and goes with it: who drops a grant drops its permits.
+    """
 
     key: Key
     organization_status: str
     product_id: UUID
     subscription: Subscription | None
+    permits: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
