@@ -29,7 +29,7 @@ EVERYTHING = """
     UNION ALL SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public'
     UNION ALL SELECT 'policy ' || policyname || tablename || cmd || concat_ws(' ', qual, with_check)
     FROM pg_policies WHERE schemaname = 'public'
-    UNION ALL SELECT 'function ' || oid::regprocedure || coalesce(proacl::text, '')
+    UNION ALL SELECT 'function ' || pg_get_functiondef(oid) || coalesce(proacl::text, '')
     FROM pg_proc WHERE pronamespace = 'public'::regnamespace
     UNION ALL SELECT 'trigger ' || pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
     UNION ALL SELECT 'grants ' || relname || coalesce(relacl::text, '')

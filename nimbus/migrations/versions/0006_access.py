@@ -60,7 +60,8 @@ def upgrade() -> None:
     _key_guards()
     _feed()
     _triggers()
-    _records()
+    _record_parts()
+    make_records()
     _gateways()
     _gateway_reads()
     for signature in GATEWAY_FUNCTIONS:
@@ -252,7 +253,7 @@ def _watch(table: str, verbs: str, function: str) -> None:
     )
 
 
-def _records() -> None:
+def _record_parts() -> None:
     op.execute(
         """CREATE FUNCTION grant_instant(instant timestamptz) RETURNS text LANGUAGE sql IMMUTABLE
         AS $$ SELECT to_char(instant AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') $$"""
@@ -265,12 +266,17 @@ def _records() -> None:
                     WHEN 'minute' THEN 60 WHEN 'hour' THEN 3600 END) END
         $$"""
     )
+
+
+def make_records() -> None:
+    """Make or replace what is live now: of everything, or (with `ids`) of these; who is not in
+    the answer is gone.
+    """
     records = (_CLOCK, _ORGANIZATION, _PRODUCT, _PLAN, _SUBSCRIPTION, _KEY)
     asked = "(ids IS NULL OR e.id = ANY (ids))"
     queries = "\n UNION ALL ".join(record.replace("{ASKED}", asked) for record in records)
-    # What is live now: of everything, or (with `ids`) of these; who is not in the answer is gone.
     op.execute(
-        f"""CREATE FUNCTION grant_records(ids uuid[])
+        f"""CREATE OR REPLACE FUNCTION grant_records(ids uuid[])
         RETURNS TABLE (kind text, id uuid, record jsonb) LANGUAGE plpgsql STABLE
         SET search_path = pg_catalog, public, pg_temp AS $$
         #variable_conflict use_column
