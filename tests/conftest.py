@@ -20,6 +20,7 @@ from nimbus import migrations
 from nimbus.app import create_app
 from nimbus.base import clock, config, db, log, postgres, secrets
 from nimbus.base.config import Settings
+from tests.support.soak import Soak
 
 TEMPLATE = "template_nimbus"
 ORDINARY = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -27,11 +28,22 @@ ORDINARY = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--postgres", choices=("embedded", "ordinary"), default="embedded")
+    parser.addoption("--soak", action="store_true", help="rigs at their full counts")
+    parser.addoption("--hours", type=float, default=0, help="hours of load in the rig of memory")
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> Soak:
+    """How far this run goes; prints the seed."""
+    option = request.config.getoption
+    chosen = Soak(full=option("--soak"), hours=option("--hours"))
+    print(f"TEST_SEED={chosen.seed}")
+    return chosen
 
 
 @pytest.fixture(scope="session", autouse=True)
