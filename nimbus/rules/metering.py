@@ -9,7 +9,7 @@ are little-endian.
              · first sequence u64 · crc32 u32 of what stands before it · zeros
     slot     sequence u64 · state u8 · version u8 · payload length u16
              · crc32 u32 of the twelve bytes before it and the payload · payload · zeros
-    payload  a UsageEvent: fixed part, then four texts with their lengths
+    payload  a UsageEvent: fixed part, then five texts with their lengths
 
 A writer reserves a slot before it forwards a call (head only) and completes it before the
 answer's last byte: first the payload, then the head. So a process killed in between leaves a
@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, NamedTuple
@@ -38,23 +38,26 @@ from zlib import crc32
 from nimbus.rules.money import EXACT
 
 MAGIC = b"NIMBJRNL"
-VERSION = 1
+VERSION = 2
 HEADER_SIZE = 4096
 SLOT_SIZE = 512
 SLOTS_PER_SEGMENT = 16_384  # 8 MiB a segment
 SEGMENT_SUFFIX = ".journal"
 LOCK_NAME = "lock"  # in the producer's folder; its living gateway holds an exclusive flock on it
 MAX_USAGE_TEXT = 200  # bytes of an X-Nimbus-Usage answer header that are recorded
-MAX_METHOD, MAX_CODE, MAX_REQUEST_ID = 16, 32, 48
+MAX_HOLDS_TEXT = 60  # bytes of what a call holds on reported meters, written `key=units,key=units`
+MAX_METHOD, MAX_CODE, MAX_REQUEST_ID = 8, 32, 40
 
 _HEADER = struct.Struct("<8sHHI16sQQ")
 _SLOT = struct.Struct("<QBBH")
 _CRC = struct.Struct("<I")
 SLOT_HEAD_SIZE = _SLOT.size + _CRC.size
-# occurred_at µs · six ids · status · flags · duration · upstream · in · out · units · leased · ip
-_FIXED = struct.Struct("<q16s16s16s16s16s16sHHQQQQQQ16s")
-_TEXTS = struct.Struct("<BBBB")
+# occurred_at µs · six ids · status · flags · duration · upstream · in · out · units · leased
+# · held money · ip
+_FIXED = struct.Struct("<q16s16s16s16s16s16sHHQQQQQQQ16s")
+_TEXTS = struct.Struct("<BBBBB")  # lengths of method, refusal, request id, meters, holds
 _LIVE, _BILLABLE, _IPV6 = 1, 2, 4
+_HELD_SHIFT, _HELD_ALL = 3, 15  # these flags are those of `Held`
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _METER = re.compile(rb"([a-z][a-z0-9_]{0,62})=([0-9]{1,15}(?:\.[0-9]{1,12})?)")
@@ -79,6 +82,22 @@ class SlotState(IntEnum):
     CORRUPT = 255
 
 
+class Held(IntFlag):
+    """What, beside the subscription's quota, a call holds something on until it is stored: money
+    of the organization's spend limit, of the key's, of the prepaid balance; units of the key's
+    own quota.
+    """
+
+    NOTHING = 0
+    ORGANIZATION_SPEND = 1
+    KEY_SPEND = 2
+    BALANCE = 4
+    KEY_QUOTA = 8
+
+
+_HELD = tuple(Held(value) for value in range(_HELD_ALL + 1))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageEvent:
     """One call as the gateway saw it. Units only; never a price.
@@ -88,6 +107,12 @@ class UsageEvent:
     business time in UTC to the microsecond. `units` is the route's weight when `billable`, else
     0; `leased` of them were taken from the leases on the subscription's quota standings (0 when
     there was no lease to take from). `meters` are the quantities the upstream reported.
+
+    A call whose price is known only once it is rated holds what it can cost at most:
+    `held_micro`, in millionths of a minor unit, on each of the money counters that `held_on`
+    names; `holds` are the whole units it holds of meters that only the answer tells. Whoever
+    stores the event gives exactly that back. All are empty when the gateway has given them back
+    itself, as it does for a call that is not billed.
     """
 
     event_id: UUID
@@ -112,6 +137,9 @@ class UsageEvent:
     ip: IPv4Address | IPv6Address
     request_id: str
     meters: tuple[tuple[str, Decimal], ...]
+    held_micro: int = 0
+    held_on: Held = Held.NOTHING
+    holds: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +288,13 @@ def parse_meters(text: bytes) -> tuple[tuple[str, Decimal], ...] | None:
     return tuple(meters.items())
 
 
+def holds_text(holds: Iterable[tuple[str, int]]) -> bytes:
+    """Holds on reported meters as a slot keeps them: (("tokens", 4000),) → b"tokens=4000". A
+    route may declare what makes at most MAX_HOLDS_TEXT bytes of it.
+    """
+    return ",".join(f"{key}={units}" for key, units in holds).encode("ascii")
+
+
 class CellKey(NamedTuple):
     """Which cell of the hourly roll-up: one meter of one kind of call. `hour` is in UTC."""
 
@@ -397,6 +432,7 @@ def _encode_record(record: UsageEvent) -> bytes:
         (_LIVE if record.environment == "Live" else 0)
         | (_BILLABLE if record.billable else 0)
         | (_IPV6 if record.ip.version == 6 else 0)
+        | record.held_on << _HELD_SHIFT
     )
     fixed = _FIXED.pack(
         (record.occurred_at - _EPOCH) // _MICROSECOND,
@@ -414,16 +450,18 @@ def _encode_record(record: UsageEvent) -> bytes:
         record.bytes_out,
         record.units,
         record.leased,
+        record.held_micro,
         record.ip.packed,
     )
     method = record.method.encode("ascii")[:MAX_METHOD]
     code = record.refusal.encode("ascii")[:MAX_CODE]
     request_id = record.request_id.encode("ascii")[:MAX_REQUEST_ID]
     meters = ",".join(f"{key}={value:f}" for key, value in record.meters).encode("ascii")
-    if len(meters) > MAX_USAGE_TEXT:
+    holds = holds_text(record.holds)
+    if len(meters) > MAX_USAGE_TEXT or len(code) + len(holds) > MAX_HOLDS_TEXT:
         raise ValueError("the reported usage does not fit a slot")
-    lengths = _TEXTS.pack(len(method), len(code), len(request_id), len(meters))
-    return b"".join((fixed, lengths, method, code, request_id, meters))
+    texts = (method, code, request_id, meters, holds)
+    return b"".join((fixed, _TEXTS.pack(*map(len, texts)), *texts))
 
 
 @lru_cache(maxsize=16_384)
@@ -434,7 +472,7 @@ def _known_id(data: bytes) -> UUID:
 
 def _decode_record(payload: bytes, producer: UUID, sequence: int) -> UsageEvent:
     fields = _FIXED.unpack_from(payload)
-    flags, packed_ip = fields[8], fields[15]
+    flags, packed_ip = fields[8], fields[16]
     texts: list[bytes] = []
     position = _FIXED.size + _TEXTS.size
     for length in _TEXTS.unpack_from(payload, _FIXED.size):
@@ -463,4 +501,12 @@ def _decode_record(payload: bytes, producer: UUID, sequence: int) -> UsageEvent:
         ip=ip_address(packed_ip if flags & _IPV6 else packed_ip[:4]),
         request_id=texts[2].decode("ascii"),
         meters=(parse_meters(texts[3]) or ()) if texts[3] else (),
+        held_micro=fields[15],
+        held_on=_HELD[flags >> _HELD_SHIFT & _HELD_ALL],
+        holds=_parse_holds(texts[4]),
     )
+
+
+def _parse_holds(text: bytes) -> tuple[tuple[str, int], ...]:
+    pairs = (part.partition("=") for part in text.decode("ascii").split(",") if part)
+    return tuple((key, int(units)) for key, _, units in pairs)

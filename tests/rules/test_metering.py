@@ -17,6 +17,7 @@ from nimbus.rules.metering import (
     SLOT_HEAD_SIZE,
     SLOT_SIZE,
     CorruptSegmentError,
+    Held,
     SegmentHeader,
     SlotState,
     UsageEvent,
@@ -63,6 +64,11 @@ records = st.builds(
         st.from_regex(r"[a-z][a-z0-9_]{0,11}", fullmatch=True),
         st.decimals(0, 10**9, places=4),
         max_size=6,
+    ).map(lambda found: tuple(found.items())),
+    held_micro=uint,
+    held_on=st.builds(Held, st.integers(0, 15)),
+    holds=st.dictionaries(
+        st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True), st.integers(1, 10**9), max_size=2
     ).map(lambda found: tuple(found.items())),
 )
 
