@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Literal
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 from zlib import crc32
 
@@ -25,6 +26,8 @@ KEY_RANDOM_LENGTH, KEY_CHECK_LENGTH = 43, 6
 _BASE62 = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BASE62_SET = frozenset(_BASE62)
 
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 OverQuotaPolicy = Literal["deny", "warn", "allow", "overage"]
 # Which of several subscriptions to one product speaks for the key, the first being the best.
 _PRECEDENCE = ("Active", "Trial", "PastDue", "Cancelled", "Suspended", "Paused", "Expired")
@@ -85,7 +88,7 @@ class Key:
     environment: Environment
     status: str
     scopes: frozenset[str]
-    networks: tuple[IPv4Network | IPv6Network, ...]
+    networks: tuple[Network, ...]
     expires_at: datetime | None
     retires_at: datetime | None
     rate: Rate | None
@@ -109,8 +112,30 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressList:
+    """Where calls may come from: an empty `allow` is everywhere, and `deny` wins."""
+
+    allow: tuple[Network, ...] = ()
+    deny: tuple[Network, ...] = ()
+
+    def permits(self, address: Address) -> bool:
+        """Whether a call may come from this address (an IPv4 one in its plain form).
+
+        allow 192.0.2.0/24, deny 192.0.2.7/32: yes to 192.0.2.8, no to 192.0.2.7 and 2001:db8::1.
+        """
+        if any(address in network for network in self.deny):
+            return False
+        return not self.allow or any(address in network for network in self.allow)
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """One operation of a product, as the provider published it."""
+    """One operation of a product, as the provider published it.
+
+    `address_lists` are the product's and the route's own, where they say anything; `required` the
+    names of query parameters without which the product wants no call; `strict_journal`: synced
+    before the answer.
+    """
 
     id: UUID
     method: str
@@ -121,6 +146,9 @@ class Route:
     minimum_plan: str | None
     weight: int
     rate: Rate | None
+    address_lists: tuple[AddressList, ...] = ()
+    required: tuple[bytes, ...] = ()
+    strict_journal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +163,8 @@ ALLOWED = Verdict()
 _INVALID = Verdict("invalid_api_key")
 _REVOKED = Verdict("api_key_revoked")
 _EXPIRED = Verdict("api_key_expired")
-_ADDRESS = Verdict("ip_not_allowed", "This key may not be used from this address.")
+_KEY_ADDRESS = Verdict("ip_not_allowed", "This key may not be used from this address.")
+_ADDRESS = Verdict("ip_not_allowed", "This operation may not be called from this address.")
 _ORGANIZATION = Verdict("organization_suspended")
 _NONE = Verdict("subscription_required", "There is no active subscription to this product.")
 _ENDED = Verdict("subscription_required", "The subscription to this product has ended.")
@@ -148,7 +177,7 @@ _SUSPENDED = Verdict("subscription_suspended")
 def decide(
     grant: Grant | None,
     route: Route,
-    address: IPv4Address | IPv6Address,
+    address: Address,
     as_of: datetime,
 ) -> Verdict:
     """Whether the call may go on to the rate limits. `grant` None is an unknown key.
@@ -158,11 +187,42 @@ def decide(
     if grant is None:
         return _INVALID
     return (
-        _key_verdict(grant, address, as_of)
+        _key_verdict(grant, as_of)
+        or address_verdict(grant.key, route, address)
+        or _organization_verdict(grant)
         or _subscription_verdict(grant, as_of)
         or _route_verdict(grant, route)
         or ALLOWED
     )
+
+
+def address_verdict(key: Key, route: Route, address: Address) -> Verdict | None:
+    """The refusal of a call from this address, by the lists of key, product and route; None when
+    all permit it. Source: spec 03 step 3.
+    """
+    if key.networks and not any(address in network for network in key.networks):
+        return _KEY_ADDRESS
+    for addresses in route.address_lists:
+        if not addresses.permits(address):
+            return _ADDRESS
+    return None
+
+
+def parameter_verdict(route: Route, query: bytes | None) -> Verdict | None:
+    """The refusal of a call whose query lacks a required parameter, which it names; None when all
+    are there. A parameter without a value is there: what it says is the upstream's to judge.
+    Source: spec 03 step 6, after plan and scope.
+
+    required (city,): `city=Delft`, `?city` and `c%69ty=` pass; `City=Delft` and no query don't.
+    """
+    if not route.required:
+        return None
+    given = {_plain_name(part) for part in query.split(b"&")} if query else set()
+    for name in route.required:
+        if name not in given:
+            detail = f"The query parameter {name.decode()} is missing."
+            return Verdict("missing_parameter", detail)
+    return None
 
 
 def choose_subscription(key: Key, found: Iterable[Subscription]) -> Subscription | None:
@@ -199,16 +259,16 @@ def key_check(text: bytes) -> bytes:
     return bytes(reversed(digits))
 
 
-def _key_verdict(
-    grant: Grant, address: IPv4Address | IPv6Address, as_of: datetime
-) -> Verdict | None:
+def _key_verdict(grant: Grant, as_of: datetime) -> Verdict | None:
     key = grant.key
     if key.status != "Active":
         return _REVOKED
     if _over(key.expires_at, as_of) or _over(key.retires_at, as_of):
         return _EXPIRED
-    if key.networks and not any(address in network for network in key.networks):
-        return _ADDRESS
+    return None
+
+
+def _organization_verdict(grant: Grant) -> Verdict | None:
     if grant.organization_status in {"Suspended", "Cancelled"}:
         return _ORGANIZATION
     return None
@@ -243,6 +303,11 @@ def _route_verdict(grant: Grant, route: Route) -> Verdict | None:
     if route.scope is not None and route.scope not in grant.key.scopes:
         return Verdict("insufficient_scope", f"This operation needs the scope {route.scope}.")
     return None
+
+
+def _plain_name(part: bytes) -> bytes:
+    """The name of one `name=value` of a query, as a form means it."""
+    return unquote_to_bytes(part.partition(b"=")[0].replace(b"+", b" "))
 
 
 def _over(end: datetime | None, as_of: datetime) -> bool:
