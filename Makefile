@@ -13,7 +13,7 @@ ORDINARY := $(wildcard /usr/lib/postgresql/*/bin/postgres)
 ON_DATABASE := tests/base tests/rooms tests/api $(addprefix tests/architecture/test_,\
     tenancy.py migrations.py pool.py)
 .DEFAULT_GOAL := help
-.PHONY: help setup run dev test check fix bite docs demo
+.PHONY: help setup run dev test check fix bite docs demo bench
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -54,6 +54,9 @@ docs: setup ## the reference pages that are generated from the code
 
 demo: $(VENV)/run.stamp portal ## the main job, from registration to the invoice marked paid
 	@exec $(BIN)/nimbus demo story $(ARGS)
+
+bench: $(VENV)/run.stamp ## the gateway beside nginx and others (ARGS="--rounds 3 --only nginx,nimbus")
+	@exec $(BIN)/nimbus bench gateway $(ARGS)
 
 # Built only when a file of web/ changed; also a part of the package's own build.
 .PHONY: portal

@@ -8,7 +8,7 @@ import typer
 from nimbus.base.config import ConfigError
 from nimbus.base.postgres import PostgresError
 from nimbus.base.secrets import SecretMissingError
-from nimbus.cli import backup, bill, check, demo, people, proofs, roles, serve
+from nimbus.cli import backup, bench, bill, check, demo, people, proofs, roles, serve
 from nimbus.cli.options import CommandError
 from nimbus.supervisor import SupervisorError
 
@@ -22,6 +22,7 @@ COMMANDS: tuple[tuple[str | None, typer.Typer], ...] = (
     ("user", people.user),
     ("key", people.key),
     ("demo", demo.commands),
+    ("bench", bench.commands),
     ("ledger", proofs.ledger),
     ("audit", proofs.audit),
     ("usage", proofs.usage),
