@@ -17,7 +17,7 @@ from nimbus.base import clock
 from nimbus.errors import CATALOGUE
 from nimbus.gateway import respond
 from nimbus.gateway.head import RequestHead
-from nimbus.gateway.leases import Leases
+from nimbus.gateway.leases import Leases, Needs
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.respond import Pair
 from nimbus.gateway.route import Match, WrongMethod, split_data_path, without_parameter
@@ -81,7 +81,7 @@ class Admission:
     subscription: Subscription
     upstream: Upstream
     subjects: tuple[Subject, ...]
-    standings: tuple[Standing, ...]
+    needs: Needs
     units: int
 
 
@@ -92,7 +92,7 @@ class Call:
     gate: Gate
     admission: Admission
     sequence: int
-    leased: int
+    leased: bool
     bytes_in: int = 0
     bytes_out: int = 0
     forwarded_at: float = field(default_factory=clock.monotonic)
@@ -120,7 +120,7 @@ class Call:
         live = admission.grant.key.environment == "Live"
         billable = live and served and status < 500
         if not billable and self.leased:
-            self.gate.leases.refund(admission.standings, self.leased)
+            self.gate.leases.refund(admission.needs)
         ended = clock.monotonic()
         upstream = (self.answered_at or ended) - self.forwarded_at
         self.gate.journal.complete(
@@ -135,7 +135,7 @@ class Call:
                 bytes_in=self.bytes_in,
                 bytes_out=self.bytes_out,
                 units=admission.units if billable else 0,
-                leased=self.leased if billable else 0,
+                leased=admission.units if billable and self.leased else 0,
                 billable=billable,
                 meters=self.meters if served else (),
             ),
@@ -208,12 +208,12 @@ def note_refused(gate: Gate, located: Located, refused: Refused) -> None:
     )
 
 
-def open_call(gate: Gate, admission: Admission, leased: int) -> Call | Refused:
+def open_call(gate: Gate, admission: Admission, leased: bool) -> Call | Refused:
     """Reserve the journal slot, without which nothing is forwarded."""
     sequence = gate.journal.reserve()
     if sequence is None:
         if leased:
-            gate.leases.refund(admission.standings, leased)
+            gate.leases.refund(admission.needs)
         return Refused("unavailable", "The call can't be metered now.", (respond.retry_after(1),))
     return Call(gate, admission, sequence, leased)
 
@@ -222,7 +222,7 @@ def answer_fields(gate: Gate, admission: Admission) -> list[Pair]:
     """RateLimit and quota header lines of an answer or refusal."""
     now = machine_microseconds()
     fields = respond.rate_fields(gate.windows.states(admission.subjects, now), now)
-    return fields + _quota_fields(gate, admission.standings)
+    return fields + _quota_fields(gate, admission.needs)
 
 
 def _judge(gate: Gate, located: Located, grant: Grant | None) -> Admission | Refused:
@@ -245,7 +245,7 @@ def _judge(gate: Gate, located: Located, grant: Grant | None) -> Admission | Ref
         subscription=grant.subscription,
         upstream=upstream,
         subjects=_subjects(located, grant, grant.subscription),
-        standings=standings,
+        needs=tuple((standing, route.weight) for standing in standings),
         units=route.weight if grant.key.environment == "Live" else 0,
     )
     now = machine_microseconds()
@@ -279,11 +279,11 @@ def _closed_between_periods(subscription: Subscription) -> bool:
     )
 
 
-def _quota_fields(gate: Gate, standings: tuple[Standing, ...]) -> list[Pair]:
+def _quota_fields(gate: Gate, needs: Needs) -> list[Pair]:
     """Of the standing with the least left; none while nothing is known yet."""
     known = [
         (remaining, standing)
-        for standing in standings
+        for standing, _ in needs
         if standing.limit is not None and (remaining := gate.leases.remaining(standing)) is not None
     ]
     if not known:

@@ -19,7 +19,10 @@ from nimbus.rules.limits import SECOND, lease_size
 
 LEASE_WAIT_SECONDS = 2
 EMPTY_SECONDS = 0.25  # how long a standing that had nothing left is not asked again
+FIRST_WORD_SECONDS = 0.25  # how long a call that needs no units waits to hear of its standing
 IDLE_SECONDS = 2  # after which unused units go back
+
+Needs = tuple[tuple[Standing, int], ...]  # standings and the units a call takes from each
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Shortage:
 @dataclass(slots=True)
 class _Lease:
     available: int = 0
+    known: bool = False  # the house has spoken of it, or could not for too long
     left: int | None = None  # neither used nor lent, as last heard
     asked: int = 0  # units asked for and not answered yet
     empty_until: float = 0
@@ -71,55 +75,85 @@ class Leases:
         self._give_back = give_back
         self._leases: dict[UUID, _Lease] = {}
 
-    def take(self, standings: tuple[Standing, ...], units: int) -> int | None:
-        """Take `units` from each limited standing without waiting: how many were leased (0
-        where the policy lets the call go on without), or None: `wait_for` has to be awaited.
-        """
-        limited = [standing for standing in standings if standing.limit is not None]
-        short = [each for each in limited if self._of(each.id).available < units]
-        if any(standing.policy == "deny" for standing in short):
-            return None
-        for standing in short:
-            self._renew(standing.id, units)
-        if short or not limited:
-            return 0
-        for standing in limited:
-            self._count(standing.id, units)
-        return units
+    def take(self, needs: Needs) -> bool | None:
+        """Take the units of each need without waiting: True when they were leased, False when
+        the policies let the call go on without, None when `wait_for` has to be awaited first.
 
-    async def wait_for(
-        self, standings: tuple[Standing, ...], units: int, as_of: datetime
-    ) -> int | Shortage:
-        """Like `take`, but borrows first what `deny` needs; a Shortage when there is nothing
+        Leased is all or nothing. The first call on a standing waits for what the house says of
+        it under every policy, so that each answer can tell the truth about the quota.
+        """
+        leases = self._leases
+        for standing, units in needs:
+            if standing.limit is not None:
+                lease = leases.get(standing.id)
+                if lease is None or not lease.known or lease.available < units:
+                    return self._take_short(needs)
+        leased = False
+        for standing, units in needs:
+            if standing.limit is not None:
+                leased = True
+                self._count(standing.id, leases[standing.id], units)
+        return leased
+
+    def _take_short(self, needs: Needs) -> bool | None:
+        """Not every need is covered: whether the call may go on all the same (False, not None)."""
+        if self._blocking(needs) is not None:
+            return None
+        for standing, units in needs:
+            if standing.limit is not None and self._of(standing.id).available < units:
+                self._renew(standing.id, units)
+        return False
+
+    def _blocking(self, needs: Needs) -> tuple[Standing, int] | None:
+        """The first need that a call has to wait for."""
+        for standing, units in needs:
+            if standing.limit is not None:
+                lease = self._of(standing.id)
+                short = standing.policy == "deny" and lease.available < units
+                if short or not lease.known:
+                    return standing, units
+        return None
+
+    async def wait_for(self, needs: Needs, as_of: datetime) -> bool | Shortage:
+        """Like `take`, but borrows first what is missing; a Shortage when `deny` finds nothing
         to borrow (quota_exceeded) or nobody to borrow from (unavailable).
         """
         deadline = clock.monotonic() + LEASE_WAIT_SECONDS
-        while (taken := self.take(standings, units)) is None:
-            standing = next(
-                each
-                for each in standings
-                if each.limit is not None
-                and each.policy == "deny"
-                and self._of(each.id).available < units
-            )
+        while (taken := self.take(needs)) is None:
+            blocking = self._blocking(needs)
+            assert blocking is not None, "take has found one"
+            standing, units = blocking
             lease = self._of(standing.id)
+            if standing.policy != "deny":
+                await self._hear_of(standing, lease, units)
+                continue
             if lease.empty_until > clock.monotonic():
                 return _exceeded(standing, as_of)
-            lease.waiting += units
-            try:
-                async with asyncio.timeout(max(0, deadline - clock.monotonic())):
-                    answered = await self._answer_of(standing.id, lease)
-            except TimeoutError:
-                answered = False
-            finally:
-                lease.waiting -= units
-            if not answered:
+            if not await self._answered(standing, lease, units, deadline - clock.monotonic()):
                 return Shortage("unavailable", 1, standing.ends_at)
         return taken
 
-    def refund(self, standings: tuple[Standing, ...], units: int) -> None:
+    async def _hear_of(self, standing: Standing, lease: _Lease, units: int) -> None:
+        """Wait for the first word on a standing whose policy needs none: not for long."""
+        await self._answered(standing, lease, units, FIRST_WORD_SECONDS)
+        lease.known = True
+
+    async def _answered(
+        self, standing: Standing, lease: _Lease, units: int, seconds: float
+    ) -> bool:
+        """Whether the house has said anything about the standing within this time."""
+        lease.waiting += units
+        try:
+            async with asyncio.timeout(max(0, seconds)):
+                return await self._answer_of(standing.id, lease)
+        except TimeoutError:
+            return False
+        finally:
+            lease.waiting -= units
+
+    def refund(self, needs: Needs) -> None:
         """A call that is not billed gives its units back."""
-        for standing in standings:
+        for standing, units in needs:
             if standing.limit is not None:
                 lease = self._of(standing.id)
                 lease.available += units
@@ -131,6 +165,7 @@ class Leases:
         lease = self._of(standing_id)
         lease.asked = 0
         if granted is not None:
+            lease.known = True
             lease.available += granted.units
             left = granted.limit
             lease.left = None if left is None else left - granted.used - granted.leased
@@ -170,14 +205,14 @@ class Leases:
             lease = self._leases[standing_id] = _Lease(used_at=clock.monotonic())
         return lease
 
-    def _count(self, standing_id: UUID, units: int) -> None:
-        lease = self._of(standing_id)
+    def _count(self, standing_id: UUID, lease: _Lease, units: int) -> None:
         lease.available -= units
         now = clock.monotonic()
         lease.used_at = now
-        if int(now) != lease.second:
-            lease.recent = lease.this_second if int(now) == lease.second + 1 else 0
-            lease.second, lease.this_second = int(now), 0
+        second = int(now)
+        if second != lease.second:
+            lease.recent = lease.this_second if second == lease.second + 1 else 0
+            lease.second, lease.this_second = second, 0
         lease.this_second += units
         if lease.available * 2 < lease.recent:
             self._renew(standing_id, 0)

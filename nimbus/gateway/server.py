@@ -335,13 +335,13 @@ class ClientConnection(asyncio.Protocol):
         if isinstance(admission, Refused):
             self._refuse_call(admission)
             return
-        leased = self._door.gate.leases.take(admission.standings, admission.units)
+        leased = self._door.gate.leases.take(admission.needs)
         if leased is None:
             self._await(self._borrow(admission))
         else:
             self._open(admission, leased)
 
-    def _open(self, admission: Admission, leased: int) -> None:
+    def _open(self, admission: Admission, leased: bool) -> None:
         call = open_call(self._door.gate, admission, leased)
         if isinstance(call, Refused):
             self._refuse_call(call)
@@ -360,7 +360,7 @@ class ClientConnection(asyncio.Protocol):
 
     async def _borrow(self, admission: Admission) -> None:
         gate, located = self._door.gate, admission.located
-        leased = await gate.leases.wait_for(admission.standings, admission.units, located.as_of)
+        leased = await gate.leases.wait_for(admission.needs, located.as_of)
         if not isinstance(leased, Shortage):
             self._open(admission, leased)
             return

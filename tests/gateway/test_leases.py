@@ -49,9 +49,10 @@ def borrower(house: House, gateways: int = 1, delay: int = 1) -> Leases:
 
 
 async def take(leases: Leases, *standings: Standing, units: int = 1) -> bool:
-    taken = leases.take(standings, units)
+    needs = tuple((each, units) for each in standings)
+    taken = leases.take(needs)
     if taken is None:
-        found = await leases.wait_for(standings, units, NOW)
+        found = await leases.wait_for(needs, NOW)
         taken = None if isinstance(found, Shortage) else found
     return taken is not None
 
@@ -109,7 +110,7 @@ async def test_units_given_back_are_there_for_the_next_who_asks_elsewhere() -> N
     one, two = borrower(house), borrower(house)
     assert await take(one, standing(limit=1))
     assert not await take(two, standing(limit=1))
-    one.refund((standing(limit=1),), 1)
+    one.refund(((standing(limit=1), 1),))
     two._of(DAY).empty_until = 0
     assert await take(two, standing(limit=1))
     assert house.left[DAY] == 0
@@ -126,30 +127,46 @@ async def test_without_the_database_deny_closes_when_its_lease_is_spent() -> Non
     assert held > 0
     results = [await take(leases, far) for _ in range(held + 5)]
     assert results == [True] * held + [False] * 5
-    found = await leases.wait_for((far,), 1, NOW)
+    found = await leases.wait_for(((far, 1),), NOW)
     assert isinstance(found, Shortage)
     assert found.code == "unavailable"
 
 
 @pytest.mark.parametrize("policy", ["warn", "allow", "overage"])
-async def test_the_other_policies_never_wait_and_go_on_without_the_database(policy: str) -> None:
+async def test_the_other_policies_wait_for_the_first_word_only_and_never_for_units(
+    policy: str,
+) -> None:
     house = House(left={DAY: 3}, policy=policy)
     leases = borrower(house)
-    some = standing(limit=3, policy=policy)
+    need = ((standing(limit=3, policy=policy), 1),)
+    assert leases.take(need) is None, "nobody knows yet what is left"
+    assert await leases.wait_for(need, NOW) is True
+    assert leases.remaining(need[0][0]) == 2
     taken = []
     for _ in range(10):
-        taken.append(leases.take((some,), 1))
+        taken.append(leases.take(need))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     assert None not in taken
-    assert 1 in taken, "units are counted as leased once there is a lease"
+    assert True in taken, "units are counted as leased once there is a lease"
     house.gone = True
-    assert None not in [leases.take((some,), 1) for _ in range(10**4)]
+    assert None not in [leases.take(need) for _ in range(10**4)]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_the_other_policies_go_on_when_the_house_can_not_or_does_not_say(
+    silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nimbus.gateway.leases.FIRST_WORD_SECONDS", 0.01 if silent else 30)
+    leases = borrower(House(gone=True), delay=10**6 if silent else 1)
+    need = ((standing(limit=3, policy="warn"), 1),)
+    assert await leases.wait_for(need, NOW) is False
+    assert leases.take(need) is False, "who has waited once is not made to wait again"
 
 
 async def test_a_standing_without_a_limit_needs_no_lease() -> None:
     house = House()
-    assert borrower(house).take((standing(limit=None),), 1) == 0
+    assert borrower(house).take(((standing(limit=None), 1),)) is False
     assert house.asked == []
 
 
@@ -172,7 +189,7 @@ async def test_the_remainder_told_is_what_nobody_has_used_or_borrowed_plus_what_
     assert leases.remaining(standing()) is None
     leases.answer(DAY, Granted(units=5, used=20, leased=30, limit=100))
     assert leases.remaining(standing(limit=100)) == 55
-    leases.take((standing(limit=100),), 2)
+    leases.take(((standing(limit=100), 2),))
     assert leases.remaining(standing(limit=100)) == 53
 
 

@@ -20,7 +20,7 @@ from nimbus.access.service import revoke_key
 from nimbus.base import clock, config, db
 from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login, unseal
-from nimbus.gateway.leases import Leases, Shortage
+from nimbus.gateway.leases import Leases, Needs, Shortage
 from nimbus.gateway.link import Link, load_state, state_file
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.state import State
@@ -196,9 +196,9 @@ async def test_two_gateways_lend_themselves_no_unit_too_many(
         async def take(gate: Linked) -> bool:
             standings = gate.standing(market.secret)
             assert standings
-            taken = gate.leases.take(standings, 1)
+            taken = gate.leases.take(needs(standings))
             if taken is None:
-                found = await gate.leases.wait_for(standings, 1, clock.now())
+                found = await gate.leases.wait_for(needs(standings), clock.now())
                 return not isinstance(found, Shortage)
             return True
 
@@ -209,10 +209,15 @@ async def test_two_gateways_lend_themselves_no_unit_too_many(
         assert counters(settings, standing) == (0, LIMIT)
         # Only who holds units can give them back; how the two shared them is chance.
         holder = one if sum(taken[::2]) > sum(taken[1::2]) else two
-        holder.leases.refund(holder.standing(market.secret), 3)
+        holder.leases.refund(needs(holder.standing(market.secret), 3))
     assert counters(settings, standing) == (0, LIMIT - 3), (
         "a gateway that stops gives back what nobody used"
     )
+
+
+def needs(standings: tuple[Standing, ...], units: int = 1) -> Needs:
+    """A call's units on each of these standings."""
+    return tuple((standing, units) for standing in standings)
 
 
 def counters(settings: Settings, standing: Standing) -> tuple[Any, ...]:
@@ -230,10 +235,10 @@ async def test_a_lost_connection_is_made_again_and_nothing_is_missed(
             _, secret = await make_key(market.consumer)
             assert await gate.lookups.find(keyed_hash(secret)) is True
             standings = gate.standing(market.secret)
-            taken = gate.leases.take(standings, 1)
+            taken = gate.leases.take(needs(standings))
             if taken is None:
-                taken = await gate.leases.wait_for(standings, 1, clock.now())
-            assert taken == 1
+                taken = await gate.leases.wait_for(needs(standings), clock.now())
+            assert taken is True
             before = gate.state.number
             await make_key(market.consumer)
             await until(lambda before=before: gate.state.number > before)
@@ -246,7 +251,7 @@ async def test_without_the_database_who_waits_hears_so_at_once_and_the_state_sta
         standings = gate.standing(market.secret)
         gate.link._connect = refused  # type: ignore[method-assign]
         cut_connections(settings)
-        found = await gate.leases.wait_for(standings, 1, clock.now())
+        found = await gate.leases.wait_for(needs(standings), clock.now())
         assert isinstance(found, Shortage)
         assert found.code == "unavailable"
         assert await gate.lookups.find(b"\0" * 32) is None
