@@ -20,7 +20,9 @@ from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.gateway.route import RouteTable
 from nimbus.gateway.upstream import Upstream, read_upstream
+from nimbus.rules.billable import BELOW_500, read_statuses
 from nimbus.rules.grants import (
+    AddressList,
     Grant,
     Key,
     Plan,
@@ -42,7 +44,9 @@ SERVED_PRODUCTS = frozenset(("published", "retired"))
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product as calls need it; `upstreams` by environment."""
+    """A product as calls need it; `upstreams` by environment, `hosts` its own names, `billable`
+    the statuses for which a call is billed.
+    """
 
     id: UUID
     slug: bytes
@@ -50,6 +54,9 @@ class Product:
     key_in_query: bool
     upstreams: dict[str, Upstream]
     routes: RouteTable
+    hosts: tuple[bytes, ...] = ()
+    billable: frozenset[int] = BELOW_500
+    websockets: bool = False
 
 
 class State:
@@ -109,6 +116,10 @@ class State:
         """The product that is served under this slug."""
         return self._products_by_slug.get(slug)
 
+    def product_of_host(self, host: bytes) -> Product | None:
+        """The product that is served under this host name of its own."""
+        return self._products_by_host.get(host)
+
     def knows_key(self, digest: bytes) -> bool:
         """Whether a key with this hash is known, usable or not."""
         return digest in self._keys
@@ -130,6 +141,7 @@ class State:
         self._organizations: dict[UUID, str] = {}
         self._products: dict[str, Product] = {}
         self._products_by_slug: dict[bytes, Product] = {}
+        self._products_by_host: dict[bytes, Product] = {}
         self._plans: dict[UUID, Plan] = {}
         self._contracts: dict[UUID, dict[str, tuple[UUID, Subscription]]] = {}
         self._contract_owner: dict[str, UUID] = {}
@@ -158,11 +170,15 @@ class State:
         old = self._products.pop(entity_id, None)
         if old is not None and self._products_by_slug.get(old.slug) is old:
             del self._products_by_slug[old.slug]
+        for host in () if old is None else old.hosts:
+            if self._products_by_host.get(host) is old:
+                del self._products_by_host[host]
         if record is None or record["status"] not in SERVED_PRODUCTS:
             return
         product = self._product(record)
         self._products[entity_id] = product
         self._products_by_slug[product.slug] = product
+        self._products_by_host.update(dict.fromkeys(product.hosts, product))
 
     def _take_plan(self, entity_id: str, record: Record | None) -> None:
         self._plans.pop(UUID(entity_id), None)
@@ -205,13 +221,19 @@ class State:
                 upstreams[environment] = read_upstream(upstream, self._open)
             except (KeyError, TypeError, ValueError):
                 log.exception("unusable_upstream", product=record["id"])
+        own = _addresses(record)
+        check = record.get("parameter_check", False)
+        statuses = record.get("billable_statuses")
         return Product(
             id=UUID(record["id"]),
             slug=record["slug"].encode(),
             provider_organization_id=UUID(record["provider_organization_id"]),
             key_in_query=record["key_in_query"],
             upstreams=upstreams,
-            routes=RouteTable(_route(route) for route in record["routes"]),
+            routes=RouteTable(_route(route, own, check=check) for route in record["routes"]),
+            hosts=tuple(host.encode() for host in record.get("hosts", ())),
+            billable=BELOW_500 if statuses is None else read_statuses(statuses),
+            websockets=record.get("websockets", False),
         )
 
     def _open(self, sealed: str) -> bytes:
@@ -266,7 +288,18 @@ def _key(record: Record, retires_at: datetime | None) -> Key:
     )
 
 
-def _route(record: Record) -> Route:
+def _addresses(record: Record) -> tuple[AddressList, ...]:
+    """The address list of a product or route; none where it says nothing."""
+    allow, deny = (
+        tuple(ip_network(network, strict=False) for network in record.get(name, ()))
+        for name in ("ip_allow", "ip_deny")
+    )
+    return (AddressList(allow, deny),) if allow or deny else ()
+
+
+def _route(record: Record, of_product: tuple[AddressList, ...], *, check: bool) -> Route:
+    """A route; `of_product` is its product's address list, `check` whether parameters are."""
+    required = record.get("required", ()) if check else ()
     return Route(
         id=UUID(record["id"]),
         method=record["method"],
@@ -277,6 +310,9 @@ def _route(record: Record) -> Route:
         minimum_plan=record["minimum_plan"],
         weight=record["weight"],
         rate=_rate(record["rate"]),
+        address_lists=of_product + _addresses(record),
+        required=tuple(name.encode() for name in required),
+        strict_journal=record.get("strict_journal", False),
     )
 
 

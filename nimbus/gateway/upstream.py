@@ -19,6 +19,8 @@ from nimbus.gateway.head import BadMessageError, split_host
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+MAX_CONCURRENT = 256
+
 # Addresses that carry another inside, by which a private one could be reached.
 _TUNNELS = (ip_network("64:ff9b::/96"), ip_network("2001::/32"), ip_network("2002::/16"))
 
@@ -31,7 +33,8 @@ class UnreachableError(Exception):
 class Upstream:
     """One upstream: where it is, what is put in front of paths, how it knows us.
 
-    `auth` is the header line (name, value) of its own credentials. Timeouts in seconds.
+    `auth` is the header line (name, value) of its own credentials. Timeouts in seconds;
+    `max_concurrent` is how many calls one gateway lets it have at a time.
     `socket_path` instead of host and port is the management API's Unix socket.
     """
 
@@ -44,6 +47,7 @@ class Upstream:
     connect_timeout: float
     answer_timeout: float
     socket_path: str | None = None
+    max_concurrent: int = MAX_CONCURRENT
 
     @property
     def place(self) -> tuple[bool, str, int, str | None]:
@@ -75,6 +79,7 @@ def read_upstream(record: Mapping[str, Any], unseal: Callable[[str], bytes]) -> 
         auth=auth,
         connect_timeout=record["connect_timeout_ms"] / 1000,
         answer_timeout=record["answer_timeout_ms"] / 1000,
+        max_concurrent=record.get("max_concurrent", MAX_CONCURRENT),
     )
 
 
