@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of the catalogue: products, upstreams, meters, routes, plans and their versions.
+"""Tables of the catalogue: products, hosts, upstreams, meters, routes, plans and their versions.
 
 At the end: the facts that other rooms get of them.
 """
@@ -7,11 +7,12 @@ At the end: the facts that other rooms get of them.
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import BigInteger, ForeignKey, Numeric, Text
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, CIDR, JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from nimbus.base import clock
@@ -20,6 +21,7 @@ from nimbus.base.ids import new_id
 from nimbus.rules.periods import Anchor, Interval, QuotaPeriod
 from nimbus.rules.pricing import Charge, Tier
 
+Network = IPv4Network | IPv6Network
 Instant = TIMESTAMP(timezone=True)
 TERM_NUMBERS = (
     "package_size", "package_price", "rate", "fixed_per_event", "free_amount", "minimum", "maximum",
@@ -56,7 +58,21 @@ class Product(_Edited, Base):
     status: Mapped[str] = mapped_column(Text, default="draft")
     visibility: Mapped[str] = mapped_column(Text)
     key_in_query: Mapped[bool]
+    ip_allow: Mapped[list[Network]] = mapped_column(ARRAY(CIDR), default=list)
+    ip_deny: Mapped[list[Network]] = mapped_column(ARRAY(CIDR), default=list)
+    parameter_check: Mapped[bool] = mapped_column(default=False)
+    billable_statuses: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    websockets: Mapped[bool] = mapped_column(default=False)
     published_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class ProductHost(_Row, Base):
+    """A host name at which a product is served: lower case, ASCII, no port."""
+
+    __tablename__ = "product_hosts"
+
+    product_id: Mapped[UUID]
+    name: Mapped[str] = mapped_column(Text)
 
 
 class Upstream(_Row, Base):
@@ -71,6 +87,7 @@ class Upstream(_Row, Base):
     auth_secret_sealed: Mapped[bytes | None]
     connect_timeout_ms: Mapped[int]
     answer_timeout_ms: Mapped[int]
+    max_concurrent: Mapped[int] = mapped_column(default=256)
     updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
 
 
@@ -102,6 +119,10 @@ class Route(_Edited, Base):
     rate_amount: Mapped[int | None]
     rate_period: Mapped[str | None] = mapped_column(Text)
     rate_burst: Mapped[int | None]
+    ip_allow: Mapped[list[Network]] = mapped_column(ARRAY(CIDR), default=list)
+    ip_deny: Mapped[list[Network]] = mapped_column(ARRAY(CIDR), default=list)
+    parameters: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
+    strict_journal: Mapped[bool] = mapped_column(default=False)
     public: Mapped[bool]
 
 

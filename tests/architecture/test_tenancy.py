@@ -45,6 +45,7 @@ UNIQUE_OVER_ALL = {
     "api_keys (retired_hash)": "as above",
     "ledger_transfers (source_kind, source_id, leg)": "a fact is posted once, whoever's it is",
     "organizations (slug)": "part of an address; made unique by us, never refused by it",
+    "product_hosts (name)": "a name leads to one product, and whoever asks it hears which",
     "products (slug)": "part of the address that everyone calls; taken names are public",
     "sellers (current)": "one organization sells on an installation, and everyone may know which",
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the gate asks of the catalogue.
+"""What the gate asks of the catalogue: host names, address lists, parameters, billable statuses.
 
 The feed's records become one function a kind, which later migrations replace one by one.
 """
@@ -8,7 +8,8 @@ from importlib import import_module
 
 from alembic import op
 
-from nimbus.migrations.feed import record_function
+from nimbus.migrations.feed import record_function, watch
+from nimbus.migrations.tenancy import protect
 
 revision = "0011"
 down_revision = "0010"
@@ -21,18 +22,29 @@ ORGANIZATION = "jsonb_build_object('id', e.id, 'status', e.status)"
 PRODUCT = """jsonb_build_object(
     'id', e.id, 'slug', e.slug, 'provider_organization_id', e.organization_id,
     'status', e.status, 'key_in_query', e.key_in_query,
+    'hosts', coalesce((
+        SELECT jsonb_agg(h.name ORDER BY h.name) FROM product_hosts h WHERE h.product_id = e.id
+        ), '[]'),
+    'ip_allow', to_jsonb(e.ip_allow), 'ip_deny', to_jsonb(e.ip_deny),
+    'parameter_check', e.parameter_check, 'billable_statuses', to_jsonb(e.billable_statuses),
+    'websockets', e.websockets,
     'upstreams', coalesce((
         SELECT jsonb_object_agg(u.environment, jsonb_build_object(
             'base_url', u.base_url, 'auth_header', u.auth_header,
             'auth_secret_sealed', translate(encode(u.auth_secret_sealed, 'base64'), E'\\n', ''),
             'connect_timeout_ms', u.connect_timeout_ms,
-            'answer_timeout_ms', u.answer_timeout_ms))
+            'answer_timeout_ms', u.answer_timeout_ms, 'max_concurrent', u.max_concurrent))
         FROM upstreams u WHERE u.product_id = e.id), '{}'),
     'routes', coalesce((
         SELECT jsonb_agg(jsonb_build_object(
             'id', r.id, 'method', r.method, 'path', r.path, 'upstream_path', r.upstream_path,
             'scope', r.scope, 'minimum_rank', m.rank, 'minimum_plan', m.name,
             'weight', r.weight,
+            'ip_allow', to_jsonb(r.ip_allow), 'ip_deny', to_jsonb(r.ip_deny),
+            'required', coalesce((
+                SELECT jsonb_agg(p.value -> 'name') FROM jsonb_array_elements(r.parameters) p
+                WHERE p.value ->> 'place' = 'query' AND (p.value ->> 'required')::boolean), '[]'),
+            'strict_journal', r.strict_journal,
             'rate', grant_rate(r.rate_amount, r.rate_period, r.rate_burst)) ORDER BY r.id)
         FROM routes r LEFT JOIN plans m ON m.id = r.minimum_plan_id
         WHERE r.product_id = e.id), '[]'))"""
@@ -64,6 +76,24 @@ KEY = """jsonb_build_object(
     'ip_allow', to_jsonb(e.ip_allow), 'status', e.status,
     'expires_at', grant_instant(e.expires_at), 'rate_per_minute', e.rate_per_minute,
     'product_id', e.product_id, 'subscription_id', e.subscription_id)"""
+COLUMNS = {
+    "products": (
+        "ip_allow cidr[] NOT NULL DEFAULT '{}'",
+        "ip_deny cidr[] NOT NULL DEFAULT '{}'",
+        "parameter_check boolean NOT NULL DEFAULT false",
+        "billable_statuses text[] CHECK (cardinality(billable_statuses) BETWEEN 1 AND 100)",
+        "websockets boolean NOT NULL DEFAULT false",
+    ),
+    "upstreams": (
+        "max_concurrent integer NOT NULL DEFAULT 256 CHECK (max_concurrent BETWEEN 1 AND 100000)",
+    ),
+    "routes": (
+        "ip_allow cidr[] NOT NULL DEFAULT '{}'",
+        "ip_deny cidr[] NOT NULL DEFAULT '{}'",
+        "parameters jsonb NOT NULL DEFAULT '[]'",
+        "strict_journal boolean NOT NULL DEFAULT false",
+    ),
+}
 RECORDS = {
     "grant_organization(e organizations)": ORGANIZATION,
     "grant_product(e products)": PRODUCT,
@@ -74,7 +104,11 @@ RECORDS = {
 
 
 def upgrade() -> None:
-    """Give each kind of record its function."""
+    """Add the columns and host names, and give each kind of record its function."""
+    for table, columns in COLUMNS.items():
+        for column in columns:
+            op.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+    _hosts()
     for signature, record in RECORDS.items():
         record_function(signature, record)
     _records()
@@ -85,6 +119,34 @@ def downgrade() -> None:
     import_module("nimbus.migrations.versions.0006_access").make_records()
     for signature in RECORDS:
         op.execute(f"DROP FUNCTION {signature}")
+    op.execute("DROP TABLE product_hosts")
+    for table, columns in COLUMNS.items():
+        for column in columns:
+            op.execute(f"ALTER TABLE {table} DROP COLUMN {column.split()[0]}")
+
+
+def _hosts() -> None:
+    # A name leads to one product, whoever's it is: unique over the installation.
+    op.execute(
+        """CREATE TABLE product_hosts (
+            id uuid PRIMARY KEY,
+            organization_id uuid NOT NULL,
+            product_id uuid NOT NULL,
+            name text NOT NULL CONSTRAINT uq_product_hosts_name UNIQUE CHECK (
+                length(name) <= 253 AND name ~
+                    '^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'),
+            created_at timestamptz NOT NULL,
+            UNIQUE (organization_id, id),
+            FOREIGN KEY (organization_id, product_id)
+                REFERENCES products (organization_id, id) ON DELETE CASCADE)"""
+    )
+    op.execute("CREATE INDEX ix_product_hosts_product ON product_hosts (product_id)")
+    protect("product_hosts", verbs="SELECT, INSERT, DELETE")
+    watch(
+        "product_hosts",
+        "INSERT OR UPDATE OR DELETE",
+        "grant_feed_row('product', 'product_id')",
+    )
 
 
 def _records() -> None:

@@ -142,6 +142,7 @@ async def test_a_product_s_record_has_its_upstreams_and_routes(api, gate, databa
             "auth_header": "Authorization",
             "connect_timeout_ms": 5000,
             "answer_timeout_ms": 30000,
+            "max_concurrent": 256,
         }
     }
     routes = {route["path"]: route for route in product.pop("routes")}
@@ -156,6 +157,10 @@ async def test_a_product_s_record_has_its_upstreams_and_routes(api, gate, databa
         "minimum_rank": None,
         "minimum_plan": None,
         "weight": 1,
+        "ip_allow": [],
+        "ip_deny": [],
+        "required": [],
+        "strict_journal": False,
         "rate": None,
     }
 
