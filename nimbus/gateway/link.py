@@ -27,6 +27,7 @@ from nimbus.base.log import get_logger
 from nimbus.base.secrets import database_login
 from nimbus.gateway.leases import Granted, Leases
 from nimbus.gateway.meter import Journal
+from nimbus.gateway.records import entity_of, unpack
 from nimbus.gateway.state import Row, State
 from nimbus.gateway.verify import KeyLookups
 
@@ -243,8 +244,17 @@ class Link:
         self._saved_number = self._state.number
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(
-            None, _write_state, self._copy, self._state.number, self._state.rows()
+            None, _write_state, self._copy, self._state.number, _rows_of(self._state)
         )
+
+
+def _rows_of(state: State) -> list[Row]:
+    """All live records with their numbers, for the copy on disk."""
+    found = [
+        (number, *entity_of(packed), unpack(packed))
+        for number, packed in state.records.rows(0, len(state.records))
+    ]
+    return [row for row in found if row[3] is not None]
 
 
 def state_file(settings: Settings) -> Path:

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the gateway knows of the house: feed records in, compiled products and grants out.
 
-`apply` takes one record of the grants feed and is pure but for this object; `link` brings the
-records, from the database or from the last good state on disk. A record older than the one known
-of its entity changes nothing, so a late look-up can't bring back what a later change ended.
-Everything joined is rebuilt on demand after any change.
+`apply` takes one record of the grants feed; `link` brings the records, from the database or from
+the last good state on disk. A record older than the one known of its entity changes nothing, so
+a late look-up can't bring back what a later change ended; and what a snapshot did not bring is
+taken only from a record that is no older than the snapshot.
+
+Records lie packed (see `records`). A grant is joined when it is first asked for and stays the
+same object until something that it depends on changes.
 """
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_network
-from typing import Any
 from uuid import UUID
 
 from nimbus.base import clock
 from nimbus.base.log import get_logger
+from nimbus.gateway.records import KINDS, Packed, Record, Records, entity_of, pack, unpack
 from nimbus.gateway.route import RouteTable
 from nimbus.gateway.upstream import Upstream, read_upstream
 from nimbus.rules.billable import BELOW_500, read_statuses
@@ -35,10 +38,11 @@ from nimbus.rules.limits import Rate
 
 log = get_logger("gateway.state")
 
-Record = dict[str, Any]
 Row = tuple[int, str, str, Record | None]  # number, kind, entity id, record (None: gone)
 
-_UNJOINED = Plan(id=UUID(int=0), slug="", name="", rank=0, rate=None)
+WARM_GRANTS = 4096
+_REVOKED = "Revoked"
+_COMPILED = frozenset(("clock", "product", "plan"))
 SERVED_PRODUCTS = frozenset(("published", "retired"))
 
 
@@ -66,14 +70,29 @@ class State:
         self._unseal = unseal
         self.number = 0
         self.complete = False
+        self._floor = 0  # the number of the snapshot that everything began with
         self.instant: datetime | None = None
-        self._clear()
+        self.records = Records()
+        self._products: dict[str, Product] = {}
+        self._products_by_slug: dict[bytes, Product] = {}
+        self._products_by_host: dict[bytes, Product] = {}
+        self._plans: dict[UUID, Plan] = {}
+        self._forget_grants()
+
+    def empty(self) -> "State":
+        """A state that knows nothing yet, to be filled beside this one."""
+        return State(self._unseal)
 
     def replace(self, rows: Iterable[Row]) -> None:
         """Take a snapshot in place of all that was known."""
-        self._clear()
-        self.number = 0
-        self.follow(rows)
+        filled = self.empty()
+        filled.follow(rows)
+        self.become(filled)
+
+    def become(self, other: "State") -> None:
+        """Take what another state knows in place of all that was known, in one step."""
+        vars(self).update(vars(other))
+        self._floor = self.number
         self.complete = True
 
     def follow(self, rows: Iterable[Row]) -> None:
@@ -86,31 +105,35 @@ class State:
         """Take one record: what it says of its entity holds from now on. The feed's place stays
         where it is, because a look-up may run ahead of it.
         """
-        if number < self._numbers.get((kind, entity_id), 0):
-            return
-        take = self._takers.get(kind)
-        if take is None:
+        if kind not in KINDS:
             log.warning("unknown_record", kind=kind)
             return
-        self._numbers[kind, entity_id] = number
-        self._grants.clear()
-        try:
-            take(entity_id, record)
-        except (KeyError, TypeError, ValueError):
-            take(entity_id, None)
-            log.exception("unreadable_record", kind=kind, entity=entity_id)
+        known = self.records.number(kind, entity_id)
+        if number < (self._floor if known is None else known):
             return
-        if record is None:
-            self.records.pop((kind, entity_id), None)
-        else:
-            self.records[kind, entity_id] = record
+        if kind == "key" and self._brings_back(entity_id, record):
+            log.error("revoked_key_stays_revoked", key=entity_id)
+            return
+        try:
+            packed = pack(kind, entity_id, record)
+        except (TypeError, ValueError):
+            log.exception("unreadable_record", kind=kind, entity=entity_id)
+            packed, record = pack(kind, entity_id, None), None
+        self._drop(kind, entity_id, record)
+        self.records.put(number, packed)
+        try:
+            self._compile(kind, entity_id, record)
+        except (KeyError, TypeError, ValueError):
+            log.exception("unreadable_record", kind=kind, entity=entity_id)
+            self._compile(kind, entity_id, None)
 
-    def rows(self) -> list[Row]:
-        """All live records with their numbers, for the copy on disk."""
-        return [
-            (self._numbers[kind, entity_id], kind, entity_id, record)
-            for (kind, entity_id), record in self.records.items()
-        ]
+    def take(self, number: int, packed: Packed) -> None:
+        """Take one record as the copy on disk has it, into a state that is being filled."""
+        kind, entity_id = entity_of(packed)
+        if kind in _COMPILED:
+            self.apply(number, kind, entity_id, unpack(packed))
+        else:
+            self.records.put(number, packed)
 
     def product(self, slug: bytes) -> Product | None:
         """The product that is served under this slug."""
@@ -122,49 +145,61 @@ class State:
 
     def knows_key(self, digest: bytes) -> bool:
         """Whether a key with this hash is known, usable or not."""
-        return digest in self._keys
+        return self.records.key(digest) is not None
 
     def grant(self, digest: bytes, product: Product) -> Grant | None:
-        """What the key with this hash may do at a product; None for an unknown key."""
+        """What the key with this hash may do at a product; None for an unknown key. The same
+        object until something it depends on changes, or long nobody asked for it.
+        """
         found = self._grants.get((digest, product.id))
-        if found is None:
-            key = self._keys.get(digest)
-            if key is None:
-                return None
-            found = self._compile(key, product.id)
-            self._grants[digest, product.id] = found
-        return found
+        return self._join(digest, product.id) if found is None else found
 
-    def _clear(self) -> None:
-        self.records: dict[tuple[str, str], Record] = {}
-        self._numbers: dict[tuple[str, str], int] = {}
-        self._organizations: dict[UUID, str] = {}
-        self._products: dict[str, Product] = {}
-        self._products_by_slug: dict[bytes, Product] = {}
-        self._products_by_host: dict[bytes, Product] = {}
-        self._plans: dict[UUID, Plan] = {}
-        self._contracts: dict[UUID, dict[str, tuple[UUID, Subscription]]] = {}
-        self._contract_owner: dict[str, UUID] = {}
-        self._keys: dict[bytes, Key] = {}
-        self._key_digests: dict[str, list[bytes]] = {}
+    def _brings_back(self, entity_id: str, record: Record | None) -> bool:
+        """Whether a record would make a revoked key one that works: no number may do that."""
+        old = self.records.get("key", entity_id)
+        return (
+            old is not None
+            and record is not None
+            and old.get("status") == _REVOKED != record.get("status")
+        )
+
+    def _drop(self, kind: str, entity_id: str, record: Record | None) -> None:
+        """Forget the grants that this change concerns."""
+        if not self._grants:
+            return
+        if kind in _COMPILED:
+            self._forget_grants()
+            return
+        for known in (record, self.records.get(kind, entity_id)):
+            owner = entity_id if kind == "organization" else (known or {}).get("organization_id")
+            for place in self._grants_of.pop(owner, ()):
+                del self._grants[place]
+
+    def _forget_grants(self) -> None:
         self._grants: dict[tuple[bytes, UUID], Grant] = {}
-        self._takers: dict[str, Callable[[str, Record | None], None]] = {
-            "clock": self._take_clock,
-            "organization": self._take_organization,
-            "product": self._take_product,
-            "plan": self._take_plan,
-            "subscription": self._take_subscription,
-            "key": self._take_key,
-        }
+        self._grants_of: dict[str | None, set[tuple[bytes, UUID]]] = {}
 
-    def _take_clock(self, _: str, record: Record | None) -> None:
+    def _keep(self, digest: bytes, grant: Grant) -> None:
+        """Keep a grant at hand, in place of the oldest one when there are many."""
+        if len(self._grants) >= WARM_GRANTS:
+            place, oldest = next(iter(self._grants.items()))
+            del self._grants[place]
+            self._grants_of[str(oldest.key.organization_id)].discard(place)
+        place = digest, grant.product_id
+        self._grants[place] = grant
+        self._grants_of.setdefault(str(grant.key.organization_id), set()).add(place)
+
+    def _compile(self, kind: str, entity_id: str, record: Record | None) -> None:
+        """Make of a record what calls need at once; grants are joined when they are asked for."""
+        if kind == "clock":
+            self._take_clock(record)
+        elif kind == "product":
+            self._take_product(entity_id, record)
+        elif kind == "plan":
+            self._take_plan(entity_id, record)
+
+    def _take_clock(self, record: Record | None) -> None:
         self.instant = None if record is None else clock.from_wire(record["now"])
-
-    def _take_organization(self, entity_id: str, record: Record | None) -> None:
-        if record is None:
-            self._organizations.pop(UUID(entity_id), None)
-        else:
-            self._organizations[UUID(entity_id)] = record["status"]
 
     def _take_product(self, entity_id: str, record: Record | None) -> None:
         old = self._products.pop(entity_id, None)
@@ -190,29 +225,6 @@ class State:
                 rank=record["rank"],
                 rate=_rate(record["rate"]),
             )
-
-    def _take_subscription(self, entity_id: str, record: Record | None) -> None:
-        owner = self._contract_owner.pop(entity_id, None)
-        if owner is not None:
-            self._contracts[owner].pop(entity_id, None)
-        if record is not None:
-            subscription = _subscription(record)
-            owner = subscription.organization_id
-            self._contract_owner[entity_id] = owner
-            plan_id = UUID(record["plan_version_id"])
-            self._contracts.setdefault(owner, {})[entity_id] = plan_id, subscription
-
-    def _take_key(self, entity_id: str, record: Record | None) -> None:
-        for digest in self._key_digests.pop(entity_id, []):
-            self._keys.pop(digest, None)
-        if record is None:
-            return
-        self._keys[bytes.fromhex(record["hash"])] = _key(record, None)
-        digests = [bytes.fromhex(record["hash"])]
-        self._key_digests[entity_id] = digests
-        if record["retired_hash"]:
-            digests.append(bytes.fromhex(record["retired_hash"]))
-            self._keys[digests[1]] = _key(record, clock.from_wire(record["retires_at"]))
 
     def _product(self, record: Record) -> Product:
         upstreams = {}
@@ -242,23 +254,46 @@ class State:
         except binascii.Error:
             raise ValueError("the sealed credentials are not base64") from None
 
-    def _compile(self, key: Key, product_id: UUID) -> Grant:
-        contracts = self._contracts.get(key.organization_id, {}).values()
-        found = [
-            replace(subscription, plan=self._plans[plan_id])
-            for plan_id, subscription in contracts
-            if subscription.product_id == product_id and plan_id in self._plans
-        ]
+    def _join(self, digest: bytes, product_id: UUID) -> Grant | None:
+        record = self.records.key(digest)
+        if record is None:
+            return None
+        try:
+            grant = self._grant(record, digest.hex(), product_id)
+        except (KeyError, TypeError, ValueError):
+            log.exception("unreadable_key", key=record["id"])
+            self.records.put(self.number, pack("key", record["id"], None))
+            return None
+        self._keep(digest, grant)
+        return grant
+
+    def _grant(self, record: Record, digest: str, product_id: UUID) -> Grant:
+        retired = digest != record["hash"]
+        key = _key(record, clock.from_wire(record["retires_at"]) if retired else None)
+        organization = self.records.get("organization", record["organization_id"])
         return Grant(
             key=key,
-            organization_status=self._organizations.get(key.organization_id, "Suspended"),
+            organization_status="Suspended" if organization is None else organization["status"],
             product_id=product_id,
-            subscription=choose_subscription(key, found),
+            subscription=choose_subscription(
+                key, self._subscriptions(record["organization_id"], str(product_id))
+            ),
         )
 
+    def _subscriptions(self, organization_id: str, product_id: str) -> Iterator[Subscription]:
+        """An organization's subscriptions to a product, on plans that are known."""
+        for record in self.records.subscriptions(organization_id):
+            if record["product_id"] != product_id:
+                continue
+            try:
+                plan = self._plans.get(UUID(record["plan_version_id"]))
+                if plan is not None:
+                    yield _subscription(record, plan)
+            except (KeyError, TypeError, ValueError):
+                log.exception("unreadable_subscription", subscription=record["id"])
 
-def _subscription(record: Record) -> Subscription:
-    """A subscription as its record says it, not joined with its plan yet."""
+
+def _subscription(record: Record, plan: Plan) -> Subscription:
     return Subscription(
         id=UUID(record["id"]),
         organization_id=UUID(record["organization_id"]),
@@ -267,7 +302,7 @@ def _subscription(record: Record) -> Subscription:
         status=record["status"],
         trial_ends_at=_instant(record["trial_ends_at"]),
         ends_at=_instant(record["ends_at"]),
-        plan=_UNJOINED,
+        plan=plan,
         standings=tuple(_standing(standing) for standing in record["standings"]),
     )
 
