@@ -5,8 +5,9 @@ Prices, fees and amounts are decimals in whole currency units, rates are percent
 The line is rounded later, once, in `invoicing` (spec 09, M-07).
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from typing import Literal
 
@@ -32,6 +33,8 @@ RATE_LIMIT = Decimal(10_000)
 """Ten thousand percent: a higher rate is a typing error."""
 
 ZERO = Decimal(0)
+FINEST = Decimal("1e-12")
+"""The smallest difference between two quantities: they have at most 12 decimal places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,44 @@ def amount(charge: Charge, quantity: Decimal, events: Sequence[Decimal] = ()) ->
         if charge.maximum is not None:
             price = min(price, charge.maximum)
         return price
+
+
+def most(charge: Charge, units: Decimal) -> Decimal:
+    """The most that one event of up to `units` can add to the amount, whatever was used before:
+    what must be kept free so that a limit is not passed. In whole currency units, exact.
+
+    3 units at 0.002 → 0.006, with or without units included. Tiers to 10 at 5, then 2 (graduated):
+    1 → 5. To 10 at 5, then 5 and a flat fee of 100: 1 → 105, the unit that opens it. Volume to 10
+    at 1, then 2: 1 → 12, because the eleventh unit makes 10 into 22. Packages of 100 at 5: 1 → 5,
+    101 → 10. 1.2 % + 0.10: an event of 50 → 0.70. Minimum and maximum can only lower it.
+    """
+    if not units:
+        return ZERO
+    with localcontext(EXACT):
+        if charge.model == "percentage":
+            return units * charge.rate.scaleb(-2) + charge.fixed_per_event
+        if charge.model == "package":
+            return _package(charge, units)
+        if charge.model in TIERED:
+            return _steepest(replace(charge, minimum=None, maximum=None), units)
+        return _PRICES[charge.model](charge, units)
+
+
+def _steepest(charge: Charge, units: Decimal) -> Decimal:
+    """The largest rise of a piecewise linear amount over at most `units`: it begins and ends where
+    a tier does, or `units` away from there.
+    """
+    ends = [charge.included]
+    ends += [charge.included + tier.up_to for tier in charge.tiers if tier.up_to is not None]
+    edges = {ZERO} | {at + step for at in ends for step in (ZERO, FINEST)}
+    at = edges | {edge + units for edge in edges} | {edge - units for edge in edges}
+    points = sorted(point for point in at if point >= 0)
+    prices = [amount(charge, point) for point in points]
+    rises = (
+        price - min(prices[bisect_left(points, point - units) : number + 1])
+        for number, (point, price) in enumerate(zip(points, prices, strict=True))
+    )
+    return max(rises)
 
 
 def _unit(charge: Charge, quantity: Decimal) -> Decimal:
