@@ -225,9 +225,11 @@ def _spawn(system: System, child: Child) -> None:
     environment |= to_environment(settings)
     environment["NOTIFY_SOCKET"] = str(_notice_path(settings))
     command = [sys.executable, "-m", "nimbus", child.role, f"--supervisor={os.getpid()}"]
+    launcher = [sys.executable, "-m", "nimbus.base.process", str(os.getpid())]
     if child.role == "companion":
-        launcher = [sys.executable, "-m", "nimbus.base.process", str(os.getpid())]
         command = [*launcher, *child.words]
+    elif child.role == "gateway":  # past the command line, which would only become this
+        command = [*launcher, sys.executable, "-m", "nimbus.gateway"]
     with _open_log(_log_file(settings, child)) as log:
         child.process = subprocess.Popen(  # noqa: S603 - our own command
             command,

@@ -5,7 +5,13 @@ import logging
 import sys
 from typing import Any
 
-import structlog
+# structlog brings rich with it when that is there, for coloured terminals; our lines are JSON,
+# and rich is 5 MB of every process.
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+import structlog  # noqa: E402
+
+if sys.modules["rich"] is None:
+    del sys.modules["rich"]
 
 MAX_VALUE_CHARS = 2000
 SECRET_WORDS = ("secret", "password", "token", "authorization", "api_key", "cookie")

@@ -2,18 +2,20 @@
 """Server-side secrets: files of the data folder, mode 0600, made at the first embedded start.
 
 Sealing is AES-256-GCM under `seal_key`, with a version byte in front, so that a key can be
-replaced while old values stay readable.
+replaced while old values stay readable. Its library is imported where something is sealed or
+unsealed: it is 8 MB, and most gateway processes need none of it.
 """
 
 import os
 import secrets as randomness
 from functools import lru_cache
 from pathlib import Path
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING
 
 from nimbus.base.config import Settings
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 NAMES = ("pepper_1", "token_key", "seal_key", "db_app", "db_system", "db_gateway", "db_owner")
 SEAL_VERSION = b"\x01"
@@ -62,6 +64,8 @@ def seal(settings: Settings, plaintext: bytes) -> bytes:
 
 def unseal(settings: Settings, sealed: bytes) -> bytes:
     """The plaintext of `seal()`; raises ValueError when it was changed or is of another key."""
+    from cryptography.exceptions import InvalidTag
+
     nonce, body = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
     if sealed[:1] != SEAL_VERSION:
         raise ValueError("sealed by an unknown version")
@@ -71,7 +75,9 @@ def unseal(settings: Settings, sealed: bytes) -> bytes:
         raise ValueError("sealed value does not verify") from None
 
 
-def _cipher(settings: Settings) -> AESGCM:
+def _cipher(settings: Settings) -> "AESGCM":
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     return AESGCM(bytes.fromhex(secret(settings, "seal_key").decode()))
 
 

@@ -3,15 +3,17 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import typer
 
 from nimbus import supervisor as system
 from nimbus.base import postgres
-from nimbus.base.config import Settings
+from nimbus.base.config import Settings, to_environment
 from nimbus.cli.options import (
     CommandError,
     DataDir,
@@ -27,9 +29,10 @@ commands = typer.Typer()
 def gateway(data_dir: DataDir = None, supervisor: Supervisor = None) -> None:
     """The gateway: authenticates, limits, meters and forwards the calls."""
     settings = settings_of_role(supervisor, data_dir, "gateway")
-    from nimbus import gateway as role
-
-    role.run(settings)
+    # Not here: a gateway process carries nothing of the command line.
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("NIMBUS_")}
+    command = [sys.executable, "-m", "nimbus.gateway"]
+    os.execve(command[0], command, outside | to_environment(settings))  # noqa: S606 - our own
 
 
 @commands.command()
