@@ -8,28 +8,16 @@ violation and nothing else does: a slow machine can't fail this test, a limiter 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import pytest
 
-from tests.support.load import Caller, answered, call_until
+from tests.support.load import Caller, Flight, answered, call_until, certainly_within
 from tests.support.rig import Rig
 from tests.support.soak import Soak
 
 pytestmark = pytest.mark.anyio
 
 CALLERS, LIMIT, BURST = 24, 50, 20  # as the plans `window` and `bucket` of the rig say
-Flight = tuple[float, float]  # sent, arrived
-
-
-def certainly_within(flights: Sequence[Flight], seconds: float) -> int:
-    """The most flights that lie wholly within one window of this length."""
-    worst = 0
-    starts = sorted(flights)
-    for first in range(len(starts)):
-        end = starts[first][0] + seconds
-        worst = max(worst, sum(s < end and a < end for s, a in starts[first:]))
-    return worst
 
 
 def flights(rig: Rig, callers: list[Caller]) -> list[Flight]:

@@ -11,7 +11,7 @@ import asyncio
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -161,6 +161,21 @@ class Caller:
 def answered(callers: list[Caller], status: int = 200) -> list[Attempt]:
     """The calls that were answered with this status, whole."""
     return [each for caller in callers for each in caller.attempts if each.status == status]
+
+
+Flight = tuple[float, float]  # when a call was sent, and when it reached the upstream
+
+
+def certainly_within(flights: Sequence[Flight], seconds: float) -> int:
+    """The most flights that lie wholly within one window of this length: as many calls, at
+    least, were admitted in it.
+    """
+    starts = sorted(flights)
+    worst = 0
+    for first, (sent, _) in enumerate(starts):
+        end = sent + seconds
+        worst = max(worst, sum(arrived < end for _, arrived in starts[first:]))
+    return worst
 
 
 async def call_until(
