@@ -3,6 +3,7 @@
 
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def tree_cpu(root: int) -> Cpu:
             user += int(fields[11]) + int(fields[13])
             system += int(fields[12]) + int(fields[14])
     return Cpu(user / TICKS_PER_SECOND, system / TICKS_PER_SECOND)
+
+
+def trees_cpu(roots: Iterable[int]) -> Cpu:
+    """The same, of several."""
+    found = [tree_cpu(root) for root in roots]
+    return Cpu(sum(one.user for one in found), sum(one.system for one in found))
 
 
 def machine_cpu_seconds() -> float:

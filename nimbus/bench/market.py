@@ -34,7 +34,7 @@ CUSTOMERS = 100
 KEYS_PER_CUSTOMER = 10
 SCOPE = "assets.read"
 PLAN = "bench"
-SMALL, LARGE = "/small", "/blob"
+SMALL, LARGE, HUGE = "/small", "/blob", "/huge"
 PREFIX = f"/api/v1/{wind.SLUG}"
 PER_SECOND = {"amount": 1_000_000, "period": "second", "burst": 1_000_000}
 
@@ -65,6 +65,11 @@ def environment(settings: Settings) -> dict[str, str]:
 def open_market(settings: Settings, upstream: str) -> list[str]:
     """Make the product, its customers and their keys; answers the secrets of the keys."""
     return asyncio.run(_open_market(settings, upstream))
+
+
+def database_pid(settings: Settings) -> int:
+    """The process of the database server."""
+    return int((settings.pg_dir / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0])
 
 
 def quota_used(settings: Settings) -> int:
@@ -105,7 +110,7 @@ async def _put_terms(admin: Actor) -> None:
     async with db.transaction(admin.organization_id, admin.user_id) as session:
         product = await catalog.product_or_operators(session, wind.SLUG)
         await plans.create_plan(session, admin, product.id, schemas.NewPlan(**plan))
-        for path in (SMALL, LARGE):
+        for path in (SMALL, LARGE, HUGE):
             route = schemas.RouteFields(
                 method="GET",
                 path=path,

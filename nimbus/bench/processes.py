@@ -4,6 +4,7 @@
 import http.client
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -47,14 +48,20 @@ def program(
 
 
 def wait_until_answers(
-    process: "subprocess.Popen[bytes]", log: Path, port: int, path: str, headers: Mapping[str, str]
+    process: "subprocess.Popen[bytes]",
+    log: Path,
+    port: int,
+    path: str,
+    headers: Mapping[str, str],
+    *,
+    tls: bool = False,
 ) -> None:
     """Wait until GET `path` answers 200; raises `BenchError` with the end of the log."""
     deadline = clock.monotonic() + READY_SECONDS
     said = "nothing"
     while clock.monotonic() < deadline and process.poll() is None:
         try:
-            with closing(http.client.HTTPConnection(LOOPBACK, port, timeout=5)) as connection:
+            with closing(_connection(port, tls=tls)) as connection:
                 connection.request("GET", path, headers=dict(headers))
                 answer = connection.getresponse()
                 said = f"{answer.status} {answer.read(300)!r}"
@@ -72,6 +79,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def _connection(port: int, *, tls: bool) -> http.client.HTTPConnection:
+    if not tls:
+        return http.client.HTTPConnection(LOOPBACK, port, timeout=5)
+    # The certificate is the bench's own, made a moment ago.
+    context = ssl._create_unverified_context()  # noqa: S323, SLF001
+    return http.client.HTTPSConnection(LOOPBACK, port, timeout=5, context=context)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

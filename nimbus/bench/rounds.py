@@ -6,13 +6,14 @@ A round in which something else used the machine is made again, a few times; the
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 
 from nimbus.base import clock
 from nimbus.bench import load, machine
+from nimbus.bench.ground import Ground
 from nimbus.bench.load import Measured
-from nimbus.bench.targets import Ground, Running
+from nimbus.bench.targets import Running
 
 NOISE_MAX = 0.12  # of a core
 TRIES = 3
@@ -31,10 +32,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One target's round: what wrk saw, processor time of the target, what else was going on."""
+    """One target's round: what wrk saw, processor time of the target, of Redis and the database
+    beside it, and what else was going on, as a share of a core.
+    """
 
     measured: Measured
     cpu: machine.Cpu
+    beside: machine.Cpu
     noise: float
     tries: int
 
@@ -48,6 +52,7 @@ class Row:
     p99_us: float
     cpu_us: float
     cpu_user_us: float
+    beside_us: float
     megabytes_per_second: float
     requests: int
     noise: float
@@ -89,6 +94,7 @@ def summarize(rounds: Sequence[Round]) -> Row:
         p99_us=median(one.measured.p99_us for one in rounds),
         cpu_us=median(one.cpu.total / one.measured.requests * 1e6 for one in rounds),
         cpu_user_us=median(one.cpu.user / one.measured.requests * 1e6 for one in rounds),
+        beside_us=median(one.beside.total / one.measured.requests * 1e6 for one in rounds),
         megabytes_per_second=median(
             one.measured.bytes / one.measured.seconds / 1e6 for one in rounds
         ),
@@ -108,20 +114,21 @@ def _calm_round(ground: Ground, target: Running, path: str, plan: Plan) -> Round
         if best.noise <= NOISE_MAX:
             break
     assert best is not None
-    return Round(best.measured, best.cpu, best.noise, number)
+    return replace(best, tries=number)
 
 
 def _round(ground: Ground, target: Running, path: str, plan: Plan, number: int) -> Round:
     """Noise is what the machine used beyond this process and everything it started."""
     started = clock.monotonic()
     machine_before, own_before = machine.machine_cpu_seconds(), machine.tree_cpu(os.getpid())
-    before = machine.tree_cpu(target.pid)
+    before, beside_before = machine.tree_cpu(target.pid), machine.trees_cpu(ground.beside)
     measured = _load(ground, target, path, plan, plan.seconds)
     cpu = machine.tree_cpu(target.pid) - before
+    beside = machine.trees_cpu(ground.beside) - beside_before
     own = machine.tree_cpu(os.getpid()) - own_before
     others = machine.machine_cpu_seconds() - machine_before - own.total
     noise = max(0.0, others) / (clock.monotonic() - started)
-    return Round(measured, cpu, noise, number)
+    return Round(measured, cpu, beside, noise, number)
 
 
 def _load(ground: Ground, target: Running, path: str, plan: Plan, seconds: float) -> Measured:
