@@ -189,6 +189,21 @@ def usage_lines(
     return tuple(lines)
 
 
+def usage_cost(charges: Iterable[Charge], usage: Mapping[str, MeterUsage]) -> Decimal:
+    """What the usage of one period, by meter, adds to the amount that is owed without any; in
+    whole currency units, exact.
+
+    22,500 calls, 10,000 included, at 0.002 → 25. A charge with a minimum of 10, on nothing → 0, on
+    usage worth 12 → 2: the invoice asks for the first 10 anyway.
+    """
+    with localcontext(EXACT):
+        total = Decimal(0)
+        for charge in charges:
+            used = usage.get(charge.meter_key, MeterUsage(Decimal(0)))
+            total += amount(charge, used.quantity, used.events) - amount(charge, Decimal(0))
+        return total
+
+
 def kind_of(meter_key: str) -> LineKind:
     """The source type printed for a meter: "api_calls" → "ApiUsage", "tokens" → "Other"."""
     return _KINDS.get(meter_key, "Other")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimbus.rules.invoicing import MeterUsage
+from nimbus.rules.invoicing import MeterUsage, usage_cost
 from nimbus.rules.money import EXACT
 from nimbus.rules.pricing import MODELS, Charge, Tier, amount, most
-from nimbus.rules.spending import cost, hold, micro
+from nimbus.rules.spending import hold, micro
 
 D = Decimal
 PRICES = st.decimals(0, 1_000, places=4)
@@ -115,13 +115,13 @@ def test_a_call_holds_the_sum_over_its_meters_in_millionths_of_a_minor_unit():
 
 def test_usage_costs_what_it_adds_to_a_period_without_any():
     calls = Charge("api_calls", "unit", unit_price=D("0.002"), included=D(10_000))
-    assert cost((calls,), {"api_calls": MeterUsage(D(22_500))}) == 25
-    assert cost((calls,), {}) == 0
+    assert usage_cost((calls,), {"api_calls": MeterUsage(D(22_500))}) == 25
+    assert usage_cost((calls,), {}) == 0
     least = Charge("api_calls", "unit", unit_price=D(1), minimum=D(10))
-    costs = [cost((least,), {"api_calls": MeterUsage(D(used))}) for used in (0, 9, 12)]
+    costs = [usage_cost((least,), {"api_calls": MeterUsage(D(used))}) for used in (0, 9, 12)]
     assert costs == [0, 0, 2]
     opened = Charge("api_calls", "graduated", tiers=(Tier(None, unit_price=D(1), flat_fee=D(50)),))
-    assert cost((opened,), {"api_calls": MeterUsage(D(2))}) == 2
+    assert usage_cost((opened,), {"api_calls": MeterUsage(D(2))}) == 2
 
 
 def test_a_millionth_of_a_minor_unit_is_exact():
