@@ -7,7 +7,7 @@ digests and instants, lies as raw bytes in one heap:
 
     shape   the record as JSON, a marker in place of each value that is its own
     blob    kind u8 · entity id 16 · then the values that the markers stand for, in order
-    row     the number an entity gets for good: columns of its feed number and its blob's place
+    row     the number an entity gets for good: columns of feed number, shape, place of the blob
     index   entity → row, and the digests of keys → row
 
 An organization's row leads to the rows of its subscriptions. A record reads back as it was.
@@ -39,8 +39,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MICROSECONDS = struct.Struct("<q")
-_ENTRY = struct.Struct("<II")  # shape, size of the blob
-_INDEX_PARTS = 256  # each grows by itself, so that no growth takes long
+_INDEX_PARTS = 256
 
 
 class Packed(NamedTuple):
@@ -51,11 +50,11 @@ class Packed(NamedTuple):
 
 
 class _Shape:
-    """One shape, how many records have it, and where in their blobs the digests and the owner
-    are.
+    """One shape, how many records have it, how long their blobs are, and where in these the
+    digests and the owner are.
     """
 
-    __slots__ = ("digests", "owner", "text", "uses")
+    __slots__ = ("digests", "owner", "size", "text", "uses")
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -69,6 +68,7 @@ class _Shape:
             elif names == _OWNER:
                 self.owner = place
             place += _SIZES.get(value, 0)
+        self.size = place
 
 
 class Records:
@@ -76,7 +76,8 @@ class Records:
 
     def __init__(self) -> None:
         self._numbers = array("Q")
-        self._places = array("Q")
+        self._shape_numbers = array("I")
+        self._places = array("I")
         self._next = array("I")  # from an organization's row through its subscriptions'
         self._heap = bytearray()
         self._free: dict[int, list[int]] = {}  # places that nobody holds, by size
@@ -122,10 +123,7 @@ class Records:
         else:
             self._store(row, packed)
         self._numbers[row] = number
-        shape = self._shape_of(row)
-        if not shape.digests:
-            return
-        for place in shape.digests:
+        for place in self._shape_of(row).digests:
             digest = packed.blob[place : place + 32]
             if row not in self._digests.rows(digest):
                 self._digests.add(digest, row)
@@ -140,22 +138,15 @@ class Records:
 
     def _find(self, name: bytes) -> int | None:
         for row in self._entities.rows(name):
-            start = self._places[row] + _ENTRY.size
+            start = self._places[row]
             if self._heap[start : start + ENTITY_BYTES] == name:
                 return row
         return None
 
     def _new_row(self, packed: Packed) -> int:
         if not self._numbers:
-            # Row 0 is nobody's, so that 0 can end a chain.
-            self._numbers.append(0)
-            self._places.append(0)
-            self._next.append(0)
-            self._heap += _ENTRY.pack(self._shape(GONE), 0)
-        row = len(self._numbers)
-        self._numbers.append(0)
-        self._next.append(0)
-        self._places.append(self._allot(packed))
+            self._append(Packed(GONE, b""))  # row 0 is nobody's, so that 0 can end a chain
+        row = self._append(packed)
         self._entities.add(packed.blob[:ENTITY_BYTES], row)
         shape = self._shape_of(row)
         if packed.blob[0] == _SUBSCRIPTION and shape.owner is not None:
@@ -163,33 +154,37 @@ class Records:
             self._next[row], self._next[owner] = self._next[owner], row
         return row
 
+    def _append(self, packed: Packed) -> int:
+        self._numbers.append(0)
+        self._shape_numbers.append(self._shape(packed.shape))
+        self._places.append(self._allot(packed.blob))
+        self._next.append(0)
+        return len(self._numbers) - 1
+
     def _organization_row(self, organization_id: bytes) -> int:
         name = bytes((_ORGANIZATION,)) + organization_id
         row = self._find(name)
         return self._new_row(Packed(GONE, name)) if row is None else row
 
     def _store(self, row: int, packed: Packed) -> None:
-        place = self._places[row]
-        old_shape, size = _ENTRY.unpack_from(self._heap, place)
+        place, size = self._places[row], self._shape_of(row).size
         if size == len(packed.blob):
-            _ENTRY.pack_into(self._heap, place, self._shape(packed.shape), size)
-            self._heap[place + _ENTRY.size : place + _ENTRY.size + size] = packed.blob
+            self._heap[place : place + size] = packed.blob
         else:
-            self._places[row] = self._allot(packed)
+            self._places[row] = self._allot(packed.blob)
             self._free.setdefault(size, []).append(place)
-        self._release(old_shape)
+        old = self._shape_numbers[row]
+        self._shape_numbers[row] = self._shape(packed.shape)
+        self._release(old)
 
-    def _allot(self, packed: Packed) -> int:
-        """A place in the heap, with the record in it."""
-        size = len(packed.blob)
-        entry = _ENTRY.pack(self._shape(packed.shape), size) + packed.blob
-        free = self._free.get(size)
-        if free:
-            place = free.pop()
-            self._heap[place : place + len(entry)] = entry
-        else:
-            place = len(self._heap)
-            self._heap += entry
+    def _allot(self, blob: bytes) -> int:
+        """A place in the heap, with the blob in it."""
+        free = self._free.get(len(blob))
+        if not free:
+            self._heap += blob
+            return len(self._heap) - len(blob)
+        place = free.pop()
+        self._heap[place : place + len(blob)] = blob
         return place
 
     def _shape(self, text: str) -> int:
@@ -215,13 +210,11 @@ class Records:
             self._spare_shapes.append(number)
 
     def _shape_of(self, row: int) -> _Shape:
-        number, _ = _ENTRY.unpack_from(self._heap, self._places[row])
-        return self._shapes[number]
+        return self._shapes[self._shape_numbers[row]]
 
     def _blob(self, row: int) -> bytes:
         place = self._places[row]
-        _, size = _ENTRY.unpack_from(self._heap, place)
-        return bytes(self._heap[place + _ENTRY.size : place + _ENTRY.size + size])
+        return bytes(self._heap[place : place + self._shape_of(row).size])
 
     def _digests_of(self, row: int) -> list[bytes]:
         blob = self._blob(row)
@@ -235,7 +228,11 @@ _ORGANIZATION, _SUBSCRIPTION = KINDS.index("organization"), KINDS.index("subscri
 
 
 class _Index:
-    """Names → rows, by open addressing; rows whose name only has the same hash come as well."""
+    """Names → rows, by open addressing; rows whose name only has the same hash come as well.
+
+    A slot is 32 bits of the name's hash and the row. Parts grow by themselves, a quarter at a
+    time, so that they are well filled and no growth takes long.
+    """
 
     def __init__(self) -> None:
         self._parts = [array("Q", bytes(8 * 8)) for _ in range(_INDEX_PARTS)]
@@ -244,11 +241,12 @@ class _Index:
     def add(self, name: bytes, row: int) -> None:
         """`row` is found under `name` from now on."""
         mark, part = divmod(hash(name) & 0xFFFFFFFFFF, _INDEX_PARTS)
-        if 4 * self._used[part] >= 3 * len(self._parts[part]):
-            old = self._parts[part]
-            self._parts[part] = array("Q", bytes(16 * len(old)))
-            for slot in old:
-                self._place(part, slot)
+        slots = self._parts[part]
+        if 4 * self._used[part] >= 3 * len(slots):
+            self._parts[part] = array("Q", bytes(8 * (len(slots) + len(slots) // 4)))
+            for slot in slots:
+                if slot:
+                    self._place(part, slot)
         self._used[part] += 1
         self._place(part, mark << 32 | row)
 
@@ -256,19 +254,17 @@ class _Index:
         """The rows that may be of this name."""
         mark, part = divmod(hash(name) & 0xFFFFFFFFFF, _INDEX_PARTS)
         slots = self._parts[part]
-        last = len(slots) - 1
-        position = mark & last
+        position = mark % len(slots)
         while slot := slots[position]:
             if slot >> 32 == mark:
                 yield slot & 0xFFFFFFFF
-            position = (position + 1) & last
+            position = (position + 1) % len(slots)
 
     def _place(self, part: int, slot: int) -> None:
         slots = self._parts[part]
-        last = len(slots) - 1
-        position = (slot >> 32) & last
+        position = (slot >> 32) % len(slots)
         while slots[position]:
-            position = (position + 1) & last
+            position = (position + 1) % len(slots)
         slots[position] = slot
 
 

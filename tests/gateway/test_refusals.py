@@ -44,7 +44,8 @@ async def test_the_order_of_refusals_is_the_order_of_the_pipeline(
     gate.feed("organization", {"id": str(ORGANIZATION), "status": "Suspended"})
     gate.feed("subscription", subscription_record(status="Suspended"))
     broken = {"expires_at": PAST, "ip_allow": ["203.0.113.0/24"], "rate_per_minute": 1}
-    gate.feed("key", key_record(KEY, status="Revoked", **broken))
+    revoked = secret(4)  # which no record makes work again
+    gate.feed("key", key_record(revoked, status="Revoked", **broken))
     product = product_record(upstream.port)
     product["routes"] = [
         route("GET", "/p", minimum_rank=2, minimum_plan="Professional", scope="wind.write")
@@ -61,7 +62,7 @@ async def test_the_order_of_refusals_is_the_order_of_the_pipeline(
     assert await code(method=b"POST") == "method_not_allowed"
     assert await code(key=b"") == "invalid_api_key"
     assert await code(key=UNKNOWN_KEY) == "invalid_api_key"
-    assert await code() == "api_key_revoked"
+    assert await code(key=revoked) == "api_key_revoked"
     gate.feed("key", key_record(KEY, **broken))
     assert await code() == "api_key_expired"
     gate.feed("key", key_record(KEY, ip_allow=["203.0.113.0/24"], rate_per_minute=1))
