@@ -46,6 +46,24 @@ class ProductUnpublished(_ProductEvent):
     action: ClassVar[str] = "ProductUnpublished"
 
 
+class HostAdded(Event):
+    """A product is served at a host name of its own."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "product_host.added"
+    action: ClassVar[str] = "ProductHostAdded"
+    entity_type: ClassVar[str] = "product_host"
+
+
+class HostRemoved(Event):
+    """A product is served at a host name no more."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "product_host.removed"
+    action: ClassVar[str] = "ProductHostRemoved"
+    entity_type: ClassVar[str] = "product_host"
+
+
 class _RouteEvent(Event):
     __slots__ = ()
     entity_type: ClassVar[str] = "route"

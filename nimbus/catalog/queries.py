@@ -8,7 +8,15 @@ from uuid import UUID
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.catalog.models import Meter, Plan, PlanVersion, Product, Route, Upstream
+from nimbus.catalog.models import (
+    Meter,
+    Plan,
+    PlanVersion,
+    Product,
+    ProductHost,
+    Route,
+    Upstream,
+)
 from nimbus.errors import Refusal
 
 Row = TypeVar("Row")
@@ -54,6 +62,21 @@ def plans_of(product: Product) -> Select[Plan]:
     return select(Plan).where(Plan.product_id == product.id).order_by(Plan.rank, Plan.id)
 
 
+def hosts_of(product_id: UUID) -> Select[ProductHost]:
+    """The host names of a product."""
+    return select(ProductHost).where(ProductHost.product_id == product_id)
+
+
+async def host_by_id(session: AsyncSession, product_id: UUID, host_id: UUID) -> ProductHost:
+    """A host name of the product; 404 otherwise."""
+    return one(await session.scalar(hosts_of(product_id).where(ProductHost.id == host_id)))
+
+
+def all_hosts() -> Select[ProductHost]:
+    """The host names of all products, for the operator's eyes."""
+    return select(ProductHost)
+
+
 def meters_of(product_id: UUID) -> Select[Meter]:
     """The meters of a product."""
     return select(Meter).where(Meter.product_id == product_id)
@@ -89,6 +112,12 @@ async def plan_slugs(session: AsyncSession, product: Product) -> dict[UUID, str]
     """The slugs of a product's plans by id."""
     rows = await session.execute(select(Plan.id, Plan.slug).where(Plan.product_id == product.id))
     return {row.id: row.slug for row in rows}
+
+
+async def slugs_of(session: AsyncSession, product_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The slugs of products by id."""
+    asked = select(Product.id, Product.slug).where(Product.id.in_(list(product_ids)))
+    return {row.id: row.slug for row in await session.execute(asked)}
 
 
 def on_market(text: str | None, category: str | None) -> Select[Product]:

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wire shapes of the catalogue."""
 
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from nimbus.base.web import Money
+from nimbus.rules.billable import read_statuses
+
+MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def _printable(text: str) -> str:
@@ -18,6 +22,18 @@ def _printable(text: str) -> str:
 def _prose(text: str) -> str:
     if not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
         raise ValueError("control characters are not allowed")
+    return text
+
+
+def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    # The gateway judges an IPv4 address mapped into IPv6 as the IPv4 one that it is.
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        raise ValueError("say the IPv4 network")
+    return network
+
+
+def _statuses(text: str) -> str:
+    read_statuses([text])
     return text
 
 
@@ -37,6 +53,13 @@ Environment = Literal["Live", "Test"]
 DecimalText = Annotated[str, StringConstraints(max_length=62)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Visibility = Literal["public", "unlisted"]
+Networks = Annotated[
+    list[Annotated[IPv4Network | IPv6Network, AfterValidator(_unmapped)]], Field(max_length=100)
+]
+BillableStatuses = Annotated[
+    list[Annotated[str, StringConstraints(max_length=7), AfterValidator(_statuses)]],
+    Field(min_length=1, max_length=100),
+]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
@@ -55,13 +78,16 @@ class RateLimit(Input):
 
 
 class UpstreamInput(Input):
-    """Where calls go. `auth_secret` is written only; left out, the one that is there stays."""
+    """Where calls go. `auth_secret` is written only; left out, the one that is there stays.
+    `max_concurrent` calls at a time from each gateway.
+    """
 
     base_url: Annotated[str, StringConstraints(max_length=2000)]
     auth_header: Annotated[str, StringConstraints(max_length=100)] | None = None
     auth_secret: Annotated[SecretStr, Field(min_length=1, max_length=4000)] | None = None
     connect_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 5_000
     answer_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 30_000
+    max_concurrent: Annotated[int, Field(ge=1, le=100_000)] = 256
 
 
 class UpstreamShape(BaseModel):
@@ -71,10 +97,21 @@ class UpstreamShape(BaseModel):
     auth_header: str | None
     connect_timeout_ms: int
     answer_timeout_ms: int
+    max_concurrent: int
 
 
-class ProductFields(Input):
-    """What can be said about a product."""
+class AccessFields(Input):
+    """From where calls may come: `ip_allow` empty is everywhere, and `ip_deny` wins."""
+
+    ip_allow: Networks = []
+    ip_deny: Networks = []
+
+
+class ProductFields(AccessFields):
+    """What can be said about a product. `parameter_check`: calls without a required query
+    parameter are refused. `billable_statuses`: classes (`2xx`), statuses, ranges (`200-299`) below
+    500; null is all of these.
+    """
 
     name: Name
     category: Label = ""
@@ -83,6 +120,9 @@ class ProductFields(Input):
     version_label: Annotated[str, _line(0, 40), AfterValidator(_printable)] = ""
     visibility: Visibility = "public"
     key_in_query: bool = False
+    parameter_check: bool = False
+    billable_statuses: BillableStatuses | None = None
+    websockets: bool = False
     upstreams: dict[Environment, UpstreamInput] = {}
 
 
@@ -111,11 +151,37 @@ class ProductShape(BaseModel):
     status: Literal["draft", "published", "retired"]
     visibility: Visibility
     key_in_query: bool
+    ip_allow: list[IPv4Network | IPv6Network]
+    ip_deny: list[IPv4Network | IPv6Network]
+    parameter_check: bool
+    billable_statuses: list[str] | None
+    websockets: bool
     upstreams: dict[Environment, UpstreamShape]
     published_at: Moment | None
     version: int
     created_at: Moment
     updated_at: Moment
+
+
+class NewHost(Input):
+    """A host name of its own, at which the product is served; without scheme, port or path."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=300)]
+
+
+class HostShape(BaseModel):
+    """A host name of a product: lower case, in the form that DNS knows it by."""
+
+    id: UUID
+    name: str
+    created_at: Moment
+
+
+class AdminHostShape(HostShape):
+    """A host name as the operator sees it, and whose it is."""
+
+    product: str
+    organization_id: UUID
 
 
 class NewMeter(Input):
@@ -134,8 +200,21 @@ class MeterShape(BaseModel):
     aggregation: str
 
 
-class RouteFields(Input):
-    """One operation. `upstream_path` is `path` unless said; `minimum_plan` is a plan's slug."""
+class ParameterShape(Input):
+    """What a caller sends in the path or in the query; one in the path is always required."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~$\[\]-]{1,100}$")]
+    place: Literal["path", "query"]
+    type: Literal["string", "integer", "number", "boolean", "array"] = "string"
+    required: bool = False
+    description: Annotated[Prose, StringConstraints(max_length=1000)] = ""
+    example: Annotated[str, StringConstraints(max_length=500), AfterValidator(_prose)] | None = None
+
+
+class RouteFields(AccessFields):
+    """One operation. `upstream_path` is `path` unless said; `minimum_plan` is a plan's slug.
+    `strict_journal`: a call is on the disk before it is answered.
+    """
 
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
     path: Annotated[str, StringConstraints(max_length=500)]
@@ -146,6 +225,8 @@ class RouteFields(Input):
     scope: Scope | None = None
     weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     rate_limit: RateLimit | None = None
+    parameters: Annotated[list[ParameterShape], Field(max_length=100)] = []
+    strict_journal: bool = False
     public: bool = True
 
 
@@ -168,6 +249,10 @@ class RouteShape(BaseModel):
     scope: str | None
     weight: int
     rate_limit: RateLimit | None
+    ip_allow: list[IPv4Network | IPv6Network]
+    ip_deny: list[IPv4Network | IPv6Network]
+    parameters: list[ParameterShape]
+    strict_journal: bool
     public: bool
     version: int
     created_at: Moment
@@ -287,6 +372,7 @@ class OfferedRoute(BaseModel):
     scope: str | None
     weight: int
     rate_limit: RateLimit | None
+    parameters: list[ParameterShape]
 
 
 class ListedProduct(BaseModel):
@@ -305,6 +391,10 @@ class OfferedProduct(ListedProduct):
 
     description: str
     key_in_query: bool
+    hosts: list[str]
+    parameter_check: bool
+    billable_statuses: list[str] | None
+    websockets: bool
     plans: list[OfferedPlan]
     routes: list[OfferedRoute]
     meters: list[MeterShape]

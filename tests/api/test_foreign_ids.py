@@ -41,6 +41,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "switch_organization": {},
     "change_member": {"role": "viewer"},
     "change_product": {"name": "Mine now", "version": 2},
+    "add_product_host": {"name": "api.mine.example"},
     "create_meter": {"key": "panels", "unit": "panels", "aggregation": "max"},
     "create_plan": {**STARTER, "slug": "mine"},
     "change_plan": {**PLAN, "name": "Mine now", "version": 1},
@@ -54,6 +55,7 @@ BODIES: dict[str, dict[str, Any]] = {
 REFUSED = {
     "create_api_key": (422, "validation_failed"),
     "admin_list_invoices": (403, "forbidden"),
+    "admin_remove_product_host": (403, "forbidden"),
     "admin_finalize_invoice": (403, "forbidden"),
     "admin_mark_invoice_paid": (403, "forbidden"),
     "change_settings": (403, "forbidden"),

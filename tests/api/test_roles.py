@@ -68,11 +68,13 @@ NEEDS = {
     "manage_payment_methods": "create_invoice",
     "manage_products": """list_products create_product read_product change_product delete_product
         publish_product unpublish_product list_routes create_route change_route delete_route
-        list_meters create_meter list_product_plans create_plan read_plan change_plan""",
-    "platform_reader": "admin_list_invoices get_settings read_clock",
+        list_meters create_meter list_product_plans create_plan read_plan change_plan
+        list_product_hosts add_product_host remove_product_host""",
+    "platform_reader": """admin_list_invoices admin_list_product_hosts get_settings
+        read_clock""",
     # Whoever reads the mailbox can use the links in it, and that is to change something.
     "platform_admin": """list_mailbox admin_finalize_invoice admin_mark_invoice_paid
-        advance_clock change_settings""",
+        admin_remove_product_host advance_clock change_settings""",
 }
 NEEDED = {operation: need for need, names in NEEDS.items() for operation in names.split()}
 

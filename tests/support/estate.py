@@ -139,6 +139,9 @@ async def _furnish(
     reading = {"name": "machine", "environment": "Live", "scopes": ["billing.read"]}
     key = await sent(api, neighbour, "POST", "/api/developer/api-keys", reading)
     contract = sale.contract
+    hosts = f"/api/provider/products/{contract.product_id}/hosts"
+    for name in ("api.wind.example", "wind.example"):
+        host = await sent(api, sale.admin, "POST", hosts, {"name": name})
     [plan] = await rows(
         "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=contract.product_id
     )
@@ -152,6 +155,7 @@ async def _furnish(
         "product_id": contract.product_id,
         "plan_id": plan["id"],
         "route_id": contract.route_id,
+        "host_id": host["id"],
     }
     return Estate(
         settings=settings,

@@ -8,7 +8,7 @@ from fastapi import Query
 from nimbus.base.problems import documented
 from nimbus.base.web import Cursor, Limit, Page, Router, Session, paginate
 from nimbus.catalog import queries, schemas
-from nimbus.catalog.models import Meter, Product, Route
+from nimbus.catalog.models import Meter, Product, ProductHost, Route
 from nimbus.catalog.service.shapes import listed_product, meter_shape, offered_plan, offered_route
 
 router = Router(tags=["marketplace"])
@@ -55,10 +55,15 @@ async def read_product(slug: str, session: Session) -> schemas.OfferedProduct:
         queries.routes_of(product).where(Route.public).order_by(Route.path, Route.method)
     )
     meters = await session.scalars(queries.meters_of(product.id).order_by(Meter.key))
+    hosts = await session.scalars(queries.hosts_of(product.id).order_by(ProductHost.name))
     return schemas.OfferedProduct(
         **listed_product(product).model_dump(),
         description=product.description,
         key_in_query=product.key_in_query,
+        hosts=[host.name for host in hosts],
+        parameter_check=product.parameter_check,
+        billable_statuses=product.billable_statuses,
+        websockets=product.websockets,
         plans=[offered_plan(product, plan, version) for plan, version in plans],
         routes=[offered_route(route, slugs) for route in routes],
         meters=[meter_shape(meter) for meter in meters],

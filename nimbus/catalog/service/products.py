@@ -27,11 +27,12 @@ from nimbus.catalog.events import (
 )
 from nimbus.catalog.models import Meter, Plan, Product, Route, Upstream
 from nimbus.catalog.schemas import ChangedProduct, NewProduct, ProductFields, UpstreamInput
+from nimbus.catalog.service.shapes import plain
 from nimbus.errors import FieldError, Refusal, field_error
 
 COLUMNS = (
     "name", "category", "short_description", "description", "version_label", "visibility",
-    "key_in_query",
+    "key_in_query", "ip_allow", "ip_deny", "parameter_check", "billable_statuses", "websockets",
 )  # fmt: skip
 BASE_URL = re.compile(
     r"https?://(?:[A-Z0-9](?:[A-Z0-9._-]{0,251}[A-Z0-9])?|\[[0-9A-F:.]{2,45}\])(?::[0-9]{1,5})?"
@@ -110,8 +111,8 @@ async def change_product(
     event = _event(
         ProductChanged,
         product,
-        before={name: before[name] for name in changed},
-        after={**changed, **_addresses(given)},
+        before={name: plain(before[name]) for name in changed},
+        after={**{name: plain(new) for name, new in changed.items()}, **_addresses(given)},
     )
     announce(session, actor, event)
     return product
@@ -221,6 +222,7 @@ async def _set_upstreams(
             "base_url": check_base_url(settings.base_url, f"{path}.base_url"),
             "connect_timeout_ms": settings.connect_timeout_ms,
             "answer_timeout_ms": settings.answer_timeout_ms,
+            "max_concurrent": settings.max_concurrent,
             "auth_header": settings.auth_header,
             "auth_secret_sealed": _sealed(settings, upstream, path),
         }

@@ -14,15 +14,19 @@ from nimbus.base.events import announce
 from nimbus.catalog import queries
 from nimbus.catalog.events import MeterCreated, RouteChanged, RouteCreated, RouteDeleted
 from nimbus.catalog.models import Meter, Plan, Product, Route
-from nimbus.catalog.schemas import ChangedRoute, NewMeter, RouteFields
-from nimbus.catalog.service.shapes import rate_columns
+from nimbus.catalog.schemas import ChangedRoute, NewMeter, ParameterShape, RouteFields
+from nimbus.catalog.service.shapes import plain, rate_columns
 from nimbus.errors import Refusal, field_error
 
 SEGMENT = re.compile(
     r"(?:\{(?P<name>[A-Za-z_][A-Za-z0-9_]{0,49})\}|(?!\.{1,2}$)[A-Za-z0-9._~!$&'()+,;=:@-]+)",
     re.ASCII,
 )
-COLUMNS = ("method", "path", "title", "description", "scope", "weight", "public")
+COLUMNS = (
+    "method", "path", "title", "description", "scope", "weight", "ip_allow", "ip_deny",
+    "strict_journal", "public",
+)  # fmt: skip
+KEY_PARAMETER = "api_key"
 PATH_TAKEN = {
     "uq_routes_path": field_error("path", "taken", "Another route answers the same calls.")
 }
@@ -34,7 +38,8 @@ async def create_route(
     """Add an operation to a product.
 
     Raises 422 on `path` or `upstream_path` for a template that is none or that another route has,
-    on `minimum_plan` for a slug that is no plan of the product.
+    on `minimum_plan` for a slug that is no plan of the product, on `parameters.…` for a parameter
+    that is there twice, not in the path, or the gateway's own.
     """
     product = await queries.own_product(session, actor.organization_id, product_id, lock=True)
     await _check_room(session, Route, product, "routes")
@@ -122,12 +127,31 @@ async def _values(session: AsyncSession, product: Product, given: RouteFields) -
     if not check_template(upstream_path, "upstream_path") <= known:
         text = "It names a parameter that the path does not have."
         raise field_error("upstream_path", "unknown_parameter", text)
+    _check_parameters(given.parameters, known)
     return {
         **{name: getattr(given, name) for name in COLUMNS},
+        "parameters": [parameter.model_dump() for parameter in given.parameters],
         **rate_columns(given.rate_limit),
         "upstream_path": upstream_path,
         "minimum_plan_id": await _minimum_plan(session, product, given.minimum_plan),
     }
+
+
+def _check_parameters(given: list[ParameterShape], in_path: set[str]) -> None:
+    seen = set()
+    for number, parameter in enumerate(given):
+        field = f"parameters.{number}"
+        if (parameter.place, parameter.name) in seen:
+            raise field_error(f"{field}.name", "twice", "The parameter is there twice.")
+        seen.add((parameter.place, parameter.name))
+        if parameter.place == "path" and parameter.name not in in_path - {"*"}:
+            raise field_error(f"{field}.name", "unknown_parameter", "The path does not have it.")
+        if parameter.place == "path" and not parameter.required:
+            text = "A parameter in the path is always required."
+            raise field_error(f"{field}.required", "always_required", text)
+        if parameter.place == "query" and parameter.name == KEY_PARAMETER:
+            text = "This name is the key's, which upstreams never see."
+            raise field_error(f"{field}.name", "reserved", text)
 
 
 async def _minimum_plan(session: AsyncSession, product: Product, slug: str | None) -> UUID | None:
@@ -146,7 +170,8 @@ async def _check_room(session: AsyncSession, kind: Any, product: Product, field:
 
 
 def _facts(route: Route) -> dict[str, Any]:
-    return {name: getattr(route, name) for name in (*COLUMNS, "upstream_path", "minimum_plan_id")}
+    names = (*COLUMNS, "upstream_path", "minimum_plan_id", "parameters")
+    return {name: plain(getattr(route, name)) for name in names}
 
 
 def _event(kind: Any, row: Route | Meter, **values: Any) -> Any:

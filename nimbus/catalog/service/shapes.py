@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 from uuid import UUID
 
@@ -14,11 +15,13 @@ from nimbus.catalog.models import (
     Plan,
     PlanVersion,
     Product,
+    ProductHost,
     Route,
     Upstream,
 )
 from nimbus.catalog.schemas import (
     ChargeShape,
+    HostShape,
     ListedProduct,
     MeterShape,
     OfferedPlan,
@@ -194,6 +197,20 @@ def offered_route(route: Route, plans: Mapping[UUID, str]) -> OfferedRoute:
 def meter_shape(meter: Meter) -> MeterShape:
     """A meter."""
     return MeterShape.model_validate(meter, from_attributes=True)
+
+
+def host_shape(host: ProductHost) -> HostShape:
+    """A host name for its provider."""
+    return HostShape.model_validate(_columns(host, HostShape.model_fields))
+
+
+def plain(value: Any) -> Any:
+    """A column's value as a fact says it: networks as text."""
+    if isinstance(value, list):
+        return [
+            str(item) if isinstance(item, IPv4Network | IPv6Network) else item for item in value
+        ]
+    return value
 
 
 def rate_limit(row: PlanVersion | Route) -> RateLimit | None:

@@ -141,7 +141,11 @@ def _hosts() -> None:
                 REFERENCES products (organization_id, id) ON DELETE CASCADE)"""
     )
     op.execute("CREATE INDEX ix_product_hosts_product ON product_hosts (product_id)")
-    protect("product_hosts", verbs="SELECT, INSERT, DELETE")
+    protect(
+        "product_hosts",
+        read_also="EXISTS (SELECT 1 FROM products p WHERE p.id = product_id)",
+        verbs="SELECT, INSERT, DELETE",
+    )
     watch(
         "product_hosts",
         "INSERT OR UPDATE OR DELETE",

@@ -648,6 +648,90 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/provider/products/{product_id}/hosts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Hosts
+         * @description The host names at which the product is served, newest first.
+         */
+        get: operations["list_product_hosts"];
+        put?: never;
+        /**
+         * Add Host
+         * @description Serve the product at a host name of its own as well.
+         */
+        post: operations["add_product_host"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/provider/products/{product_id}/hosts/{host_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Remove Host
+         * @description Serve the product there no more; the name is free for others.
+         */
+        delete: operations["remove_product_host"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/product-hosts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Admin List Hosts
+         * @description The host names of all products, newest first, and whose they are.
+         */
+        get: operations["admin_list_product_hosts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/product-hosts/{host_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Admin Remove Host
+         * @description Take a host name from a product whose provider it is not.
+         */
+        delete: operations["admin_remove_product_host"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/billing/plans": {
         parameters: {
             query?: never;
@@ -1385,6 +1469,31 @@ export interface components {
             city: string;
         };
         /**
+         * AdminHostShape
+         * @description A host name as the operator sees it, and whose it is.
+         */
+        AdminHostShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Product */
+            product: string;
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+        };
+        /**
          * AdminInvoiceView
          * @description An invoice as the operator sees it: whose it is, and why a draft waits for a person.
          */
@@ -1614,6 +1723,16 @@ export interface components {
          * @description All that a product says from now on; `version` is the one that was read.
          */
         ChangedProduct: {
+            /**
+             * Ip Allow
+             * @default []
+             */
+            ip_allow: (string)[];
+            /**
+             * Ip Deny
+             * @default []
+             */
+            ip_deny: (string)[];
             /** Name */
             name: string;
             /**
@@ -1648,6 +1767,18 @@ export interface components {
              */
             key_in_query: boolean;
             /**
+             * Parameter Check
+             * @default false
+             */
+            parameter_check: boolean;
+            /** Billable Statuses */
+            billable_statuses?: string[] | null;
+            /**
+             * Websockets
+             * @default false
+             */
+            websockets: boolean;
+            /**
              * Upstreams
              * @default {}
              */
@@ -1662,6 +1793,16 @@ export interface components {
          * @description All that a route says from now on; `version` is the one that was read.
          */
         ChangedRoute: {
+            /**
+             * Ip Allow
+             * @default []
+             */
+            ip_allow: (string)[];
+            /**
+             * Ip Deny
+             * @default []
+             */
+            ip_deny: (string)[];
             /**
              * Method
              * @enum {string}
@@ -1691,6 +1832,16 @@ export interface components {
              */
             weight: number;
             rate_limit?: components["schemas"]["RateLimit"] | null;
+            /**
+             * Parameters
+             * @default []
+             */
+            parameters: components["schemas"]["ParameterShape"][];
+            /**
+             * Strict Journal
+             * @default false
+             */
+            strict_journal: boolean;
             /**
              * Public
              * @default true
@@ -1914,6 +2065,24 @@ export interface components {
              * Format: email
              */
             email: string;
+        };
+        /**
+         * HostShape
+         * @description A host name of a product: lower case, in the form that DNS knows it by.
+         */
+        HostShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
         };
         /**
          * InvitationView
@@ -2430,6 +2599,14 @@ export interface components {
             name: string;
         };
         /**
+         * NewHost
+         * @description A host name of its own, at which the product is served; without scheme, port or path.
+         */
+        NewHost: {
+            /** Name */
+            name: string;
+        };
+        /**
          * NewKey
          * @description A key to make: for one subscription, one product (its slug), or all live subscriptions.
          */
@@ -2599,6 +2776,16 @@ export interface components {
          * @description A product that begins as a draft; its slug is for ever.
          */
         NewProduct: {
+            /**
+             * Ip Allow
+             * @default []
+             */
+            ip_allow: (string)[];
+            /**
+             * Ip Deny
+             * @default []
+             */
+            ip_deny: (string)[];
             /** Name */
             name: string;
             /**
@@ -2632,6 +2819,18 @@ export interface components {
              * @default false
              */
             key_in_query: boolean;
+            /**
+             * Parameter Check
+             * @default false
+             */
+            parameter_check: boolean;
+            /** Billable Statuses */
+            billable_statuses?: string[] | null;
+            /**
+             * Websockets
+             * @default false
+             */
+            websockets: boolean;
             /**
              * Upstreams
              * @default {}
@@ -2743,6 +2942,14 @@ export interface components {
             description: string;
             /** Key In Query */
             key_in_query: boolean;
+            /** Hosts */
+            hosts: string[];
+            /** Parameter Check */
+            parameter_check: boolean;
+            /** Billable Statuses */
+            billable_statuses: string[] | null;
+            /** Websockets */
+            websockets: boolean;
             /** Plans */
             plans: components["schemas"]["OfferedPlan"][];
             /** Routes */
@@ -2770,6 +2977,8 @@ export interface components {
             /** Weight */
             weight: number;
             rate_limit: components["schemas"]["RateLimit"] | null;
+            /** Parameters */
+            parameters: components["schemas"]["ParameterShape"][];
         };
         /**
          * Onboarding
@@ -2904,10 +3113,24 @@ export interface components {
             /** Permissions */
             permissions: string[];
         };
+        /** Page[AdminHostShape] */
+        Page_AdminHostShape_: {
+            /** Data */
+            data: components["schemas"]["AdminHostShape"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
         /** Page[AdminInvoiceView] */
         Page_AdminInvoiceView_: {
             /** Data */
             data: components["schemas"]["AdminInvoiceView"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[HostShape] */
+        Page_HostShape_: {
+            /** Data */
+            data: components["schemas"]["HostShape"][];
             /** Next Cursor */
             next_cursor?: string | null;
         };
@@ -2994,6 +3217,37 @@ export interface components {
             data: components["schemas"]["SubscriptionShape"][];
             /** Next Cursor */
             next_cursor?: string | null;
+        };
+        /**
+         * ParameterShape
+         * @description What a caller sends in the path or in the query; one in the path is always required.
+         */
+        ParameterShape: {
+            /** Name */
+            name: string;
+            /**
+             * Place
+             * @enum {string}
+             */
+            place: "path" | "query";
+            /**
+             * Type
+             * @default string
+             * @enum {string}
+             */
+            type: "string" | "integer" | "number" | "boolean" | "array";
+            /**
+             * Required
+             * @default false
+             */
+            required: boolean;
+            /**
+             * Description
+             * @default
+             */
+            description: string;
+            /** Example */
+            example?: string | null;
         };
         /**
          * PartyView
@@ -3243,8 +3497,19 @@ export interface components {
         /**
          * RouteFields
          * @description One operation. `upstream_path` is `path` unless said; `minimum_plan` is a plan's slug.
+         *     `strict_journal`: a call is on the disk before it is answered.
          */
         RouteFields: {
+            /**
+             * Ip Allow
+             * @default []
+             */
+            ip_allow: (string)[];
+            /**
+             * Ip Deny
+             * @default []
+             */
+            ip_deny: (string)[];
             /**
              * Method
              * @enum {string}
@@ -3274,6 +3539,16 @@ export interface components {
              */
             weight: number;
             rate_limit?: components["schemas"]["RateLimit"] | null;
+            /**
+             * Parameters
+             * @default []
+             */
+            parameters: components["schemas"]["ParameterShape"][];
+            /**
+             * Strict Journal
+             * @default false
+             */
+            strict_journal: boolean;
             /**
              * Public
              * @default true
@@ -3307,6 +3582,14 @@ export interface components {
             /** Weight */
             weight: number;
             rate_limit: components["schemas"]["RateLimit"] | null;
+            /** Ip Allow */
+            ip_allow: (string)[];
+            /** Ip Deny */
+            ip_deny: (string)[];
+            /** Parameters */
+            parameters: components["schemas"]["ParameterShape"][];
+            /** Strict Journal */
+            strict_journal: boolean;
             /** Public */
             public: boolean;
             /** Version */
@@ -3696,6 +3979,7 @@ export interface components {
         /**
          * UpstreamInput
          * @description Where calls go. `auth_secret` is written only; left out, the one that is there stays.
+         *     `max_concurrent` calls at a time from each gateway.
          */
         UpstreamInput: {
             /** Base Url */
@@ -3714,6 +3998,11 @@ export interface components {
              * @default 30000
              */
             answer_timeout_ms: number;
+            /**
+             * Max Concurrent
+             * @default 256
+             */
+            max_concurrent: number;
         };
         /**
          * UpstreamShape
@@ -3728,6 +4017,8 @@ export interface components {
             connect_timeout_ms: number;
             /** Answer Timeout Ms */
             answer_timeout_ms: number;
+            /** Max Concurrent */
+            max_concurrent: number;
         };
         /**
          * UsageList
@@ -4020,6 +4311,16 @@ export interface components {
             visibility: "public" | "unlisted";
             /** Key In Query */
             key_in_query: boolean;
+            /** Ip Allow */
+            ip_allow: (string)[];
+            /** Ip Deny */
+            ip_deny: (string)[];
+            /** Parameter Check */
+            parameter_check: boolean;
+            /** Billable Statuses */
+            billable_statuses: string[] | null;
+            /** Websockets */
+            websockets: boolean;
             /** Upstreams */
             upstreams: {
                 [key: string]: components["schemas"]["UpstreamShape"];
@@ -6528,6 +6829,313 @@ export interface operations {
             };
             /** @description Unsupported Media Type */
             415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_product_hosts: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path: {
+                product_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_HostShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    add_product_host: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                product_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewHost"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HostShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_product_host: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                product_id: string;
+                host_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_list_product_hosts: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AdminHostShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_remove_product_host: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                host_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
