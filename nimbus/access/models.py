@@ -5,7 +5,7 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from uuid import UUID
 
-from sqlalchemy import LargeBinary, Text
+from sqlalchemy import BigInteger, LargeBinary, Text
 from sqlalchemy.dialects.postgresql import ARRAY, CIDR, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -34,6 +34,7 @@ class ApiKey(Base):
     pepper_version: Mapped[int]
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     rate_per_minute: Mapped[int | None]
+    monthly_spend_limit_minor: Mapped[int | None] = mapped_column(BigInteger)
     ip_allow: Mapped[list[Network]] = mapped_column(ARRAY(CIDR))
     product_id: Mapped[UUID | None]
     product_organization_id: Mapped[UUID | None]

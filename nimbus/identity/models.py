@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Text
+from sqlalchemy import BigInteger, ForeignKey, Text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -52,6 +52,7 @@ class Organization(Base):
     time_zone: Mapped[str] = mapped_column(Text)
     locale: Mapped[str] = mapped_column(Text)
     currency: Mapped[str] = mapped_column(Text)
+    monthly_spend_limit_minor: Mapped[int | None] = mapped_column(BigInteger)
     status: Mapped[OrganizationState] = mapped_column(Text, default="Pending")
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(Instant)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Numeric, SmallInteger, Text
@@ -22,6 +22,7 @@ from nimbus.rules.periods import Period
 
 Instant = TIMESTAMP(timezone=True)
 Quantity = Numeric(38, 12)
+SpendKind = Literal["organization_spend", "key_spend", "balance"]
 
 
 class _Call:
@@ -169,6 +170,60 @@ class QuotaSchedule(Base):
     subscription_id: Mapped[UUID] = mapped_column(primary_key=True)
     provider_organization_id: Mapped[UUID]
     due_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class SpendStanding(Base):
+    """What calls cost, in millionths of a minor unit of the organization's currency.
+
+    Of an organization and of each of its keys by calendar month; of a prepaid balance, whose
+    `limit_micro` is all that was ever credited, for good. Opened by `spend_open` (migration 0012).
+    """
+
+    __tablename__ = "spend_standings"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    organization_id: Mapped[UUID]
+    kind: Mapped[SpendKind] = mapped_column(Text)
+    key_id: Mapped[UUID | None]
+    period_starts_at: Mapped[datetime] = mapped_column(Instant)
+    period_ends_at: Mapped[datetime] = mapped_column(Instant)
+    limit_micro: Mapped[int | None] = mapped_column(BigInteger)
+    used: Mapped[Decimal] = mapped_column(Numeric, default=Decimal(0))
+    leased: Mapped[int] = mapped_column(BigInteger, default=0)
+    followed: Mapped[bool] = mapped_column(default=False)
+    updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
+
+    def window(self) -> Period:
+        """The half-open period whose calls this row counts."""
+        return Period(self.period_starts_at, self.period_ends_at)
+
+
+class SpendLease(Base):
+    """Money of a standing that a gateway has borrowed and not yet accounted for."""
+
+    __tablename__ = "spend_leases"
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    standing_id: Mapped[UUID] = mapped_column(primary_key=True)
+    producer: Mapped[UUID] = mapped_column(primary_key=True)
+    units: Mapped[int] = mapped_column(BigInteger)
+
+
+class RatedPeriod(Base):
+    """How far a billing period of a subscription is rated: what it used of each meter (see
+    `service.rating`), and what that costs, in whole currency units.
+    """
+
+    __tablename__ = "rated_periods"
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    subscription_id: Mapped[UUID] = mapped_column(primary_key=True)
+    period_starts_at: Mapped[datetime] = mapped_column(Instant, primary_key=True)
+    period_ends_at: Mapped[datetime] = mapped_column(Instant)
+    provider_organization_id: Mapped[UUID]
+    plan_version_id: Mapped[UUID]
+    cells: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    cost: Mapped[Decimal] = mapped_column(Numeric)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,9 @@ DEFINER_FUNCTIONS = {
     "identity_user_by_email": "sign-in comes before anyone is known",
     "keep_key_hash": "every key's hash is kept for ever, and nobody may write the list",
     "ledger_append": "the book is added to by this alone; nobody has a grant on its table",
+    "spend_follow": "the next month is opened for limits of which usage owns no row",
+    "spend_limit_changed": "standings follow a limit; who changes it may not write one",
+    "spend_open": "a month's standings are limited by rows of other rooms",
     "throttle_take": "a visitor may take from a bucket without seeing the others",
     "usage_partition": "partitions are made ahead by who stores usage and owns nothing",
 }

@@ -35,8 +35,8 @@ def upgrade() -> None:
     _leases()
     _feed()
     _partition()
-    _lease()
-    _give_back()
+    make_lease()
+    make_give_back()
     for signature, role in FUNCTIONS.items():
         definer_function(signature, role)
 
@@ -328,11 +328,12 @@ def _partition() -> None:
     )
 
 
-def _lease() -> None:
+def make_lease() -> None:
+    """Lend units; replaced in 0012."""
     # The producer's row before the standing's, as everywhere: no deadlock with the storing of
     # usage. A key-share lock does not wait for a batch, but does for the end of the producer.
     op.execute(
-        """CREATE FUNCTION gateway_lease(gateway uuid, standing uuid, units bigint,
+        """CREATE OR REPLACE FUNCTION gateway_lease(gateway uuid, standing uuid, units bigint,
             OUT granted bigint, OUT used bigint, OUT leased bigint, OUT "limit" bigint)
         LANGUAGE plpgsql SECURITY DEFINER
         SET search_path = pg_catalog, public, pg_temp AS $$
@@ -371,12 +372,13 @@ def _lease() -> None:
     )
 
 
-def _give_back() -> None:
+def make_give_back() -> None:
+    """Take units back; replaced in 0012."""
     # Never more than this gateway holds. Called again after an unknown outcome it could free
     # units whose calls still lie in the journal: a gateway calls it once, or lets its end return
     # the units.
     op.execute(
-        """CREATE FUNCTION gateway_give_back(gateway uuid, standing uuid, units bigint)
+        """CREATE OR REPLACE FUNCTION gateway_give_back(gateway uuid, standing uuid, units bigint)
         RETURNS void LANGUAGE plpgsql SECURITY DEFINER
         SET search_path = pg_catalog, public, pg_temp AS $$
         DECLARE held bigint;
