@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wire shapes of the catalogue."""
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    StringConstraints,
+)
 
 from nimbus.base.web import Money
 from nimbus.rules.billable import read_statuses
@@ -25,7 +33,8 @@ def _prose(text: str) -> str:
     return text
 
 
-def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+def _network(text: object) -> IPv4Network | IPv6Network:
+    network = ip_network(text if isinstance(text, str) else "")
     # The gateway judges an IPv4 address mapped into IPv6 as the IPv4 one that it is.
     if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
         raise ValueError("say the IPv4 network")
@@ -53,9 +62,8 @@ Environment = Literal["Live", "Test"]
 DecimalText = Annotated[str, StringConstraints(max_length=62)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Visibility = Literal["public", "unlisted"]
-Networks = Annotated[
-    list[Annotated[IPv4Network | IPv6Network, AfterValidator(_unmapped)]], Field(max_length=100)
-]
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network, json_schema_input_type=str)]
+Networks = Annotated[list[Network], Field(max_length=100)]
 BillableStatuses = Annotated[
     list[Annotated[str, StringConstraints(max_length=7), AfterValidator(_statuses)]],
     Field(min_length=1, max_length=100),

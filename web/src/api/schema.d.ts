@@ -1727,12 +1727,12 @@ export interface components {
              * Ip Allow
              * @default []
              */
-            ip_allow: (string)[];
+            ip_allow: string[];
             /**
              * Ip Deny
              * @default []
              */
-            ip_deny: (string)[];
+            ip_deny: string[];
             /** Name */
             name: string;
             /**
@@ -1797,12 +1797,12 @@ export interface components {
              * Ip Allow
              * @default []
              */
-            ip_allow: (string)[];
+            ip_allow: string[];
             /**
              * Ip Deny
              * @default []
              */
-            ip_deny: (string)[];
+            ip_deny: string[];
             /**
              * Method
              * @enum {string}
@@ -2780,12 +2780,12 @@ export interface components {
              * Ip Allow
              * @default []
              */
-            ip_allow: (string)[];
+            ip_allow: string[];
             /**
              * Ip Deny
              * @default []
              */
-            ip_deny: (string)[];
+            ip_deny: string[];
             /** Name */
             name: string;
             /**
@@ -3504,12 +3504,12 @@ export interface components {
              * Ip Allow
              * @default []
              */
-            ip_allow: (string)[];
+            ip_allow: string[];
             /**
              * Ip Deny
              * @default []
              */
-            ip_deny: (string)[];
+            ip_deny: string[];
             /**
              * Method
              * @enum {string}
