@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from nimbus.base.config import Settings
 from nimbus.base.ids import NIL, new_id
 from nimbus.base.secrets import database_login, unseal
 from nimbus.gateway.state import State
-from nimbus.rules.grants import ALLOWED, decide
+from nimbus.rules.grants import ALLOWED, AddressList, decide
 from tests.support.market import PRODUCTS, make_wind, sent, subscribe
 from tests.support.people import make_owner
 
@@ -194,6 +194,70 @@ async def test_what_the_feed_says_lets_the_gateway_decide(api, gate, database, u
     assert verdict(b"/farms/7") == "no product"
 
 
+async def test_what_a_provider_says_to_the_gate_reaches_it(api, gate, database, upstream):
+    provider = await make_owner("provider@wind.example")
+    fields = {"parameter_check": True, "billable_statuses": ["2xx"], "websockets": True}
+    made = await make_wind(
+        api, provider, upstream, ip_allow=["192.0.2.0/24"], ip_deny=["192.0.2.7/32"], **fields
+    )
+    path = f"{PRODUCTS}/{made['id']}"
+    parameters = [
+        {"name": "city", "place": "query", "required": True},
+        {"name": "page", "place": "query"},
+        {"name": "id", "place": "path", "required": True},
+    ]
+    route = {
+        "method": "GET",
+        "path": "/cities/{id}",
+        "parameters": parameters,
+        "ip_allow": ["192.0.2.8/32"],
+        "strict_journal": True,
+    }
+    await sent(api, provider, "POST", f"{path}/routes", route)
+    state = State(lambda sealed: unseal(database, sealed))
+    state.replace(snapshot(gate))
+
+    product = state.product(b"wind")
+
+    assert product is not None
+    assert (product.billable, product.websockets) == (frozenset(range(200, 300)), True)
+    assert product.upstreams["Live"].max_concurrent == 256
+    found = product.routes.find(b"GET", b"/cities/7").route
+    assert (found.required, found.strict_journal) == ((b"city",), True)
+    networks = tuple(ip_network(text) for text in ("192.0.2.0/24", "192.0.2.7/32", "192.0.2.8/32"))
+    of_product, of_route = AddressList((networks[0],), (networks[1],)), AddressList((networks[2],))
+    assert found.address_lists == (of_product, of_route)
+    assert product.routes.find(b"GET", b"/farms").route.address_lists == (of_product,)
+
+
+async def test_a_host_name_leads_to_whose_it_is_now(api, gate, database, upstream):
+    people = [await make_owner(f"{slug}@wind.example") for slug in ("wind", "sun")]
+    wind, sun = [
+        await make_wind(api, person, upstream, slug=slug, name=slug)
+        for person, slug in zip(people, ("wind", "sun"), strict=True)
+    ]
+    state = State(lambda sealed: unseal(database, sealed))
+    state.replace(snapshot(gate))
+
+    def served() -> bytes | None:
+        state.follow(feed(gate, state.number))
+        product = state.product_of_host(b"api.example.com")
+        return None if product is None else product.slug
+
+    assert served() is None
+    name = {"name": "API.example.com"}
+    host = await sent(api, people[0], "POST", f"{PRODUCTS}/{wind['id']}/hosts", name)
+    assert served() == b"wind"
+    await sent(api, people[0], "DELETE", f"{PRODUCTS}/{wind['id']}/hosts/{host['id']}")
+    await sent(api, people[1], "POST", f"{PRODUCTS}/{sun['id']}/hosts", name)
+    assert served() == b"sun"
+    again = State(lambda sealed: unseal(database, sealed))
+    again.replace(snapshot(gate))
+    assert again.product_of_host(b"api.example.com").slug == b"sun"
+    await sent(api, people[1], "POST", f"{PRODUCTS}/{sun['id']}/unpublish")
+    assert served() is None
+
+
 async def test_every_change_that_matters_is_heard_and_no_other(api, gate, system, upstream):
     clock.set_instant(START)
     provider = await make_owner("provider@wind.example")
@@ -208,7 +272,14 @@ async def test_every_change_that_matters_is_heard_and_no_other(api, gate, system
         ("UPDATE products SET key_in_query = true", {("product", product)}),
         ("UPDATE upstreams SET answer_timeout_ms = 9", {("product", product)}),
         ("UPDATE routes SET weight = 2 WHERE path = '/farms'", {("product", product)}),
+        ("UPDATE routes SET ip_deny = '{10.0.0.0/8}'", {("product", product)}),
         ("DELETE FROM routes WHERE path = '/reports'", {("product", product)}),
+        (
+            """INSERT INTO product_hosts (id, organization_id, product_id, name, created_at)
+            SELECT id, organization_id, id, 'w.example', now() FROM products""",
+            {("product", product)},
+        ),
+        ("DELETE FROM product_hosts", {("product", product)}),
         (
             "UPDATE plans SET name = 'S' WHERE slug = 'starter'",
             {("product", product), ("plan", plan)},
