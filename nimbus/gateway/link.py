@@ -11,8 +11,7 @@ on disk, so that a gateway also starts without the database.
 """
 
 import asyncio
-import json
-import os
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +24,10 @@ from nimbus.base import clock
 from nimbus.base.config import Settings
 from nimbus.base.log import get_logger
 from nimbus.base.secrets import database_login
+from nimbus.gateway import last_state
+from nimbus.gateway.last_state import LastState
 from nimbus.gateway.leases import Granted, Leases
 from nimbus.gateway.meter import Journal
-from nimbus.gateway.records import entity_of, unpack
 from nimbus.gateway.state import Row, State
 from nimbus.gateway.verify import KeyLookups
 
@@ -37,7 +37,9 @@ POLL_SECONDS = 1
 RETRY_SECONDS = 0.5
 SAVE_SECONDS = 5
 CALL_SECONDS = 2  # one statement
-FORMAT = 1
+FIRST_SECONDS = 60  # the first look at the feed, and each slice of a snapshot
+SLICE = 100  # records taken at once, without a call being served
+FEED = "SELECT * FROM gateway_feed(%s) LIMIT %s"
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -49,9 +51,9 @@ class Link:
         self._settings = settings
         self._state = state
         self._journal = journal
-        self._copy = state_file(settings)
-        self._saved_number = state.number
-        self._save_at = clock.monotonic()
+        self._last_state = LastState(state_file(settings))
+        self._unsaved = asyncio.Event()
+        self._following = False
         self._asked: dict[UUID, int] = {}
         self._returned: dict[UUID, int] = {}
         self._keys: list[bytes] = []
@@ -87,6 +89,7 @@ class Link:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_following())
             group.create_task(self._keep_carrying())
+            group.create_task(self._keep_saving())
 
     async def stop(self) -> None:
         """Return what is to be returned and keep what is known, as far as a moment allows."""
@@ -96,8 +99,8 @@ class Link:
                 await self._confirm(connection)
         except (psycopg.Error, OSError, TimeoutError) as error:
             log.warning("stopped_without_database", error=type(error).__name__)
-        self._save_at = clock.monotonic()
-        await self._save()
+        await self._last_state.save(self._state)
+        self._last_state.let_go()
 
     async def _keep_following(self) -> None:
         while True:
@@ -106,6 +109,7 @@ class Link:
                     await self._follow(connection)
             except Exception as error:  # noqa: BLE001 - whatever it is, the calls go on
                 log.warning("feed_lost", error=repr(error))
+            self._following = False
             self.tried.set()
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -148,29 +152,50 @@ class Link:
             "SELECT gateway_hello(%s, %s, %s)",
             (self._journal.producer, socket.gethostname(), str(self._journal.folder)),
         )
+        patience = FIRST_SECONDS  # much may have been missed; later a slow answer is a dead line
         while True:
-            async with asyncio.timeout(30 * CALL_SECONDS):
-                await self._catch_up(connection)
+            await self._catch_up(connection, patience)
+            patience = CALL_SECONDS
+            self._following = True
             self.tried.set()
             async with asyncio.timeout(CALL_SECONDS):
                 await self._confirm(connection)
-            await self._save()
             async for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
                 pass
+            async for _ in connection.notifies(timeout=0):  # one look answers them all
+                pass
 
-    async def _catch_up(self, connection: Connection) -> None:
+    async def _catch_up(self, connection: Connection, patience: float) -> None:
         rows: list[Row] | None = None
         if self._state.complete:
-            rows = await _rows(connection, "SELECT * FROM gateway_feed(%s)", (self._state.number,))
-            if any(row[1] == "reset" for row in rows):
-                rows = None
-        if rows is None:
-            self._state.replace(await _rows(connection, "SELECT * FROM gateway_snapshot()", ()))
-            log.info("snapshot", number=self._state.number)
-        elif rows:
-            self._state.follow(rows)
+            async with asyncio.timeout(patience):
+                rows = await _rows(connection, FEED, (self._state.number, SLICE))
+        if rows is None or any(row[1] == "reset" for row in rows):
+            await self._begin_anew(connection)
+        else:
+            self._take(rows)
+            if len(rows) == SLICE:
+                await _in_slices(connection, FEED, (self._state.number, None), self._take)
         if self._settings.test_clock:
             clock.set_instant(self._state.instant)
+
+    def _take(self, rows: list[Row]) -> None:
+        self._state.follow(rows)
+        for _, kind, entity_id, _ in rows:
+            self._last_state.changed(kind, entity_id)
+            self._unsaved.set()
+
+    async def _begin_anew(self, connection: Connection) -> None:
+        """Everything from a snapshot, and what has changed since it was taken; until then what
+        was known stays in force.
+        """
+        filled = self._state.empty()
+        await _in_slices(connection, "SELECT * FROM gateway_snapshot()", (), filled.follow)
+        await _in_slices(connection, FEED, (filled.number, None), filled.follow)
+        self._state.become(filled)
+        self._last_state.all_changed()
+        self._unsaved.set()
+        log.info("snapshot", number=self._state.number)
 
     async def _confirm(self, connection: Connection) -> None:
         await connection.execute(
@@ -192,7 +217,11 @@ class Link:
     async def _look_up(self, connection: Connection) -> None:
         while self._keys:
             digest = self._keys[0]
-            rows = await _rows(connection, "SELECT * FROM gateway_key(%s)", (digest,))
+            for _ in range(2):
+                rows = await _rows(connection, "SELECT * FROM gateway_key(%s)", (digest,))
+                if not rows or rows[0][0] >= self._state.floor:
+                    break
+                # A snapshot has come in between that knows better; it may have left the key out.
             for row in rows:
                 self._state.apply(*row)
             self._keys.pop(0)
@@ -235,69 +264,59 @@ class Link:
         for digest in keys:
             self._answer_key(digest, found=None)
 
-    async def _save(self) -> None:
-        """Keep the state on disk when it has changed, every few seconds at most."""
-        changed = self._state.complete and self._state.number != self._saved_number
-        if not changed or clock.monotonic() < self._save_at:
-            return
-        self._save_at = clock.monotonic() + SAVE_SECONDS
-        self._saved_number = self._state.number
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(
-            None, _write_state, self._copy, self._state.number, _rows_of(self._state)
-        )
-
-
-def _rows_of(state: State) -> list[Row]:
-    """All live records with their numbers, for the copy on disk."""
-    found = [
-        (number, *entity_of(packed), unpack(packed))
-        for number, packed in state.records.rows(0, len(state.records))
-    ]
-    return [row for row in found if row[3] is not None]
+    async def _keep_saving(self) -> None:
+        """Keep the state on disk: at each change, and now and then in case its writer is gone."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_SECONDS):
+                    await self._unsaved.wait()
+            self._unsaved.clear()
+            try:
+                if self._following:
+                    await self._last_state.save(self._state)
+                else:
+                    self._last_state.let_go()
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("state_not_saved", error=repr(error))
 
 
 def state_file(settings: Settings) -> Path:
     """Where the last good state lies: one copy for all gateways of the node."""
-    return settings.data_dir / "gateway" / "grants.json"
+    return settings.data_dir / "gateway" / "grants.state"
 
 
 def load_state(settings: Settings, state: State) -> None:
     """Take the last good state from disk, when there is one that can be read."""
-    try:
-        content = json.loads(state_file(settings).read_bytes())
-        if content["format"] != FORMAT:
-            return
-        rows = [(row[0], row[1], row[2], row[3]) for row in content["rows"]]
-        number = int(content["number"])
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        log.warning("unreadable_state", error=type(error).__name__)
-        return
-    state.replace(rows)
-    state.number = number
+    last_state.load(state_file(settings), state)
     if settings.test_clock:
         clock.set_instant(state.instant)
 
 
-def _write_state(path: Path, number: int, rows: list[Row]) -> None:
-    """Replace the copy in one step; a failure leaves the old one."""
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    content = json.dumps({"format": FORMAT, "number": number, "rows": rows})
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        unfinished.replace(path)
-    except OSError as error:
-        log.warning("state_not_saved", error=error.strerror)
+async def _in_slices(
+    connection: Connection, query: str, values: tuple[Any, ...], take: Callable[[list[Row]], None]
+) -> None:
+    """Take the rows of a query whose answer may be large, few at a time, with others' turn in
+    between.
+    """
+    async with connection.transaction(), connection.cursor("slices") as cursor:
+        async with asyncio.timeout(FIRST_SECONDS):
+            await cursor.execute(query, values)
+        while True:
+            async with asyncio.timeout(FIRST_SECONDS):
+                rows = await cursor.fetchmany(SLICE)
+            if not rows:
+                return
+            take([_row(row) for row in rows])
+            await asyncio.sleep(0)
 
 
 async def _rows(connection: Connection, query: Any, values: tuple[Any, ...]) -> list[Row]:
     cursor = await connection.execute(query, values)
-    return [(row[0], row[1], str(row[2]), row[3]) for row in await cursor.fetchall()]
+    return [_row(row) for row in await cursor.fetchall()]
+
+
+def _row(row: tuple[Any, ...]) -> Row:
+    return row[0], row[1], str(row[2]), row[3]
 
 
 def _nobody_asked(*_: Any, **__: Any) -> None:

@@ -100,6 +100,11 @@ class Records:
         row = self._find(entity(kind, entity_id))
         return None if row is None else self._read(row)
 
+    def packed(self, kind: str, entity_id: str) -> tuple[int, Packed] | None:
+        """Number and packed form of this entity's record, also when it is gone."""
+        row = self._find(entity(kind, entity_id))
+        return None if row is None else next(self.rows(row, row + 1), None)
+
     def key(self, digest: bytes) -> Record | None:
         """The record of the key that has or had this digest."""
         for row in self._digests.rows(digest):
@@ -116,10 +121,12 @@ class Records:
                 yield record
 
     def put(self, number: int, packed: Packed) -> None:
-        """Take a record in place of the one of the same entity."""
+        """Take a record in place of the one of the same entity, unless that is a newer one."""
         row = self._find(packed.blob[:ENTITY_BYTES])
         if row is None:
             row = self._new_row(packed)
+        elif number < self._numbers[row]:
+            return
         else:
             self._store(row, packed)
         self._numbers[row] = number

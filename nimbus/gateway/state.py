@@ -70,7 +70,7 @@ class State:
         self._unseal = unseal
         self.number = 0
         self.complete = False
-        self._floor = 0  # the number of the snapshot that everything began with
+        self.floor = 0  # what all records began with holds as of this number
         self.instant: datetime | None = None
         self.records = Records()
         self._products: dict[str, Product] = {}
@@ -92,7 +92,7 @@ class State:
     def become(self, other: "State") -> None:
         """Take what another state knows in place of all that was known, in one step."""
         vars(self).update(vars(other))
-        self._floor = self.number
+        self.floor = self.number
         self.complete = True
 
     def follow(self, rows: Iterable[Row]) -> None:
@@ -109,7 +109,7 @@ class State:
             log.warning("unknown_record", kind=kind)
             return
         known = self.records.number(kind, entity_id)
-        if number < (self._floor if known is None else known):
+        if number < (self.floor if known is None else known):
             return
         if kind == "key" and self._brings_back(entity_id, record):
             log.error("revoked_key_stays_revoked", key=entity_id)

@@ -2,7 +2,6 @@
 """A real gateway process, started as the supervisor would, stopped and killed."""
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -17,7 +16,9 @@ import pytest
 
 from nimbus.base import config, secrets
 from nimbus.base.config import Settings, to_environment
-from nimbus.gateway.link import FORMAT, state_file
+from nimbus.gateway.last_state import pieces
+from nimbus.gateway.link import state_file
+from nimbus.gateway.state import State
 from nimbus.gateway.verify import digest_of
 from nimbus.rules.metering import SlotState
 from tests.gateway.house import (
@@ -69,7 +70,9 @@ def installed(tmp_path: Path, upstream: Upstream) -> Settings:
         (5, "key", key["id"], key),
     ]
     state_file(settings).parent.mkdir()
-    state_file(settings).write_text(json.dumps({"format": FORMAT, "number": 5, "rows": rows}))
+    state = State(lambda sealed: sealed)
+    state.replace(rows)
+    state_file(settings).write_bytes(b"".join(pieces(state, {})))
     return settings
 
 
