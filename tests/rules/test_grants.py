@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from itertools import product
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from nimbus.errors import CATALOGUE
 from nimbus.rules.grants import (
     ALLOWED,
+    AddressList,
     Grant,
     Key,
     Plan,
@@ -23,6 +25,7 @@ from nimbus.rules.grants import (
     choose_subscription,
     decide,
     key_check,
+    parameter_verdict,
     well_formed,
 )
 
@@ -70,6 +73,11 @@ ROUTE = Route(
 )
 
 
+ALLOWED_HERE = AddressList((ip_network("192.0.2.0/24"),))
+ELSEWHERE = AddressList((ip_network("198.51.100.0/24"), ip_network("2001:db8::/32")))
+DENIED = AddressList((ip_network("192.0.2.0/24"),), (ip_network("192.0.2.7/32"),))
+
+
 def key(**changes: object) -> Grant:
     return replace(GRANT, key=replace(KEY, **changes))
 
@@ -84,6 +92,8 @@ REFUSED = [
     (key(expires_at=NOW), ROUTE, "api_key_expired"),
     (key(retires_at=NOW), ROUTE, "api_key_expired"),
     (key(networks=(ip_network("198.51.100.0/24"),)), ROUTE, "ip_not_allowed"),
+    (GRANT, replace(ROUTE, address_lists=(DENIED,)), "ip_not_allowed"),
+    (GRANT, replace(ROUTE, address_lists=(ALLOWED_HERE, ELSEWHERE)), "ip_not_allowed"),
     (replace(GRANT, organization_status="Suspended"), ROUTE, "organization_suspended"),
     (replace(GRANT, organization_status="Cancelled"), ROUTE, "organization_suspended"),
     (key(product_id=OTHER), ROUTE, "subscription_required"),
@@ -219,3 +229,89 @@ def test_a_key_is_known_by_its_form_and_checksum() -> None:
         b"nimbus_live_" + b"\xc3" * 49,
     ):
         assert not well_formed(broken)
+
+
+NETWORKS = st.lists(
+    st.builds(
+        lambda address, size: ip_network((address, min(size, address.max_prefixlen)), strict=False),
+        st.sampled_from([HERE, ip_address("192.0.2.8"), ip_address("2001:db8::7")])
+        | st.ip_addresses(),
+        st.integers(0, 128),
+    ),
+    max_size=4,
+)
+NEARBY = st.sampled_from([HERE, ip_address("192.0.2.8"), ip_address("2001:db8::7")])
+
+
+def lies_in(address, networks) -> bool:
+    """Whether the first bits of the address are those of a network, told from its text."""
+    bits = format(int(address), f"0{address.max_prefixlen}b")
+    return any(
+        network.version == address.version
+        and bits.startswith(
+            format(int(network.network_address), f"0{network.max_prefixlen}b")[: network.prefixlen]
+        )
+        for network in networks
+    )
+
+
+@given(st.lists(st.tuples(NETWORKS, NETWORKS), max_size=3), NETWORKS, NEARBY | st.ip_addresses())
+def test_a_call_passes_the_lists_of_key_product_and_route_or_is_refused(
+    pairs, of_key, address
+) -> None:
+    lists = tuple(AddressList(tuple(allow), tuple(deny)) for allow, deny in pairs)
+
+    verdict = decide(key(networks=tuple(of_key)), replace(ROUTE, address_lists=lists), address, NOW)
+
+    refused = bool(of_key) and not lies_in(address, of_key)
+    for allow, deny in pairs:
+        refused |= lies_in(address, deny) or (bool(allow) and not lies_in(address, allow))
+    assert verdict.code == ("ip_not_allowed" if refused else "")
+
+
+def test_lists_of_addresses_come_after_the_key_and_before_the_organization() -> None:
+    denied = replace(ROUTE, address_lists=(DENIED,), scope="x", minimum_rank=9)
+    assert decide(key(status="Revoked"), denied, HERE, NOW).code == "api_key_revoked"
+    assert decide(key(expires_at=NOW), denied, HERE, NOW).code == "api_key_expired"
+    suspended = replace(GRANT, organization_status="Suspended", subscription=None)
+    assert decide(suspended, denied, HERE, NOW).code == "ip_not_allowed"
+    assert decide(suspended, denied, ip_address("192.0.2.8"), NOW).code == "organization_suspended"
+
+
+@pytest.mark.parametrize(
+    ("query", "missing"),
+    [
+        (None, "city"),
+        (b"", "city"),
+        (b"City=Delft&since=1", "city"),
+        (b"cities=1&since", "city"),
+        (b"x=city&since", "city"),
+        (b"city=Delft", "since"),
+        (b"city&since", None),
+        (b"since=&city=", None),
+        (b"a=1&&city=1&since=2&city=3", None),
+        (b"c%69ty=Delft&%73ince=1", None),
+        (b"c%2569ty=Delft&since=1", "city"),
+        (b"city%00=1&since=1", "city"),
+        (b"city%=1&since=1", "city"),
+    ],
+)
+def test_the_first_required_parameter_that_is_missing_is_named(query, missing) -> None:
+    verdict = parameter_verdict(replace(ROUTE, required=(b"city", b"since")), query)
+    if missing is None:
+        assert verdict is None
+    else:
+        assert verdict is not None
+        assert verdict.code == "missing_parameter"
+        assert verdict.detail == f"The query parameter {missing} is missing."
+    assert parameter_verdict(ROUTE, query) is None
+
+
+@given(st.binary(max_size=60), st.lists(st.sampled_from([b"a", b"b", b"c d"]), max_size=3))
+def test_every_query_gets_a_verdict_and_what_a_form_finds_is_found(query, required) -> None:
+    verdict = parameter_verdict(replace(ROUTE, required=tuple(required)), query)
+
+    text = query.decode("latin-1")
+    pairs = parse_qsl(text, keep_blank_values=True, encoding="latin-1", separator="&")
+    names = {name.encode("latin-1") for name, _ in pairs}
+    assert (verdict is None) == all(name in names for name in required)
