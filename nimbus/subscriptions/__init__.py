@@ -4,6 +4,7 @@
 from nimbus.subscriptions.models import SubscriptionFacts
 from nimbus.subscriptions.queries import (
     due_for_billing,
+    facts_of,
     live_subscriptions,
     lock_subscription,
     next_billing,
@@ -15,6 +16,7 @@ __all__ = [
     "Started",
     "SubscriptionFacts",
     "due_for_billing",
+    "facts_of",
     "live_subscriptions",
     "lock_subscription",
     "next_billing",

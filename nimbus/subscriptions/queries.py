@@ -2,6 +2,7 @@
 """Reads of subscriptions. Row-level security decides last; these filters say what is meant."""
 
 import hashlib
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
@@ -79,6 +80,15 @@ async def subscription_facts(session: AsyncSession, subscription_id: UUID) -> Su
     statement = select(Subscription).where(Subscription.id == subscription_id)
     row = await session.scalar(statement.execution_options(populate_existing=True))
     return _found(row).facts()
+
+
+async def facts_of(
+    session: AsyncSession, subscription_ids: Collection[UUID]
+) -> dict[UUID, SubscriptionFacts]:
+    """The same of several by id; those that the transaction may not see are left out."""
+    statement = select(Subscription).where(Subscription.id.in_(subscription_ids))
+    rows = await session.scalars(statement.execution_options(populate_existing=True))
+    return {row.id: row.facts() for row in rows}
 
 
 async def lock_subscription(session: AsyncSession, subscription_id: UUID) -> SubscriptionFacts:

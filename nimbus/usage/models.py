@@ -267,6 +267,24 @@ class QuotaState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpendState:
+    """What was spent in a window, in millionths of a minor unit. `leased` is held by calls under
+    way or kept ready by gateways; `limit` and `remaining` are None where there is no limit.
+    """
+
+    kind: SpendKind
+    window: Period
+    used: Decimal
+    leased: int
+    limit: int | None
+
+    @property
+    def remaining(self) -> Decimal | None:
+        """What is left, neither used nor held, never below zero."""
+        return None if self.limit is None else max(Decimal(0), self.limit - self.used - self.leased)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedCall:
     """A call as the log shows it; `code` is the refusal of one that was not served."""
 

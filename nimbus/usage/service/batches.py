@@ -32,7 +32,9 @@ from nimbus.rules.metering import (
 )
 from nimbus.rules.money import EXACT
 from nimbus.usage.models import Mark, Producer, QuotaLease, QuotaStanding
+from nimbus.usage.service import spending
 from nimbus.usage.service.quotas import additive, used_in, while_storing
+from nimbus.usage.service.rating import rate
 
 CALL_COLUMNS = (
     "event_id", "occurred_at", "organization_id", "provider_organization_id", "subscription_id",
@@ -92,9 +94,12 @@ async def store_batch(
     row.updated_at = clock.machine_now()
     await session.flush()
     await while_storing(session)
+    months = await spending.standings_of(session, served.values())
+    shares = await rate(session, served.values(), months.months)
     await _write_calls(session, producer, new)
     await _add_cells(session, roll_up(served.values()))
     await _count(session, producer, served.values())
+    await spending.count(session, producer, months, shares, served.values())
     return row.mark()
 
 
@@ -113,6 +118,7 @@ async def end_producer(session: AsyncSession, producer: UUID) -> None:
     for standing in await _locked_standings(session, QuotaStanding.id.in_(leases)):
         standing.leased -= leases[standing.id]
     await session.execute(delete(QuotaLease).where(QuotaLease.producer == producer))
+    await spending.return_leases(session, producer)
     row.ended_at = row.updated_at = clock.machine_now()
     await session.flush()
 
@@ -264,7 +270,7 @@ async def _count(session: AsyncSession, producer: UUID, served: Iterable[UsageEv
     """Add to the standings what their windows got, and settle what was borrowed for it."""
     by_subscription: dict[UUID, list[UsageEvent]] = {}
     for event in served:
-        if is_counted(event) or event.leased:
+        if is_counted(event) or event.leased or event.holds:
             by_subscription.setdefault(event.subscription_id, []).append(event)
     if not by_subscription:
         return
@@ -291,9 +297,9 @@ async def _count(session: AsyncSession, producer: UUID, served: Iterable[UsageEv
             standing.used = EXACT.add(standing.used, _sum(standing.meter_key, inside))
         else:
             standing.used = await used_in(session, standing)
-        if standing.meter_key == CALLS and standing.id in leases:
+        if standing.id in leases:
             lease = leases[standing.id]
-            settled = min(lease.units, sum(event.leased for event in inside))
+            settled = min(lease.units, sum(_held(standing.meter_key, event) for event in inside))
             lease.units -= settled
             standing.leased -= settled
     await session.flush()
@@ -303,6 +309,13 @@ async def _locked_standings(session: AsyncSession, *conditions: Any) -> list[Quo
     statement = select(QuotaStanding).where(*conditions).order_by(QuotaStanding.id)
     locked = statement.with_for_update(key_share=True).execution_options(populate_existing=True)
     return list(await session.scalars(locked))
+
+
+def _held(meter_key: str, event: UsageEvent) -> int:
+    """The units of a meter that the event's gateway took from its leases."""
+    if meter_key == CALLS:
+        return event.leased
+    return sum(units for key, units in event.holds if key == meter_key)
 
 
 def _sum(meter_key: str, events: Iterable[UsageEvent]) -> Decimal:

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stored calls cost: the difference that they make to the rated sum of their billing period.
+
+A row of `rated_periods` is the position from which a subscription's next call is priced: what the
+period used of each meter, and what that costs by the law of the bill. It is moved in the
+transaction that stores the calls, so spend and bill are two sums over one stream. What one key's
+calls cost is the difference they make where they come: in the order in which batches are stored,
+within a batch key by key.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus import catalog, subscriptions
+from nimbus.base import clock
+from nimbus.catalog import MeterFacts, PlanFacts
+from nimbus.errors import Refusal
+from nimbus.rules.invoicing import MeterUsage, PlanTerms, usage_cost
+from nimbus.rules.metering import (
+    FED_BY_CALLS,
+    Cell,
+    UsageEvent,
+    aggregate,
+    is_counted,
+    merge,
+    quantities,
+    roll_up,
+)
+from nimbus.rules.money import EXACT
+from nimbus.rules.periods import Period, period_containing
+from nimbus.rules.spending import micro
+from nimbus.subscriptions import SubscriptionFacts
+from nimbus.usage import queries
+from nimbus.usage.models import RatedPeriod
+
+Cells = dict[str, Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What calls of one key in one window come to, in millionths of a minor unit; no key has what
+    a new plan makes of calls that were counted before.
+    """
+
+    organization_id: UUID
+    key_id: UUID | None
+    window: Period
+    micro: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a plan version prices usage in one currency."""
+
+    plan: PlanFacts
+    prices: PlanTerms
+    meters: Mapping[str, MeterFacts]
+
+    def cost(self, cells: Cells, singles: Mapping[str, tuple[Decimal, ...]]) -> Decimal:
+        """What a period's quantities cost, in whole currency units."""
+        kinds = {key: meter.aggregation for key, meter in self.meters.items()}
+        usage = {
+            key: MeterUsage(aggregate(key, kinds[key], cell), singles.get(key, ()))
+            for key, cell in cells.items()
+            if kinds.get(key) in FED_BY_CALLS
+        }
+        return usage_cost(self.prices.charges, usage)
+
+    def by_event(self) -> set[str]:
+        """The meters whose price goes by single events."""
+        return {one.meter_key for one in self.prices.charges if one.model == "percentage"}
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """The terms of the plan versions that came up in a transaction, each asked once."""
+
+    session: AsyncSession
+    known: dict[tuple[UUID, str], Terms | None]
+
+    async def of(self, plan_version_id: UUID, contract: SubscriptionFacts) -> Terms | None:
+        """The terms of a plan version in the contract's currency; None when it has none."""
+        at = (plan_version_id, contract.currency)
+        if at not in self.known:
+            try:
+                plan = await catalog.plan_facts(self.session, plan_version_id)
+                prices = await catalog.plan_terms(self.session, *at)
+            except Refusal:
+                self.known[at] = None
+            else:
+                meters = await catalog.meter_facts(self.session, contract.product_id)
+                self.known[at] = Terms(plan, prices, meters)
+        return self.known[at]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The events of a batch in one billing period of a subscription, with its present terms."""
+
+    contract: SubscriptionFacts
+    terms: Terms
+    period: Period
+    events: list[UsageEvent]
+
+
+Parts = Mapping[tuple[UUID, datetime], _Part]
+
+
+async def rate(
+    session: AsyncSession,
+    events: Iterable[UsageEvent],
+    months: Mapping[UUID, Iterable[Period]],
+) -> list[Share]:
+    """Move the rated periods of these events, which are not stored yet, and tell what they cost.
+
+    `months` are the spend windows by organization; each event lies in one of its own. Calls in a
+    trial cost nothing; so do those of a subscription that is not there. Needs a system session.
+    """
+    counted: dict[UUID, list[UsageEvent]] = {}
+    for event in events:
+        if is_counted(event):
+            counted.setdefault(event.subscription_id, []).append(event)
+    if not counted:
+        return []
+    contracts = await subscriptions.facts_of(session, counted)
+    prices = Prices(session, {})
+    parts: dict[tuple[UUID, datetime], _Part] = {}
+    for contract_id in sorted(contracts):
+        contract = contracts[contract_id]
+        terms = await prices.of(contract.plan_version_id, contract)
+        if terms is not None and terms.prices.charges:
+            own = [e for e in counted[contract_id] if e.organization_id == contract.organization_id]
+            for period, inside in _by_period(contract, terms.plan, own):
+                parts[contract_id, period.starts_at] = _Part(contract, terms, period, inside)
+    shares: list[Share] = []
+    for row in await _locked(session, parts):
+        part = parts[row.subscription_id, row.period_starts_at]
+        mine = months.get(part.contract.organization_id, ())
+        shares += await _advance(prices, row, part, mine)
+    await session.flush()
+    return shares
+
+
+def _by_period(
+    contract: SubscriptionFacts, plan: PlanFacts, events: Iterable[UsageEvent]
+) -> list[tuple[Period, list[UsageEvent]]]:
+    begins = contract.trial_ends_at or contract.anchor_at
+    anchor = plan.anchor(begins, contract.time_zone)
+    found: list[tuple[Period, list[UsageEvent]]] = []
+    for event in events:
+        if event.occurred_at < begins:
+            continue
+        place = next((inside for period, inside in found if event.occurred_at in period), None)
+        if place is None:
+            found.append((period_containing(anchor, event.occurred_at)[1], place := []))
+        place.append(event)
+    return found
+
+
+async def _locked(session: AsyncSession, parts: Parts) -> list[RatedPeriod]:
+    """The rows of these periods, locked in one order for all; new ones begin at what is stored."""
+    if not parts:
+        return []
+    at = tuple_(RatedPeriod.subscription_id, RatedPeriod.period_starts_at)
+    statement = select(RatedPeriod).where(at.in_(list(parts))).order_by(at)
+    found = {
+        (row.subscription_id, row.period_starts_at) for row in await session.scalars(statement)
+    }
+    for where in sorted(parts.keys() - found):
+        part = parts[where]
+        contract, by_event = part.contract, part.terms.by_event()
+        cells = await queries.measured(session, contract.id, part.period)
+        singles = await queries.single_values(session, contract.id, part.period, by_event)
+        new = postgresql.insert(RatedPeriod).values(
+            organization_id=contract.organization_id,
+            provider_organization_id=contract.provider_organization_id,
+            subscription_id=contract.id,
+            period_starts_at=part.period.starts_at,
+            period_ends_at=part.period.ends_at,
+            plan_version_id=contract.plan_version_id,
+            cells=_to_json(cells),
+            cost=part.terms.cost(cells, singles),
+        )
+        await session.execute(new.on_conflict_do_nothing())
+    locked = statement.with_for_update().execution_options(populate_existing=True)
+    return list(await session.scalars(locked))
+
+
+async def _advance(
+    prices: Prices, row: RatedPeriod, part: _Part, months: Iterable[Period]
+) -> list[Share]:
+    """Price events from where the row stands, key by key, and move it.
+
+    A period that has not ended follows the contract's plan, as its bill will; what a new plan
+    makes of the calls before is a share of no key.
+    """
+    contract = part.contract
+    running = contract.period_starts_at < row.period_ends_at
+    version = contract.plan_version_id if running else row.plan_version_id
+    terms = await prices.of(version, contract)
+    assert terms is not None, "it was rated by these terms before"
+    cells, cost, by_event = from_json(row.cells), row.cost, terms.by_event()
+    singles = await queries.single_values(prices.session, contract.id, part.period, by_event)
+    shares: list[Share] = []
+
+    def move_to(after: Decimal, key_id: UUID | None, window: Period) -> None:
+        nonlocal cost
+        moved = micro(EXACT.subtract(after, cost), contract.currency)
+        shares.append(Share(contract.organization_id, key_id, window, moved))
+        cost = after
+
+    groups = _by_month_and_key(part.events, months)
+    if row.plan_version_id != version:
+        move_to(terms.cost(cells, singles), None, groups[0][0])
+    for window, key_id, events in groups:
+        for cell_key, cell in roll_up(events).items():
+            before = cells.get(cell_key.meter_key)
+            cells[cell_key.meter_key] = cell if before is None else merge(before, cell)
+        for meter_key in by_event:
+            more = [q for event in events for key, q in quantities(event) if key == meter_key and q]
+            singles[meter_key] = (*singles.get(meter_key, ()), *more)
+        move_to(terms.cost(cells, singles), key_id, window)
+    row.plan_version_id, row.cells, row.cost = version, _to_json(cells), cost
+    return shares
+
+
+def _by_month_and_key(
+    events: Iterable[UsageEvent], months: Iterable[Period]
+) -> list[tuple[Period, UUID, list[UsageEvent]]]:
+    groups: dict[tuple[datetime, UUID], tuple[Period, list[UsageEvent]]] = {}
+    for event in events:
+        month = next(one for one in months if event.occurred_at in one)
+        groups.setdefault((month.starts_at, event.key_id), (month, []))[1].append(event)
+    return [(groups[at][0], at[1], groups[at][1]) for at in sorted(groups)]
+
+
+def _to_json(cells: Cells) -> dict[str, Any]:
+    return {
+        key: [
+            cell.events,
+            str(cell.total),
+            str(cell.peak),
+            str(cell.last),
+            clock.to_wire(cell.last_at),
+            str(cell.last_event_id),
+        ]
+        for key, cell in cells.items()
+    }
+
+
+def from_json(cells: Mapping[str, Any]) -> Cells:
+    """The quantities that a rated period stands at, by meter."""
+    return {
+        key: Cell(
+            events,
+            Decimal(total),
+            Decimal(peak),
+            Decimal(last),
+            clock.from_wire(last_at),
+            UUID(last_event_id),
+        )
+        for key, (events, total, peak, last, last_at, last_event_id) in cells.items()
+    }
