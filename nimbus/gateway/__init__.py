@@ -71,6 +71,7 @@ async def _serve(settings: Settings) -> None:
     )
     pool = Pool(settings.private_networks)
     tls = _tls(settings)
+    loop.add_signal_handler(signal.SIGHUP, _renew_certificate, settings, tls)
     door = Door(
         gate,
         pool,
@@ -85,10 +86,11 @@ async def _serve(settings: Settings) -> None:
         loop.create_task(link.run()),
     ]
     with _listener(settings) as listener:
+        # Not before the feed was heard: the last state on disk may not know of a revocation.
+        await _within(FIRST_STATE_SECONDS, link.tried)
         server = await loop.create_server(
             lambda: ClientConnection(door), sock=listener, ssl=tls, backlog=BACKLOG
         )
-        await _within(FIRST_STATE_SECONDS, link.tried)
         announce_ready()
         _logger.info("ready", port=settings.port, gateway=str(journal.producer), index=index)
         await stop.wait()
@@ -178,6 +180,19 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     context.load_cert_chain(settings.tls_cert, settings.tls_key)
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _renew_certificate(settings: Settings, context: ssl.SSLContext | None) -> None:
+    """New connections get the certificate that the files hold now; those that are open stay."""
+    if context is None:
+        return
+    try:
+        _tls(settings)  # on its own first: a bad pair of files must not reach the listener
+        context.load_cert_chain(str(settings.tls_cert), settings.tls_key)
+    except OSError as error:
+        _logger.error("certificate_not_renewed", error=str(error))  # noqa: TRY400
+    else:
+        _logger.info("certificate_renewed")
 
 
 def _listener(settings: Settings) -> socket.socket:

@@ -99,7 +99,8 @@ class Link:
                 await self._confirm(connection)
         except (psycopg.Error, OSError, TimeoutError) as error:
             log.warning("stopped_without_database", error=type(error).__name__)
-        await self._last_state.save(self._state)
+        if self._following:
+            await self._last_state.save(self._state)
         self._last_state.let_go()
 
     async def _keep_following(self) -> None:

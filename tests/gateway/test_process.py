@@ -138,12 +138,15 @@ async def test_without_the_database_it_starts_from_its_last_state_and_stops_with
             request(b"GET", b"/readyz", host=b"127.0.0.1").replace(b"/api/v1/demo", b"")
         )
         assert (await caller.answer()).code == "unavailable"
+        process.send_signal(signal.SIGHUP)
+        await caller.send(GET)
+        assert (await caller.answer()).status == 200, "a reload ends nothing"
         process.send_signal(number)
         assert await caller.closed()
         await until(lambda: process.poll() is not None, 15)
         assert process.returncode == 0
     [journal] = journals(installed)
-    assert len(read_journal(journal)) == 1
+    assert len(read_journal(journal)) == 2
 
 
 async def test_two_gateways_share_the_port_and_each_has_its_journal(
