@@ -143,9 +143,11 @@ class Call:
 
 
 def locate(
-    gate: Gate, request: RequestHead, address: Address, request_id: str
+    gate: Gate, request: RequestHead, address: Address, request_id: str, own: Product | None = None
 ) -> Located | Refused:
-    """Steps 0 to 2: the address's limit, product and route, and the one credential."""
+    """Steps 0 to 2: the address's limit, product and route, and the one credential. `own` is the
+    product whose host was asked: there a path is the route's.
+    """
     now = machine_microseconds()
     pause = gate.windows.admit((("address", address, PER_ADDRESS),), now)
     if pause:
@@ -156,11 +158,12 @@ def locate(
         )
     if not gate.state.complete:
         return Refused("unavailable", "The gateway has just started.", (respond.retry_after(1),))
-    place = split_data_path(request.path)
-    product = None if place is None else gate.state.product(place[0])
-    if place is None or product is None:
+    product, path = own, request.path
+    if own is None and (place := split_data_path(path)) is not None:
+        product, path = gate.state.product(place[0]), place[1]
+    if product is None:
         return Refused("route_not_found")
-    match = product.routes.find(request.method, place[1])
+    match = product.routes.find(request.method, path)
     if match is None:
         return Refused("route_not_found")
     if isinstance(match, WrongMethod):

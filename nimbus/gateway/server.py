@@ -310,18 +310,21 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, request: RequestHead) -> None:
         self._request = request
         self.request_id = str(new_id())
+        own = None
         if request.host not in self._door.hosts:
-            self.refuse("unknown_host", close=request.has_body)
-            return
+            own = self._door.gate.state.product_of_host(request.host)
+            if own is None:
+                self.refuse("unknown_host", close=request.has_body)
+                return
         address = self._caller_address(request)
         self.forwarded = self._forwarded(request, address)
-        if split_data_path(request.path) is None:
+        if own is None and split_data_path(request.path) is None:
             if request.length is not None and request.length > API_BODY:
                 self.refuse("payload_too_large", close=True, detail="The body is over 1 MiB.")
             else:
                 self._forward(self._door.api, None)
             return
-        located = locate(self._door.gate, request, address, self.request_id)
+        located = locate(self._door.gate, request, address, self.request_id, own)
         if isinstance(located, Refused):
             self._refuse_call(located)
         elif self._door.gate.state.knows_key(located.digest):
