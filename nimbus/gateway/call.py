@@ -1,337 +1,308 @@
 # SPDX-License-Identifier: Apache-2.0
 """One metered call: the pipeline of spec 03 up to forwarding, and what is recorded of it.
 
-    locate   steps 0 to 2   address limit, product, route, credential   → Located
-    admit    steps 3 to 7   decide(), environment, rate limits          → Admission
-    (leases  step 8         see leases.Leases)
-    open_call               the journal slot                            → Call
+    locate     steps 0 to 3   address limit, product, route, credential, its hash and grant
+    admit      steps 3 to 7   the permit of grant and route, rate limits
+    (leases    step 8         see leases.Leases)
+    open_call                 the journal slot
+    complete   step 10        what came of the call, in its slot
 
-Each is a synchronous function that returns a value: what comes next, or a Refused.
+Each is a synchronous function that fills in the `Call` and returns a Refused, or None to go on.
 """
 
-from dataclasses import dataclass, field
-from datetime import datetime
 from decimal import Decimal
 
 from nimbus.base import clock
 from nimbus.errors import CATALOGUE
 from nimbus.gateway import respond
 from nimbus.gateway.head import RequestHead
-from nimbus.gateway.leases import Leases, Needs
+from nimbus.gateway.leases import Leases
 from nimbus.gateway.meter import Journal
-from nimbus.gateway.respond import Pair
-from nimbus.gateway.route import Match, WrongMethod, split_data_path, without_parameter
+from nimbus.gateway.origin import Origin
+from nimbus.gateway.permit import Permit, call_ids, compile_permit
+from nimbus.gateway.respond import Refused
+from nimbus.gateway.route import Match, WrongMethod, without_parameter
 from nimbus.gateway.state import Product, State
-from nimbus.gateway.upstream import Address, Upstream
-from nimbus.gateway.verify import KEY_PARAMETER, KeyLookups, digest_of, read_secret
-from nimbus.gateway.windows import PER_ADDRESS, RateWindows, Subject, machine_microseconds
-from nimbus.rules.grants import Grant, Standing, Subscription, decide
-from nimbus.rules.limits import SECOND
-from nimbus.rules.metering import NIL, UsageEvent
+from nimbus.gateway.verify import KEY_PARAMETER, KeyedHash, KeyLookups, read_secret
+from nimbus.gateway.windows import RateWindows
+from nimbus.rules.grants import Grant, decide, parameter_verdict, well_formed
+from nimbus.rules.limits import Limiter
+from nimbus.rules.metering import BILLABLE, LIVE, encode_call, meters_text
 
-CALLS = "api_calls"  # the meter of calls, which every product has
 Meters = tuple[tuple[str, Decimal], ...]
 
 # What is recorded when the caller left before the upstream answered; nobody is told it.
 CLIENT_GONE, CLIENT_GONE_CODE = 499, "client_gone"
+_UNLOCATED = Refused("route_not_found")
+_NOTHING: Meters = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The answer is no: a code of spec 08, a sentence for strangers, further header lines."""
-
-    code: str
-    detail: str = ""
-    fields: tuple[Pair, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Gate:
-    """What calls are judged by."""
+    """What calls are judged by: the tables that any engine of the data path works with."""
 
-    state: State
-    windows: RateWindows
-    leases: Leases
-    lookups: KeyLookups
-    journal: Journal
-    pepper: bytes
+    __slots__ = ("journal", "keyed_hash", "leases", "lookups", "state", "windows")
 
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A call to a known route with a well-formed key. `query` goes to the upstream."""
-
-    request: RequestHead
-    request_id: str
-    address: Address
-    product: Product
-    match: Match
-    digest: bytes
-    query: bytes | None
-    as_of: datetime
-    started: float
+    def __init__(  # noqa: PLR0917 - the tables, in the order of the pipeline
+        self,
+        state: State,
+        windows: RateWindows,
+        leases: Leases,
+        lookups: KeyLookups,
+        journal: Journal,
+        pepper: bytes,
+    ) -> None:
+        self.state = state
+        self.windows = windows
+        self.leases = leases
+        self.lookups = lookups
+        self.journal = journal
+        self.keyed_hash = KeyedHash(pepper).digest
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A call that may be forwarded once its units are borrowed."""
-
-    located: Located
-    grant: Grant
-    subscription: Subscription
-    upstream: Upstream
-    subjects: tuple[Subject, ...]
-    needs: Needs
-    units: int
-
-
-@dataclass(slots=True)
 class Call:
-    """A call with a journal slot, on its way."""
+    """A call on its way through the gate. What a step finds out is there after that step.
 
-    gate: Gate
-    admission: Admission
-    sequence: int
+    `as_of` is business time in microseconds since 1970; `started`, `forwarded_at` and
+    `answered_at` (0: not yet) machine time in microseconds. `forwarded` says that the upstream
+    may have seen the call, `leased` that its units were borrowed.
+    """
+
+    __slots__ = (
+        "answered_at",
+        "as_of",
+        "bytes_in",
+        "bytes_out",
+        "digest",
+        "forwarded",
+        "forwarded_at",
+        "gate",
+        "grant",
+        "head",
+        "leased",
+        "match",
+        "meters",
+        "open",
+        "origin",
+        "permit",
+        "product",
+        "query",
+        "request_id",
+        "sequence",
+        "started",
+    )
+
+    digest: bytes
+    grant: Grant | None
+    match: Match
+    permit: Permit
+    product: Product
+    query: bytes | None
     leased: bool
-    bytes_in: int = 0
-    bytes_out: int = 0
-    forwarded_at: float = field(default_factory=clock.monotonic)
-    answered_at: float | None = None
-    meters: Meters = ()
-    forwarded: bool = False  # whether the upstream may have seen it
-    open: bool = True
+    sequence: int
 
-    def upstream_answered(self) -> None:
-        """The answer's head has come: the upstream's part of the duration ends."""
-        self.answered_at = clock.monotonic()
+    def __init__(self, gate: Gate, head: RequestHead, origin: Origin, request_id: bytes) -> None:
+        self.gate = gate
+        self.head = head
+        self.origin = origin
+        self.request_id = request_id
+        self.as_of = clock.now_us()
+        self.started = clock.monotonic_us()
+        self.forwarded_at = 0
+        self.answered_at = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.meters = _NOTHING
+        self.forwarded = False
+        self.open = False
 
     def complete(self, status: int, *, served: bool, code: str = "") -> None:
         """Write down how the call ended, before its last byte leaves; later calls change
         nothing. `served` says that the upstream answered and its answer was passed on; `code`
         says why not. A call that never went to the upstream becomes a refused record.
 
-        Billed is a live call that the upstream answered with a status below 500; everything
-        else gives its units back. Source: spec 03 "What is billed".
+        Billed is a live call that the upstream answered with a status that the product bills;
+        everything else gives its units back. Source: spec 03 "What is billed".
         """
         if not self.open:
             return
         self.open = False
-        admission = self.admission
-        live = admission.grant.key.environment == "Live"
-        billable = live and served and status < 500
-        if not billable and self.leased:
-            self.gate.leases.refund(admission.needs)
-        ended = clock.monotonic()
-        upstream = (self.answered_at or ended) - self.forwarded_at
+        permit, origin = self.permit, self.origin
+        ended = clock.monotonic_us()
+        flags, units, leased = permit.flags | origin.flags, 0, 0
+        if served and status in permit.billable:
+            flags |= BILLABLE
+            units = permit.units
+            leased = units if self.leased else 0
+        elif self.leased:
+            self.gate.leases.refund(permit.needs)
+        started, forwarded_at = self.started, self.forwarded_at or ended
         self.gate.journal.complete(
             self.sequence,
-            _event(
-                admission.located,
-                admission.grant,
-                status=status,
-                refusal="" if self.forwarded else code,
-                duration=ended - admission.located.started,
-                upstream=upstream,
-                bytes_in=self.bytes_in,
-                bytes_out=self.bytes_out,
-                units=admission.units if billable else 0,
-                leased=admission.units if billable and self.leased else 0,
-                billable=billable,
-                meters=self.meters if served else (),
+            encode_call(
+                self.as_of,
+                permit.ids,
+                status,
+                flags,
+                (
+                    ended - started,
+                    (self.answered_at or ended) - forwarded_at,
+                    self.bytes_in,
+                    self.bytes_out,
+                ),
+                (units, leased, 0),
+                origin.packed,
+                self.head.line.method,
+                b"" if self.forwarded or not code else code.encode(),
+                self.request_id,
+                meters_text(self.meters) if served and self.meters else b"",
             ),
         )
 
+    def answer_lines(self, now: int) -> bytes:
+        """RateLimit and quota header lines of an answer or refusal; `now` in microseconds of
+        machine time. Of several quotas the one with the least left is told, none while nothing
+        is known.
+        """
+        gate, permit = self.gate, self.permit
+        lines = permit.policy_line
+        if lines:
+            lines += respond.rate_line(permit.limits(gate.windows, now), now)
+        least: int | None = None
+        told = b""
+        for standing, prepared in permit.quotas:
+            remaining = gate.leases.remaining(standing)
+            if remaining is not None and (least is None or remaining < least):
+                least, told = remaining, prepared
+        return lines if least is None else b"%s%s%d\r\n" % (lines, told, max(0, least))
 
-def locate(
-    gate: Gate, request: RequestHead, address: Address, request_id: str, own: Product | None = None
-) -> Located | Refused:
-    """Steps 0 to 2: the address's limit, product and route, and the one credential. `own` is the
-    product whose host was asked: there a path is the route's.
+
+def locate(call: Call, product: Product | None, path: bytes) -> Refused | None:
+    """Steps 0 to 3: the address's limit, the route at this path of the product, the one
+    credential and its grant. A key that is not known here leaves `grant` None.
     """
-    now = machine_microseconds()
-    pause = gate.windows.admit((("address", address, PER_ADDRESS),), now)
+    gate, head, now = call.gate, call.head, call.started
+    limiter = call.origin.limiter(gate.windows, now)
+    pause = limiter.wait(now)
     if pause:
-        return Refused(
-            "rate_limited",
-            "Too many requests come from this address.",
-            (respond.retry_after(respond.seconds(pause)),),
-        )
+        lines = respond.retry_after(respond.seconds(pause))
+        return Refused("rate_limited", "Too many requests come from this address.", lines)
+    limiter.take(now)
     if not gate.state.complete:
-        return Refused("unavailable", "The gateway has just started.", (respond.retry_after(1),))
-    product, path = own, request.path
-    if own is None and (place := split_data_path(path)) is not None:
-        product, path = gate.state.product(place[0]), place[1]
+        return Refused("unavailable", "The gateway has just started.", respond.retry_after(1))
     if product is None:
-        return Refused("route_not_found")
-    match = product.routes.find(request.method, path)
-    if match is None:
-        return Refused("route_not_found")
-    if isinstance(match, WrongMethod):
-        return Refused("method_not_allowed", "", ((b"Allow", match.allow),))
-    if b"websocket" in {value.lower() for value in request.values(b"upgrade")}:
+        return _UNLOCATED
+    match = product.routes.find(head.line.method, path)
+    if match.__class__ is not Match:
+        return _no_route(match)
+    call.product, call.match = product, match
+    if head.block.websocket:
         return Refused("not_implemented", "WebSockets are not served yet.")
-    secret = read_secret(request, key_in_query=product.key_in_query)
-    if isinstance(secret, str):
-        return Refused(secret)
-    return Located(
-        request=request,
-        request_id=request_id,
-        address=address,
-        product=product,
-        match=match,
-        digest=digest_of(gate.pepper, secret),
-        query=without_parameter(request.query, KEY_PARAMETER),
-        as_of=clock.now(),
-        started=clock.monotonic(),
-    )
+    return _identify(call)
 
 
-def admit(gate: Gate, located: Located) -> Admission | Refused:
+def admit(call: Call) -> Refused | None:
     """Steps 3 to 7. What is refused of a known key is written down as a refused record."""
-    grant = gate.state.grant(located.digest, located.product)
-    found = _judge(gate, located, grant)
-    if isinstance(found, Refused):
-        note_refused(gate, located, found)
-    return found
+    grant, match = call.grant, call.match
+    if grant is None:
+        return Refused("invalid_api_key")
+    permit = grant.permits.get(match.key)
+    if (
+        permit is None
+        or permit.route is not match.route
+        or not permit.since <= call.as_of < permit.until
+    ):
+        permit = compile_permit(grant, call.product, match.route, clock.from_us(call.as_of))
+        grant.permits[match.key] = permit
+    call.permit = permit
+    if not permit.plain:
+        refused = _judge(call, grant)
+        if refused is not None:
+            note_refused(call, refused)
+            return refused
+    now = call.started
+    limiters = permit.limits(call.gate.windows, now)
+    for _, limiter in limiters:
+        if limiter.wait(now):
+            refused = _over_rate(call, limiters)
+            note_refused(call, refused)
+            return refused
+    for _, limiter in limiters:
+        limiter.take(now)
+    return None
 
 
-def note_refused(gate: Gate, located: Located, refused: Refused) -> None:
+def note_refused(call: Call, refused: Refused) -> None:
     """Write down a refused call of a known key, for its owner's log."""
-    grant = gate.state.grant(located.digest, located.product)
+    grant = call.grant
     if grant is None:
         return
-    gate.journal.record_refused(
-        _event(
-            located,
-            grant,
-            status=CATALOGUE[refused.code].status,
-            refusal=refused.code,
-            duration=clock.monotonic() - located.started,
+    live = LIVE if grant.key.environment == "Live" else 0
+    call.gate.journal.record_refused(
+        encode_call(
+            call.as_of,
+            call_ids(grant, call.product, call.match.route),
+            CATALOGUE[refused.code].status,
+            live | call.origin.flags,
+            (clock.monotonic_us() - call.started, 0, 0, 0),
+            (0, 0, 0),
+            call.origin.packed,
+            call.head.line.method,
+            refused.code.encode(),
+            call.request_id,
         )
     )
 
 
-def open_call(gate: Gate, admission: Admission, leased: bool) -> Call | Refused:
+def open_call(call: Call, *, leased: bool) -> Refused | None:
     """Reserve the journal slot, without which nothing is forwarded."""
-    sequence = gate.journal.reserve()
+    sequence = call.gate.journal.reserve()
     if sequence is None:
         if leased:
-            gate.leases.refund(admission.needs)
-        return Refused("unavailable", "The call can't be metered now.", (respond.retry_after(1),))
-    return Call(gate, admission, sequence, leased)
+            call.gate.leases.refund(call.permit.needs)
+        return Refused("unavailable", "The call can't be metered now.", respond.retry_after(1))
+    call.sequence, call.leased, call.open = sequence, leased, True
+    return None
 
 
-def answer_fields(gate: Gate, admission: Admission) -> list[Pair]:
-    """RateLimit and quota header lines of an answer or refusal."""
-    now = machine_microseconds()
-    fields = respond.rate_fields(gate.windows.states(admission.subjects, now), now)
-    return fields + _quota_fields(gate, admission.needs)
+def _no_route(match: object) -> Refused:
+    if isinstance(match, WrongMethod):
+        return Refused("method_not_allowed", "", b"Allow: %s\r\n" % match.allow)
+    return _UNLOCATED
 
 
-def _judge(gate: Gate, located: Located, grant: Grant | None) -> Admission | Refused:
-    route = located.match.route
-    verdict = decide(grant, route, located.address, located.as_of)
-    if verdict.code or grant is None or grant.subscription is None:
-        return Refused(verdict.code, verdict.detail)
-    upstream = located.product.upstreams.get(grant.key.environment)
-    if upstream is None:
-        environment = grant.key.environment.lower()
-        return Refused("unavailable", f"This product has no {environment} environment.")
-    standings: tuple[Standing, ...] = ()
-    if grant.key.environment == "Live" and route.weight:
-        standings = grant.subscription.standings_at(CALLS, located.as_of)
-        if not standings and _closed_between_periods(grant.subscription):
-            return Refused("unavailable", "The next quota period opens.", (respond.retry_after(1),))
-    admission = Admission(
-        located=located,
-        grant=grant,
-        subscription=grant.subscription,
-        upstream=upstream,
-        subjects=_subjects(located, grant, grant.subscription),
-        needs=tuple((standing, route.weight) for standing in standings),
-        units=route.weight if grant.key.environment == "Live" else 0,
-    )
-    now = machine_microseconds()
-    pause = gate.windows.admit(admission.subjects, now)
-    if pause:
-        fields = (
-            respond.retry_after(respond.seconds(pause)),
-            *answer_fields(gate, admission),
-        )
-        return Refused("rate_limited", "", fields)
-    return admission
+def _identify(call: Call) -> Refused | None:
+    """Steps 2 and 3: the hash of the one credential, and whose it is."""
+    head, product, gate = call.head, call.product, call.gate
+    secret = read_secret(head, key_in_query=product.key_in_query)
+    if isinstance(secret, str):
+        return Refused(secret)
+    query = head.line.query
+    call.query = None if query is None else without_parameter(query, KEY_PARAMETER)
+    call.digest = gate.keyed_hash(secret)
+    call.grant = gate.state.grant(call.digest, product)
+    # Only a hash that is known proves what was hashed; of the others the form has to be a key's.
+    if call.grant is None and not well_formed(secret):
+        return Refused("invalid_api_key")
+    return None
 
 
-def _subjects(located: Located, grant: Grant, subscription: Subscription) -> tuple[Subject, ...]:
-    """The limits a call counts against: its key's, its plan's, its route's."""
-    route = located.match.route
-    limits = (
-        ("key", grant.key.id, grant.key.rate),
-        ("plan", subscription.id, subscription.plan.rate),
-        ("route", (subscription.id, route.id), route.rate),
-    )
-    return tuple((name, who, rate) for name, who, rate in limits if rate is not None)
+def _judge(call: Call, grant: Grant) -> Refused | None:
+    """What a permit alone can't say, in the order of the pipeline."""
+    permit, route = call.permit, call.match.route
+    if permit.refused is not None:
+        return permit.refused
+    if permit.by_address:
+        verdict = decide(grant, route, call.origin.address, clock.from_us(call.as_of))
+        if verdict.code:
+            return Refused(verdict.code, verdict.detail)
+    missing = parameter_verdict(route, call.head.line.query)
+    if missing is not None:
+        return Refused(missing.code, missing.detail)
+    return permit.closed
 
 
-def _closed_between_periods(subscription: Subscription) -> bool:
-    """Whether the quota exists but no period is open now, and its policy is to deny."""
-    return any(
-        standing.policy == "deny" and standing.limit is not None
-        for standing in subscription.standings
-        if standing.meter_key == CALLS
-    )
-
-
-def _quota_fields(gate: Gate, needs: Needs) -> list[Pair]:
-    """Of the standing with the least left; none while nothing is known yet."""
-    known = [
-        (remaining, standing)
-        for standing, _ in needs
-        if standing.limit is not None and (remaining := gate.leases.remaining(standing)) is not None
-    ]
-    if not known:
-        return []
-    remaining, standing = min(known, key=lambda pair: pair[0])
-    return respond.quota_fields(standing.limit or 0, remaining, standing.ends_at)
-
-
-def _event(
-    located: Located,
-    grant: Grant,
-    *,
-    status: int,
-    duration: float,
-    refusal: str = "",
-    upstream: float = 0,
-    bytes_in: int = 0,
-    bytes_out: int = 0,
-    units: int = 0,
-    leased: int = 0,
-    billable: bool = False,
-    meters: Meters = (),
-) -> UsageEvent:
-    subscription = grant.subscription
-    return UsageEvent(
-        event_id=NIL,  # whoever reads the slot derives it from where the slot lies
-        occurred_at=located.as_of,
-        organization_id=grant.key.organization_id,
-        provider_organization_id=located.product.provider_organization_id,
-        key_id=grant.key.id,
-        subscription_id=NIL if subscription is None else subscription.id,
-        product_id=located.product.id,
-        route_id=located.match.route.id,
-        environment=grant.key.environment,
-        method=located.request.method.decode(),
-        status=status,
-        refusal=refusal,
-        duration_us=int(duration * SECOND),
-        upstream_us=int(upstream * SECOND),
-        bytes_in=bytes_in,
-        bytes_out=bytes_out,
-        units=units,
-        leased=leased,
-        billable=billable,
-        ip=located.address,
-        request_id=located.request_id,
-        meters=meters,
-    )
+def _over_rate(call: Call, limiters: tuple[tuple[bytes, Limiter], ...]) -> Refused:
+    now = call.started
+    pause = max(limiter.wait(now) for _, limiter in limiters)
+    lines = respond.retry_after(respond.seconds(pause)) + call.answer_lines(now)
+    return Refused("rate_limited", "", lines)

@@ -10,18 +10,21 @@ that queues pauses its source.
 from decimal import Decimal
 from typing import Final, Protocol
 
+from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.errors import CATALOGUE
-from nimbus.gateway.call import CLIENT_GONE, CLIENT_GONE_CODE, Call, answer_fields
+from nimbus.gateway.call import CLIENT_GONE, CLIENT_GONE_CODE, Call
 from nimbus.gateway.forward import Pool, UpstreamConnection
-from nimbus.gateway.head import Field, RequestHead, ResponseHead
-from nimbus.gateway.respond import Pair
+from nimbus.gateway.head import Block, Field, RequestHead, ResponseHead
+from nimbus.gateway.origin import TRACEPARENT, Origin, trace_line
+from nimbus.gateway.respond import Refused
 from nimbus.gateway.upstream import Upstream
 from nimbus.rules.metering import parse_meters
 
 log = get_logger("gateway.exchange")
 
 PENDING: Final = 65_536
+Pair = tuple[bytes, bytes]
 _RETRYABLE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 _HOP_BY_HOP = frozenset(
     (
@@ -80,22 +83,24 @@ _NOT_FROM_UPSTREAMS = _NOT_BACK | {
 }
 _NOT_FROM_UPSTREAMS_PREFIXES = (b"x-nimbus-", b"x-quota-")
 _USAGE = b"x-nimbus-usage"
-_SANDBOX: Final[list[Pair]] = [
-    (b"Content-Security-Policy", b"sandbox; default-src 'none'"),
-    (b"X-Content-Type-Options", b"nosniff"),
-]
+_SANDBOX: Final = (
+    b"Content-Security-Policy: sandbox; default-src 'none'\r\nX-Content-Type-Options: nosniff\r\n"
+)
+# Under which names a block or an answer's head keeps what was made of it here.
+_FROM_API, _FROM_UPSTREAM = b"api", b"upstream"
+_JOIN_MAX: Final = 16_384  # bytes of a body that are copied into one write with their head
 
 
 class Client(Protocol):
     """The caller's connection, as an exchange sees it."""
 
-    request_id: str
-    forwarded: list[Pair]
+    request_id: bytes
+    origin: Origin
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Send a part of the answer."""
 
-    def refuse(self, code: str, *, close: bool) -> None:
+    def refuse(self, refused: Refused, *, close: bool) -> None:
         """Answer with a problem; nothing of an answer was sent before."""
 
     def finished(self, *, keep_alive: bool) -> None:
@@ -140,22 +145,22 @@ class ClientExchange:
         call: Call | None,
     ) -> None:
         self.call = call
-        self.method = request.method
-        self.retryable = request.method in _RETRYABLE and not request.has_body
-        self.request_sent = not request.has_body
+        self.method = method = request.line.method
+        self.request_sent = whole = request.block.length == 0
+        self.retryable = whole and method in _RETRYABLE
         self.over = False
         self._client = client
         self._pool = pool
         self._upstream = upstream
         self._request = request
         self._connection: UpstreamConnection | None = None
-        self._pending: list[bytes] = []
+        self._pending: list[bytes] | None = None
         self._pending_bytes = 0
         self._head: ResponseHead | None = None
         self._sent_head = False
         self._chunked = False
         self._keep_alive = request.keep_alive
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
 
     def start(self) -> None:
         """Ask for a connection; the rest happens as bytes come."""
@@ -169,13 +174,15 @@ class ClientExchange:
             return
         if self.call is not None:
             self.call.bytes_in += len(piece)
-        if self._request.length is None:
+        if self._request.block.length is None:
             chunk = b"%x\r\n%s\r\n" % (len(piece), piece) if piece else b""
             piece = chunk + b"0\r\n\r\n" if last else chunk
         self.request_sent = last
         if self._connection is not None:
             self._connection.write(piece)
         elif piece:
+            if self._pending is None:
+                self._pending = []
             self._pending.append(piece)
             self._pending_bytes += len(piece)
             if self._pending_bytes > PENDING:
@@ -191,7 +198,7 @@ class ClientExchange:
         if self._sent_head:
             self._client.cut()
         else:
-            self._client.refuse(code, close=True)
+            self._client.refuse(Refused(code), close=True)
 
     def client_gone(self) -> None:
         """The caller's connection is lost. What the upstream has answered by then counts."""
@@ -209,47 +216,74 @@ class ClientExchange:
     def upstream_ready(self, connection: UpstreamConnection) -> None:
         """Send the request's head, and the body as far as it has come."""
         self._connection = connection
-        if self.call is not None:
-            self.call.forwarded = True
-        connection.write(self._request_head() + b"".join(self._pending))
-        if self._pending_bytes > PENDING:
-            self._client.hold(paused=False)
-        self._pending.clear()
-        self._pending_bytes = 0
+        call = self.call
+        if call is None:
+            head = _head_for_api(self._request, self._client)
+        else:
+            call.forwarded = True
+            call.forwarded_at = clock.monotonic_us() if self._pending else call.started
+            head = _head_for_upstream(self._request, call)
+        if self._pending:
+            head += b"".join(self._pending)
+            if self._pending_bytes > PENDING:
+                self._client.hold(paused=False)
+            self._pending, self._pending_bytes = None, 0
+        connection.write(head)
 
     def upstream_head(self, head: ResponseHead) -> None:
         """Translate the answer's head; it leaves with the first bytes of the body."""
         self._head = head
-        if self.call is not None:
-            self.call.upstream_answered()
-            self.call.meters = _reported(head, self.call)
+        call = self.call
         if not self.request_sent:
             self._keep_alive = False  # an early answer: the rest of the body is not wanted
-        self._out.append(self._answer_head(head))
+        if call is None:
+            start, limits = _start_from_api(head), b""
+        else:
+            now = call.answered_at = clock.monotonic_us()
+            call.meters = _reported(head, call)
+            start, limits = _start_from_upstream(head), call.answer_lines(now)
+        self._out += (
+            start,
+            limits,
+            b"X-Request-Id: ",
+            self._client.request_id,
+            self._framing(head),
+        )
 
-    def upstream_data(self, piece: bytes, *, last: bool) -> None:
+    def upstream_data(self, piece: bytes | memoryview, *, last: bool) -> None:
         """Pass a piece of the answer on; before the last one the call is completed."""
-        head = self._head
+        head, out = self._head, self._out
         assert head is not None
         if piece:
-            self._out.append(b"%x\r\n%s\r\n" % (len(piece), piece) if self._chunked else piece)
+            if self._chunked:
+                out += (b"%x\r\n" % len(piece), piece, b"\r\n")
+            else:
+                out.append(piece)
             if self.call is not None:
                 self.call.bytes_out += len(piece)
         if not last:
             return
         if self._chunked:
-            self._out.append(b"0\r\n\r\n")
+            out.append(b"0\r\n\r\n")
         self._connection = None
-        self._end(head.status, served=True)
+        self.over = True
+        if self.call is not None:
+            self.call.complete(head.status, served=True)
         self.upstream_flush()
         self._client.finished(keep_alive=self._keep_alive)
 
     def upstream_flush(self) -> None:
         """Hand over what has come."""
-        if self._out:
-            out, self._out = b"".join(self._out), []
+        out = self._out
+        if out:
+            self._out = []
             self._sent_head = True
-            self._client.write(out)
+            if len(out[-1]) > _JOIN_MAX:
+                large = out.pop()
+                self._client.write(b"".join(out))
+                self._client.write(large)
+            else:
+                self._client.write(b"".join(out))
 
     def upstream_failed(self, code: str) -> None:
         """No answer, or one that breaks off: never billed. The caller hears of it, or sees the
@@ -264,7 +298,8 @@ class ClientExchange:
         if self._sent_head:
             self._client.cut()
         else:
-            self._client.refuse(code, close=not self.request_sent or not self._keep_alive)
+            close = not self.request_sent or not self._keep_alive
+            self._client.refuse(Refused(code), close=close)
 
     def upstream_writable(self, *, writable: bool) -> None:
         """Pass the upstream's pace on to the caller."""
@@ -279,56 +314,137 @@ class ClientExchange:
             connection.abandon()
         self._pool.cancel(self)
 
-    def _request_head(self) -> bytes:
-        request, call = self._request, self.call
-        if call is None:
-            path, query = request.path, request.query
-            pairs = _passed(request.fields, request.connection, _OURS, _OURS_PREFIXES)
-            pairs.insert(0, (b"Host", request.values(b"host")[0]))
-            # The one name of ours that a browser may say: no foreign page can make it.
-            pairs += [(b"X-Nimbus-CSRF", value) for value in request.values(b"x-nimbus-csrf")]
-        else:
-            path = self._upstream.base_path + call.admission.located.match.upstream_path
-            query = call.admission.located.query
-            pairs = [(b"Host", self._upstream.authority)]
-            pairs += _caller_fields(request, self._upstream)
-            pairs += _identity(call)
-        pairs += self._client.forwarded
-        if request.length is None:
-            pairs.append((b"Transfer-Encoding", b"chunked"))
-        elif request.length or request.method in {b"POST", b"PUT", b"PATCH"}:
-            pairs.append((b"Content-Length", b"%d" % request.length))
-        target = path if query is None else path + b"?" + query
-        lines = b"".join([b"%s: %s\r\n" % pair for pair in pairs])
-        return b"%s %s HTTP/1.1\r\n%s\r\n" % (request.method, target, lines)
-
-    def _answer_head(self, head: ResponseHead) -> bytes:
-        bodiless = self.method == b"HEAD" or head.status in {204, 304}
-        if self.call is None:
-            pairs = _passed(head.fields, head.connection, _NOT_FROM_API, ())
-        else:
-            pairs = _passed(
-                head.fields,
-                head.connection,
-                _NOT_FROM_UPSTREAMS,
-                _NOT_FROM_UPSTREAMS_PREFIXES,
-            )
-            pairs += _SANDBOX
-            pairs += answer_fields(self.call.gate, self.call.admission)
-        pairs.append((b"X-Request-Id", self._client.request_id.encode()))
-        if bodiless and head.status != 204:
-            pairs += [(name, value) for low, name, value in head.fields if low == b"content-length"]
-        elif not bodiless and head.length is not None:
-            pairs.append((b"Content-Length", b"%d" % head.length))
-        elif not bodiless and self._request.minor == 1:
-            self._chunked = True
-            pairs.append((b"Transfer-Encoding", b"chunked"))
-        elif not bodiless:
+    def _framing(self, head: ResponseHead) -> bytes:
+        """The last lines of the answer's head, from the end of the request id on."""
+        if head.length is None and self.method != b"HEAD" and head.status not in {204, 304}:
+            if self._request.line.minor == 1:
+                self._chunked = True
+                return _CHUNKED if self._keep_alive else _CHUNKED_CLOSE
             self._keep_alive = False
-        if not self._keep_alive:
-            pairs.append((b"Connection", b"close"))
-        lines = b"".join([b"%s: %s\r\n" % pair for pair in pairs])
-        return b"HTTP/1.1 %d %s\r\n%s\r\n" % (head.status, head.reason, lines)
+        return b"\r\n\r\n" if self._keep_alive else b"\r\nConnection: close\r\n\r\n"
+
+
+_CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+_CHUNKED_CLOSE = b"\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+
+
+def _head_for_upstream(request: RequestHead, call: Call) -> bytes:
+    """What the upstream is asked: our identity lines, then what passes of the caller's."""
+    permit, block = call.permit, request.block
+    upstream = permit.upstream
+    assert upstream is not None, "admitted"
+    auth = b"" if upstream.auth is None else upstream.auth[0]
+    lines = block.made.get(auth)
+    if lines is None:
+        lines = block.made[auth] = _caller_lines(block, auth)
+    request_id = call.request_id
+    line = request.line
+    return b"".join(
+        (
+            line.method,
+            b" ",
+            upstream.base_path,
+            call.match.upstream_path,
+            b"" if call.query is None else b"?" + call.query,
+            permit.head,
+            lines,
+            call.origin.lines,
+            b"X-Request-Id: ",
+            request_id,
+            b"\r\n",
+            _trace(block, request_id),
+            _body_lines(block.length, line.method),
+        )
+    )
+
+
+def _head_for_api(request: RequestHead, client: Client) -> bytes:
+    """What the management API is asked, with the caller's credentials and all it may say."""
+    block, line = request.block, request.line
+    passed = _passed(block.fields, block.connection, _OURS, _OURS_PREFIXES)
+    # The one name of ours that a browser may say: no foreign page can make it.
+    passed += [(b"X-Nimbus-CSRF", value) for value in block.values(b"x-nimbus-csrf")]
+    target = line.path if line.query is None else line.path + b"?" + line.query
+    credential = b""
+    if request.secret is not None and not _is_named(request.prefix, block.connection):
+        credential = request.prefix[2:] + request.secret + b"\r\n"
+    return b"".join(
+        (
+            b"%s %s HTTP/1.1\r\nHost: %s\r\n" % (line.method, target, block.authority),
+            credential,
+            _lines(passed),
+            b"X-Forwarded-Host: %s\r\n" % block.authority,
+            client.origin.lines,
+            b"X-Request-Id: %s\r\n" % client.request_id,
+            _trace(block, client.request_id),
+            _body_lines(block.length, line.method),
+        )
+    )
+
+
+def _is_named(prefix: bytes, connection: frozenset[bytes]) -> bool:
+    """Whether Connection names the line of a credential, which then ends here."""
+    return bool(connection) and prefix[2:].partition(b":")[0].lower() in connection
+
+
+def _caller_lines(block: Block, auth: bytes) -> bytes:
+    """What an upstream hears of the caller's lines; `auth` is the name of its own credentials."""
+    passed = _passed(block.fields, block.connection, _NOT_FOR_UPSTREAMS, _OURS_PREFIXES)
+    kept = [pair for pair in passed if pair[0].lower() != auth.lower()]
+    return _lines([*kept, (b"X-Forwarded-Host", block.authority)])
+
+
+def _trace(block: Block, request_id: bytes) -> bytes:
+    """The caller's traceparent when it is one, else the beginning of a new trace."""
+    line = block.made.get(b" trace")
+    if line is None:
+        traces = block.values(b"traceparent")
+        valid = len(traces) == 1 and TRACEPARENT.fullmatch(traces[0]) is not None
+        line = block.made[b" trace"] = b"traceparent: %s\r\n" % traces[0] if valid else b""
+    return line or trace_line(request_id)
+
+
+def _body_lines(length: int | None, method: bytes) -> bytes:
+    """The framing of the request's body, and the end of its head."""
+    if length is None:
+        return _REQUEST_CHUNKED
+    if length or method in _WITH_BODY:
+        return b"Content-Length: %d\r\n\r\n" % length
+    return b"\r\n"
+
+
+_REQUEST_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
+
+
+def _start_from_upstream(head: ResponseHead) -> bytes:
+    """The answer's status line and header lines, but for those about this one call."""
+    start = head.made.get(_FROM_UPSTREAM)
+    if start is None:
+        passed = _passed(
+            head.fields, head.connection, _NOT_FROM_UPSTREAMS, _NOT_FROM_UPSTREAMS_PREFIXES
+        )
+        start = head.made[_FROM_UPSTREAM] = _start(head, passed) + _SANDBOX
+    return start
+
+
+def _start_from_api(head: ResponseHead) -> bytes:
+    """The same of an answer of the management API."""
+    start = head.made.get(_FROM_API)
+    if start is None:
+        passed = _passed(head.fields, head.connection, _NOT_FROM_API, ())
+        start = head.made[_FROM_API] = _start(head, passed)
+    return start
+
+
+def _start(head: ResponseHead, passed: list[Pair]) -> bytes:
+    if head.status != 204:
+        passed += [(name, value) for low, name, value in head.fields if low == b"content-length"]
+    return b"HTTP/1.1 %d %s\r\n%s" % (head.status, head.reason, _lines(passed))
+
+
+def _lines(pairs: list[Pair]) -> bytes:
+    return b"".join([b"%s: %s\r\n" % pair for pair in pairs])
 
 
 def _passed(
@@ -349,24 +465,6 @@ def _passed(
     ]
 
 
-def _caller_fields(request: RequestHead, upstream: Upstream) -> list[Pair]:
-    passed = _passed(request.fields, request.connection, _NOT_FOR_UPSTREAMS, _OURS_PREFIXES)
-    if upstream.auth is None:
-        return passed
-    name = upstream.auth[0].lower()
-    return [pair for pair in passed if pair[0].lower() != name] + [upstream.auth]
-
-
-def _identity(call: Call) -> list[Pair]:
-    """Who calls, in the gateway's words. Source: spec 03 step 9."""
-    subscription = call.admission.subscription
-    return [
-        (b"X-Nimbus-Organization", str(subscription.organization_id).encode()),
-        (b"X-Nimbus-Subscription", str(subscription.id).encode()),
-        (b"X-Nimbus-Plan", subscription.plan.slug.encode()),
-    ]
-
-
 def _reported(head: ResponseHead, call: Call) -> tuple[tuple[str, Decimal], ...]:
     """What the upstream reports as used; nothing, and a warning, when it can't be read."""
     lines = [value for lower, _, value in head.fields if lower == _USAGE]
@@ -374,7 +472,8 @@ def _reported(head: ResponseHead, call: Call) -> tuple[tuple[str, Decimal], ...]
         return ()
     meters = parse_meters(b",".join(lines))
     if meters is None:
-        product, request_id = call.admission.located.product, call.admission.located.request_id
-        log.warning("unreadable_usage", product=product.slug, request_id=request_id)
+        log.warning(
+            "unreadable_usage", product=call.product.slug, request_id=call.request_id.decode()
+        )
         return ()
     return meters

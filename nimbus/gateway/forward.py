@@ -11,18 +11,14 @@ breaks before the first byte of an answer, the exchange may be sent once more on
 import asyncio
 import ssl
 from collections.abc import Iterable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from nimbus.base import clock
 from nimbus.base.log import get_logger
-from nimbus.gateway.head import (
-    BadMessageError,
-    BodyReader,
-    CloseReader,
-    ResponseHead,
-    read_response,
-)
+from nimbus.gateway.body import BodyReader
+from nimbus.gateway.head import BadMessageError, ResponseHead, known_answer, read_response
 from nimbus.gateway.upstream import Network, UnreachableError, Upstream, vetted_addresses
+from nimbus.rules.limits import SECOND
 
 log = get_logger("gateway.forward")
 
@@ -30,6 +26,10 @@ MAX_INTERIM = 8
 MAX_IDLE_PER_PLACE = 64
 IDLE_SECONDS = 30
 STREAM_IDLE_SECONDS = 300  # between two pieces of an answer's body
+
+WRITE_BUFFER: Final = 16_384  # bytes a socket may owe us before its source is paused
+_COPIED: Final = 16_384  # bytes: more of a payload is passed on without a copy
+_NO_LENGTH: Final = -1
 
 Place = tuple[bool, str, int, str | None]
 
@@ -47,7 +47,7 @@ class Exchange(Protocol):
     def upstream_head(self, head: ResponseHead) -> None:
         """The final answer begins."""
 
-    def upstream_data(self, piece: bytes, *, last: bool) -> None:
+    def upstream_data(self, piece: bytes | memoryview, *, last: bool) -> None:
         """A piece of the answer's payload; `last` when it is complete with this."""
 
     def upstream_flush(self) -> None:
@@ -60,19 +60,49 @@ class Exchange(Protocol):
         """Whether more of the request's body should be written now."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """One connection; carries one exchange at a time."""
+class Lane:
+    """One place that requests go to, and its idle connections."""
 
-    def __init__(self, pool: "Pool", upstream: Upstream) -> None:
+    __slots__ = ("idle",)
+
+    def __init__(self) -> None:
+        self.idle: list[UpstreamConnection] = []
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection; carries one exchange at a time. `deadline` (0: none) and `idle_since` are
+    microseconds of machine time.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_buffer",
+        "_exchange",
+        "_head",
+        "_interim",
+        "_left",
+        "_pool",
+        "_reader",
+        "_reused",
+        "_transport",
+        "deadline",
+        "idle_since",
+        "lane",
+        "upstream",
+    )
+
+    def __init__(self, pool: "Pool", upstream: Upstream, lane: Lane) -> None:
         self.upstream = upstream
-        self.deadline: float | None = None
-        self.idle_since = 0.0
+        self.lane = lane
+        self.deadline = 0
+        self.idle_since = 0
         self._pool = pool
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._buffer = bytearray()
         self._head: ResponseHead | None = None
-        self._reader: BodyReader | CloseReader | None = None
+        self._reader: BodyReader | None = None
+        self._left = _NO_LENGTH  # bytes of an answer's payload that says its length
         self._reused = False
         self._answered = False  # a byte of the answer has come
         self._interim = 0
@@ -85,7 +115,7 @@ class UpstreamConnection(asyncio.Protocol):
     def start(self, exchange: Exchange, *, reused: bool) -> None:
         """Carry this exchange from now on."""
         self._exchange, self._reused = exchange, reused
-        self._head, self._reader = None, None
+        self._head = None
         self._answered, self._interim = False, 0
         self.extend(self.upstream.answer_timeout)
         exchange.upstream_ready(self)
@@ -99,12 +129,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def extend(self, seconds: float) -> None:
         """The next sign of life is due within this time."""
-        self.deadline = clock.monotonic() + seconds
+        self.deadline = self._pool.now + int(seconds * SECOND)
 
     def pause(self) -> None:
         """Read no more of the answer for now."""
         if self.usable and self._transport is not None:
-            self.deadline = None
+            self.deadline = 0
             self._transport.pause_reading()
 
     def resume(self) -> None:
@@ -126,6 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(WRITE_BUFFER)
 
     def data_received(self, data: bytes) -> None:
         exchange = self._exchange
@@ -133,17 +164,20 @@ class UpstreamConnection(asyncio.Protocol):
             self._discard()
             return
         self._answered = True
-        self._buffer += data
         try:
-            self._read(exchange)
+            if self._head is not None:
+                self._take_payload(exchange, data)
+            elif self._buffer or not self._take_known(exchange, data):
+                self._read_head(exchange, data)
         except BadMessageError:
             self._fail("upstream_unreachable")
             return
         exchange.upstream_flush()
 
     def eof_received(self) -> None:
-        exchange = self._exchange
-        if exchange is not None and isinstance(self._reader, CloseReader):
+        exchange, head = self._exchange, self._head
+        until_close = head is not None and head.length is None and not head.chunked
+        if exchange is not None and until_close:
             self._exchange = None
             self._discard()
             exchange.upstream_data(b"", last=True)
@@ -162,38 +196,75 @@ class UpstreamConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.upstream_writable(writable=True)
 
-    def _read(self, exchange: Exchange) -> None:
-        while self._head is None:
+    def _take_known(self, exchange: Exchange, data: bytes) -> bool:
+        """Read an answer whose head was read before, in one look."""
+        known = None if exchange.method == b"HEAD" else known_answer(data)
+        if known is None:
+            return False
+        head, end = known
+        self._begin(exchange, head)
+        if self._exchange is exchange:
+            large = len(data) > _COPIED
+            self._take_payload(exchange, memoryview(data)[end:] if large else data[end:])
+        return True
+
+    def _read_head(self, exchange: Exchange, data: bytes) -> None:
+        self._buffer += data
+        while True:
             head = read_response(self._buffer, exchange.method)
             if head is None:
                 return
-            if head.status < 200:
-                self._interim += 1
-                if head.status == 101 or self._interim > MAX_INTERIM:
-                    raise BadMessageError("upstream_unreachable", "interim answers")
-                continue
-            self._head = head
-            if head.length is None and not head.chunked:
-                self._reader = CloseReader()
-            else:
-                self._reader = BodyReader(head.length, limit=None)
-            exchange.upstream_head(head)
-            if self._exchange is not exchange:
-                return
+            if head.status >= 200:
+                break
+            self._interim += 1
+            if head.status == 101 or self._interim > MAX_INTERIM:
+                raise BadMessageError("upstream_unreachable", "interim answers")
+        self._begin(exchange, head)
+        if self._exchange is exchange:
+            rest, self._buffer = bytes(self._buffer), bytearray()
+            self._take_payload(exchange, rest)
+
+    def _begin(self, exchange: Exchange, head: ResponseHead) -> None:
+        """The final answer's head has come: how its payload is read follows from it."""
+        self._head = head
+        self._reader = BodyReader(None, limit=None) if head.chunked else None
+        self._left = _NO_LENGTH if head.length is None else head.length
+        exchange.upstream_head(head)
+
+    def _take_payload(self, exchange: Exchange, data: bytes | memoryview) -> None:
         self.extend(STREAM_IDLE_SECONDS)
-        reader = self._reader
-        assert reader is not None
-        piece = b"" if reader.done else reader.read(self._buffer)
+        size, left = len(data), self._left
+        if left == size:
+            self._finish(exchange, clean=True)
+            exchange.upstream_data(data, last=True)
+        elif left > size:
+            self._left = left - size
+            if size:
+                exchange.upstream_data(data, last=False)
+        elif left >= 0:
+            self._finish(exchange, clean=False)
+            exchange.upstream_data(data[:left], last=True)
+        elif self._reader is None:
+            exchange.upstream_data(data, last=False)
+        else:
+            self._take_chunks(exchange, self._reader, data)
+
+    def _take_chunks(
+        self, exchange: Exchange, reader: BodyReader, data: bytes | memoryview
+    ) -> None:
+        self._buffer += data
+        piece = reader.read(self._buffer)
         if reader.done:
-            self._finish(exchange)
+            self._finish(exchange, clean=not self._buffer)
             exchange.upstream_data(piece, last=True)
         elif piece:
             exchange.upstream_data(piece, last=False)
 
-    def _finish(self, exchange: Exchange) -> None:
+    def _finish(self, exchange: Exchange, *, clean: bool) -> None:
+        """The answer is complete; `clean` says that no byte came after it."""
         self._exchange = None
         whole = self._head is not None and self._head.keep_alive and exchange.request_sent
-        if whole and not self._buffer and self.usable:
+        if whole and clean and self.usable:
             self._pool.release(self)
         else:
             self._discard()
@@ -211,7 +282,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.upstream_failed(code)
 
     def _discard(self) -> None:
-        self.deadline = None
+        self.deadline = 0
         self._pool.forget(self)
         if self._transport is not None:
             self._transport.abort()
@@ -225,24 +296,32 @@ class Pool:
         private_networks: tuple[Network, ...],
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.now = clock.monotonic_us()  # as of the last look; close enough for deadlines
         self._private_networks = private_networks
         self._tls = tls or ssl.create_default_context()
-        self._idle: dict[Place, list[UpstreamConnection]] = {}
+        self._lanes: dict[Place, Lane] = {}
         self._open: set[UpstreamConnection] = set()
         self._connecting: dict[Exchange, asyncio.Task[None]] = {}
+
+    def lane(self, upstream: Upstream) -> Lane:
+        """The place of this upstream, which it shares with all at the same address."""
+        lane = self._lanes.get(upstream.place)
+        if lane is None:
+            lane = self._lanes[upstream.place] = Lane()
+        return lane
 
     def send(self, exchange: Exchange, upstream: Upstream, *, fresh: bool = False) -> None:
         """Give the exchange a connection: an idle one now, else a new one soon. It hears of it
         by `upstream_ready` or `upstream_failed`.
         """
-        idle = [] if fresh else self._idle.get(upstream.place, [])
-        while idle:
-            connection = idle.pop()
+        lane = self.lane(upstream)
+        while lane.idle and not fresh:
+            connection = lane.idle.pop()
             if connection.usable:
                 connection.upstream = upstream
                 connection.start(exchange, reused=True)
                 return
-        task = asyncio.get_running_loop().create_task(self._connect(exchange, upstream))
+        task = asyncio.get_running_loop().create_task(self._connect(exchange, upstream, lane))
         self._connecting[exchange] = task
 
     def cancel(self, exchange: Exchange) -> None:
@@ -253,9 +332,9 @@ class Pool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request to its place."""
-        connection.deadline = None
-        connection.idle_since = clock.monotonic()
-        idle = self._idle.setdefault(connection.upstream.place, [])
+        connection.deadline = 0
+        connection.idle_since = self.now
+        idle = connection.lane.idle
         if len(idle) < MAX_IDLE_PER_PLACE:
             idle.append(connection)
         else:
@@ -264,18 +343,21 @@ class Pool:
     def forget(self, connection: UpstreamConnection) -> None:
         """A connection is closed."""
         self._open.discard(connection)
-        idle = self._idle.get(connection.upstream.place)
-        if idle and connection in idle:
-            idle.remove(connection)
+        if connection in connection.lane.idle:
+            connection.lane.idle.remove(connection)
 
-    def sweep(self, now: float) -> None:
-        """End what is overdue and what was idle for too long."""
+    def sweep(self, now: int) -> None:
+        """End what is overdue and what was idle for too long; `now` in microseconds of machine
+        time.
+        """
+        self.now = now
         for connection in list(self._open):
-            if connection.deadline is not None and connection.deadline < now:
+            if 0 < connection.deadline < now:
                 connection.expire()
-        for idle in self._idle.values():
-            for connection in [each for each in idle if each.idle_since + IDLE_SECONDS < now]:
-                connection.abandon()
+        for lane in self._lanes.values():
+            for connection in list(lane.idle):
+                if connection.idle_since + IDLE_SECONDS * SECOND < now:
+                    connection.abandon()
 
     def close(self) -> None:
         """Close every connection."""
@@ -284,10 +366,10 @@ class Pool:
         for connection in list(self._open):
             connection.abandon()
 
-    async def _connect(self, exchange: Exchange, upstream: Upstream) -> None:
+    async def _connect(self, exchange: Exchange, upstream: Upstream, lane: Lane) -> None:
         try:
             async with asyncio.timeout(upstream.connect_timeout):
-                connection = await self._dial(upstream)
+                connection = await self._dial(upstream, lane)
         except (OSError, UnreachableError, TimeoutError):
             self._connecting.pop(exchange, None)
             exchange.upstream_failed("upstream_unreachable")
@@ -303,11 +385,11 @@ class Pool:
         else:
             connection.start(exchange, reused=False)
 
-    async def _dial(self, upstream: Upstream) -> UpstreamConnection:
+    async def _dial(self, upstream: Upstream, lane: Lane) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
 
         def make() -> UpstreamConnection:
-            return UpstreamConnection(self, upstream)
+            return UpstreamConnection(self, upstream, lane)
 
         if upstream.socket_path is not None:
             _, made = await loop.create_unix_connection(make, upstream.socket_path)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The strict parser: request heads, response heads and bodies, from bytes and nothing else.
+"""The strict parser of heads: of requests and of answers, from bytes and nothing else.
 
     HeadReader      bytes as they come → RequestHead, the same verdict however they are split
-    ResponseReader  the same for an upstream's answers
-    BodyReader      Content-Length or chunked → payload bytes; CloseReader: until the end
+    read_response   the same for an upstream's answers
+    known_request   a head whose lines were all read before, in one look; known_answer: likewise
 
 What two parsers could read differently is refused: bare CR or LF, folded lines, white space
 around names, two Hosts, two framings, anything but `chunked`, paths that an upstream may
@@ -13,21 +13,25 @@ same bytes in other pieces get the same answer.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from nimbus.gateway.route import split_data_path
 
 MAX_REQUEST_LINE: Final = 8_192
 MAX_HEADER_BLOCK: Final = 32_768
 MAX_HEADER_LINES: Final = 100
 MAX_BODY: Final = 10_485_760
-MAX_CHUNK_EXTENSIONS: Final = 16_384
-MAX_TRAILERS: Final = 8_192
 MAX_EMPTY_LINES: Final = 1  # before a request: some old clients end a body with one too many
+
+# How much is remembered of what was read: entries, and bytes of each.
+MAX_LINES, MAX_BLOCKS, MAX_ANSWERS = 2_048, 512, 512
+MAX_REMEMBERED_LINE, MAX_REMEMBERED = 256, 1_024
 
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 
-_ILLEGAL = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+ILLEGAL = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\n")
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)([/?].*)?", re.DOTALL)
@@ -37,15 +41,30 @@ _HOST = re.compile(
 _PATH = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 _QUERY = re.compile(rb"(?:[!\"$&-~]|%[0-9A-Fa-f]{2})*")
 _PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]*)?")
-_PLAIN_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 # Bytes that no path may hold even when encoded: an upstream that decodes once would see
 # another path than the one that was checked.
 _HIDDEN = frozenset(range(0x20)) | frozenset(b"/\\\x7f")
-_FRAMING = frozenset((b"content-length", b"transfer-encoding", b"host", b"trailer"))
+_LEGAL = bytes(byte for byte in range(0x100) if byte == 9 or (byte >= 0x20 and byte != 0x7F))
+_CREDENTIALS = (
+    b"\r\nAuthorization: Bearer ",
+    b"\r\nX-API-Key: ",
+    b"\r\nauthorization: Bearer ",
+    b"\r\nx-api-key: ",
+)
+_CREDENTIAL_NAMES = frozenset((b"authorization", b"x-api-key"))
+# Lines that are not remembered: they may hold a secret, or are never the same twice.
+_SECRETS = _CREDENTIAL_NAMES | {b"cookie", b"proxy-authorization", b"set-cookie"}
+_FORGOTTEN = _SECRETS | {
+    b"idempotency-key",
+    b"traceparent",
+    b"tracestate",
+    b"x-correlation-id",
+    b"x-request-id",
+}
 
+_Read = TypeVar("_Read")
 Field = tuple[bytes, bytes, bytes]  # name in lower case, name as sent, value
 
 
@@ -59,38 +78,82 @@ class BadMessageError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class RequestHead:
-    """A request that may be answered. `path` has its unreserved escapes decoded and holds no
-    dot segment, empty segment or hidden separator; `query` is None without a `?`.
-    `length` is the body's, None when it comes in chunks.
+class RequestLine:
+    """A request's first line. `path` has its unreserved escapes decoded and holds no dot
+    segment, empty segment or hidden separator; `query` is None without a `?`. `authority` is the
+    host that an absolute target names, `place` product slug and path below it on the data path.
     """
 
     method: bytes
     path: bytes
     query: bytes | None
     minor: int
+    authority: bytes | None
+    place: tuple[bytes, bytes] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A request's header lines, without the credential that was taken out of them. `length` is
+    the body's, None when it comes in chunks; `credentials` says that further ones are among the
+    fields. Shared by all requests with the same lines, so
+    nothing of a single request may be kept in it; `made` is room for what follows from it.
+    """
+
+    fields: tuple[Field, ...]
     host: bytes
     port: int | None
-    fields: tuple[Field, ...]
+    authority: bytes
     connection: frozenset[bytes]
     length: int | None
     expects_continue: bool
-    keep_alive: bool
-    size: int
-
-    @property
-    def has_body(self) -> bool:
-        """Whether body bytes follow the head."""
-        return self.length != 0
+    websocket: bool
+    credentials: bool
+    made: dict[bytes, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of all lines of this (lower-case) name."""
         return [value for lower, _, value in self.fields if lower == name]
 
 
+@dataclass(slots=True)
+class RequestHead:
+    """A request that may be answered. A plain credential stands apart from the block: `secret`,
+    and what stood before it on its line; any other is among the fields.
+    """
+
+    line: RequestLine
+    block: Block
+    prefix: bytes
+    secret: bytes | None
+    size: int
+
+    @property
+    def method(self) -> bytes:
+        """One of METHODS."""
+        return self.line.method
+
+    @property
+    def has_body(self) -> bool:
+        """Whether body bytes follow the head."""
+        return self.block.length != 0
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the caller waits for a word before it sends the body."""
+        return self.block.expects_continue and self.line.minor == 1
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the caller wants the connection to stay."""
+        return self.line.minor == 1 and b"close" not in self.block.connection
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """An upstream's final answer. `length` None: chunked when `chunked`, else until it closes."""
+    """An upstream's final answer. `length` None: chunked when `chunked`, else until it closes.
+    Shared by all answers with the same head; `made` is room for what follows from it.
+    """
 
     status: int
     reason: bytes
@@ -99,6 +162,43 @@ class ResponseHead:
     length: int | None
     chunked: bool
     keep_alive: bool
+    made: dict[bytes, bytes] = field(default_factory=dict, compare=False, repr=False)
+
+
+# What was read before. Lines and blocks come again and again; each is read once and remembered,
+# which changes no verdict, because what they mean depends on nothing but their bytes. Nothing
+# that may hold a secret or a query is remembered; a full table is emptied.
+_lines: dict[bytes, RequestLine] = {}
+_blocks: dict[bytes, Block] = {}
+_fields_read: dict[bytes, Field] = {}
+_answers: dict[bytes, ResponseHead] = {}
+
+
+def known_request(data: bytes) -> RequestHead | None:
+    """The head at the start of `data` when its line and block were read before, and so need no
+    further look; None sends the caller to a HeadReader, which comes to the same result.
+    """
+    end = data.find(b"\r\n\r\n") + 4
+    start = data.find(b"\r\n")
+    if end < 4 or end > MAX_REQUEST_LINE:
+        return None
+    line = _lines.get(data[:start]) or _known_line(data[:start])
+    if line is None:
+        return None
+    prefix, secret, rest = _take_credential(data, start, end)
+    block = _blocks.get(rest)
+    if block is None or (block.length is None and line.minor == 0):
+        return None
+    return RequestHead(line, block, prefix, secret, end)
+
+
+def known_answer(data: bytes) -> tuple[ResponseHead, int] | None:
+    """The answer's head at the start of `data` and where it ends, when the same was read before
+    in answer to another method than HEAD; None sends the caller to `read_response`.
+    """
+    end = data.find(b"\r\n\r\n") + 4
+    head = _answers.get(data[:end])
+    return None if head is None else (head, end)
 
 
 class HeadReader:
@@ -108,7 +208,7 @@ class HeadReader:
 
     def __init__(self) -> None:
         self.buffer = bytearray()
-        self._line: tuple[bytes, bytes, int] | None = None
+        self._line: RequestLine | None = None
         self._line_end = 0
         self._scanned = 0
         self._empty_lines = 0
@@ -134,144 +234,10 @@ class HeadReader:
         if end < 0:
             self._scanned = len(buffer)
             return None
-        block = bytes(buffer[self._line_end + 2 : end - 2])
-        head = _request_head(self._line, block, end)
+        head = _request_head(self._line, bytes(buffer[self._line_end : end]), end)
         del buffer[:end]
         self._line, self._line_end, self._scanned, self._empty_lines = None, 0, 0, 0
         return head
-
-
-class BodyReader:
-    """Takes a message's payload off a buffer; `done` once its last byte was read.
-
-    `length` None reads chunks: their extensions and trailers are checked, bounded and dropped.
-    `limit` bounds the payload (None: no bound); over it the code is `payload_too_large`.
-    """
-
-    __slots__ = ("_extensions", "_left", "_limit", "_state", "_taken", "_trailers", "done")
-
-    def __init__(self, length: int | None, limit: int | None = MAX_BODY) -> None:
-        self._limit = limit
-        self._taken = 0
-        self._extensions = 0
-        self._trailers = 0
-        self._left = length or 0
-        self._state = "fixed" if length is not None else "size"
-        self.done = length == 0
-
-    def read(self, buffer: bytearray) -> bytes:
-        """The payload in `buffer`, which is taken off it; raises BadMessageError."""
-        if self._state == "fixed":
-            piece = bytes(buffer[: self._left])
-            del buffer[: len(piece)]
-            self._left -= len(piece)
-            self.done = self._left == 0
-            return piece
-        pieces: list[bytes] = []
-        position = self._chunks(buffer, pieces)
-        del buffer[:position]
-        return b"".join(pieces)
-
-    def _chunks(self, buffer: bytearray, pieces: list[bytes]) -> int:
-        position = 0
-        while not self.done:
-            if self._state == "size" and (past := self._whole_chunk(buffer, position, pieces)):
-                position = past
-            elif self._state == "data":
-                piece = bytes(buffer[position : position + self._left])
-                pieces.append(piece)
-                position += len(piece)
-                self._left -= len(piece)
-                if self._left:
-                    break
-                self._state = "data end"
-            elif self._state == "data end":
-                end = bytes(buffer[position : position + 2])
-                if not b"\r\n".startswith(end):
-                    raise BadMessageError(
-                        "malformed_request", "A chunk does not end where it says."
-                    )
-                if len(end) < 2:
-                    break
-                position += 2
-                self._state = "size"
-            else:
-                line = self._line(buffer, position)
-                if line is None:
-                    break
-                position += len(line) + 2
-                self._size(line) if self._state == "size" else self._trailer(line)
-        return position
-
-    def _whole_chunk(self, buffer: bytearray, position: int, pieces: list[bytes]) -> int:
-        """The shortest way for the usual chunk, which has come whole and has no extension:
-        where it ends, or 0 to read it step by step.
-        """
-        match = _PLAIN_SIZE.match(buffer, position)
-        size = 0 if match is None else int(match[1], 16)
-        over = self._limit is not None and self._taken + size > self._limit
-        if match is None or not size or over:
-            return 0
-        start = match.end()
-        end = start + size
-        if buffer[end : end + 2] != b"\r\n":
-            return 0
-        self._taken += size
-        pieces.append(bytes(buffer[start:end]))
-        return end + 2
-
-    def _line(self, buffer: bytearray, position: int) -> bytes | None:
-        """One line without its end; None while it is incomplete."""
-        budget = MAX_CHUNK_EXTENSIONS - self._extensions + 16
-        code = "malformed_request"
-        if self._state == "trailers":
-            budget, code = MAX_TRAILERS - self._trailers, "headers_too_large"
-        end = buffer.find(b"\r\n", position, position + budget + 2)
-        if end < 0:
-            bad = _ILLEGAL.search(buffer, position, position + budget + 1)
-            if bad is not None:
-                raise BadMessageError("malformed_request", "A chunk line holds an illegal byte.")
-            if len(buffer) - position > budget + 1:
-                raise BadMessageError(code, "A chunk's extensions or trailers are too long.")
-            return None
-        if _ILLEGAL.search(buffer, position, end) is not None:
-            raise BadMessageError("malformed_request", "A chunk line holds an illegal byte.")
-        return bytes(buffer[position:end])
-
-    def _size(self, line: bytes) -> None:
-        match = _CHUNK_SIZE.fullmatch(line)
-        if match is None:
-            raise BadMessageError("malformed_request", "A chunk's size can't be read.")
-        self._extensions += len(line) - len(match[1])
-        self._left = int(match[1], 16)
-        self._taken += self._left
-        if self._limit is not None and self._taken > self._limit:
-            raise BadMessageError("payload_too_large", "The body is too large.")
-        self._state = "data" if self._left else "trailers"
-
-    def _trailer(self, line: bytes) -> None:
-        if not line:
-            self.done = True
-            return
-        self._trailers += len(line) + 2
-        name, colon, _ = line.partition(b":")
-        if not colon or _TOKEN.fullmatch(name) is None or name.lower() in _FRAMING:
-            raise BadMessageError("malformed_request", "A trailer can't be accepted.")
-
-
-class CloseReader:
-    """Takes everything until the peer closes, which alone ends it."""
-
-    __slots__ = ("done",)
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def read(self, buffer: bytearray) -> bytes:
-        """All there is."""
-        piece = bytes(buffer)
-        buffer.clear()
-        return piece
 
 
 def read_response(buffer: bytearray, method: bytes) -> ResponseHead | None:
@@ -281,7 +247,7 @@ def read_response(buffer: bytearray, method: bytes) -> ResponseHead | None:
     what a strict reader can't trust; the caller answers 502.
     """
     line_end = buffer.find(b"\r\n")
-    if _ILLEGAL.search(buffer, 0, line_end if line_end >= 0 else len(buffer)) is not None:
+    if ILLEGAL.search(buffer, 0, line_end if line_end >= 0 else len(buffer)) is not None:
         raise BadMessageError("upstream_unreachable", "illegal byte in the status line")
     if line_end < 0:
         if len(buffer) > MAX_REQUEST_LINE:
@@ -293,10 +259,13 @@ def read_response(buffer: bytearray, method: bytes) -> ResponseHead | None:
     end = _block_end(buffer, line_end, line_end)
     if end < 0:
         return None
+    raw = bytes(buffer[:end])
     minor, status, reason = int(match[1]), int(match[2]), bytes(match[3] or b"")
-    fields = _fields(bytes(buffer[line_end + 2 : end - 2]))
+    head = _response_head(minor, status, reason, _fields(raw[line_end:]), method)
     del buffer[:end]
-    return _response_head(minor, status, reason, fields, method)
+    if status >= 200 and method != b"HEAD" and _may_be_remembered(head, raw):
+        _remember(_answers, raw, head, MAX_ANSWERS)
+    return head
 
 
 def split_host(text: bytes) -> tuple[bytes, int | None]:
@@ -317,7 +286,7 @@ def tokens(values: list[bytes]) -> frozenset[bytes]:
 def _line_end(buffer: bytearray) -> int:
     end = buffer.find(b"\r\n", 0, MAX_REQUEST_LINE + 2)
     checked = end if end >= 0 else min(len(buffer), MAX_REQUEST_LINE)
-    if _ILLEGAL.search(buffer, 0, checked) is not None:
+    if ILLEGAL.search(buffer, 0, checked) is not None:
         raise BadMessageError("malformed_request", "The request line holds an illegal byte.")
     if end < 0 and len(buffer) > MAX_REQUEST_LINE + 1:
         raise BadMessageError("uri_too_long", "The request line is over 8 KiB.")
@@ -331,13 +300,19 @@ def _block_end(buffer: bytearray, line_end: int, scanned: int) -> int:
     """
     found = buffer.find(b"\r\n\r\n", max(line_end, scanned - 3))
     end = len(buffer) if found < 0 else found + 4
-    illegal = _ILLEGAL.search(buffer, line_end, end)
+    illegal = None if _clean(buffer, line_end, end) else ILLEGAL.search(buffer, line_end, end)
     over = _limit_passed(buffer, line_end + 2, end)
     if illegal is not None and (over < 0 or illegal.start() < over):
         raise BadMessageError("malformed_request", "The header holds an illegal byte.")
     if over >= 0:
         raise BadMessageError("headers_too_large", "The header is over 32 KiB or 100 lines.")
     return -1 if found < 0 else end
+
+
+def _clean(buffer: bytearray, start: int, end: int) -> bool:
+    """Whether this stretch certainly holds no illegal byte: the quick look before the exact one."""
+    pairs = buffer.count(b"\r\n", start, end)
+    return buffer[start:end].translate(None, _LEGAL) == b"\r\n" * pairs
 
 
 def _limit_passed(buffer: bytearray, start: int, end: int) -> int:
@@ -354,47 +329,88 @@ def _limit_passed(buffer: bytearray, start: int, end: int) -> int:
     return position if over < 0 else min(position, over)
 
 
-def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
-    match = _REQUEST_LINE.fullmatch(line)
+def _request_line(raw: bytes) -> RequestLine:
+    known = _lines.get(raw)
+    if known is not None:
+        return known
+    match = _REQUEST_LINE.fullmatch(raw)
     if match is None:
         raise BadMessageError("malformed_request", "The request line can't be read.")
     if match[3] != b"1" or match[4] not in {b"0", b"1"}:
         raise BadMessageError("version_not_supported", "Only HTTP/1.0 and HTTP/1.1 are spoken.")
     if match[1] not in METHODS:
         raise BadMessageError("not_implemented", "This method is not implemented.")
-    return match[1], match[2], int(match[4])
+    authority, path, query = _target(match[2])
+    line = RequestLine(match[1], path, query, int(match[4]), authority, split_data_path(path))
+    if query is None and authority is None and len(raw) <= MAX_REMEMBERED_LINE:
+        _remember(_lines, raw, line, MAX_LINES)
+    return line
 
 
-def _request_head(line: tuple[bytes, bytes, int], block: bytes, size: int) -> RequestHead:
-    method, target, minor = line
-    fields = _fields(block)
+def _known_line(raw: bytes) -> RequestLine | None:
+    """The line, when it is one that was read before but for its query."""
+    bare, _, rest = raw.partition(b"?")
+    query, version = rest[:-9], rest[-9:]
+    line = _lines.get(bare + version)
+    if line is None or version != b" HTTP/1.1" or _QUERY.fullmatch(query) is None:
+        return None
+    return RequestLine(line.method, line.path, query, line.minor, None, line.place)
+
+
+def _take_credential(data: bytes, start: int, end: int) -> tuple[bytes, bytes | None, bytes]:
+    """The head's first plain credential, with what stands before it on its line, and the lines
+    from `start` to `end` without that line. Not plain is what is not one word of letters, digits
+    and underscores: it stays where it is, as does a second one.
+    """
+    for prefix in _CREDENTIALS:
+        at = data.find(prefix, start, end)
+        if at >= 0:
+            after = at + len(prefix)
+            past = data.find(b"\r\n", after)
+            secret = data[after:past]
+            if secret.replace(b"_", b"").isalnum():
+                return prefix, secret, data[start:at] + data[past:end]
+    return b"", None, data[start:end]
+
+
+def _request_head(line: RequestLine, raw: bytes, size: int) -> RequestHead:
+    prefix, secret, rest = _take_credential(raw, 0, len(raw))
+    block = _blocks.get(rest)
+    if block is None:
+        block = _block(rest)
+        if _may_be_remembered(block, rest):
+            _remember(_blocks, rest, block, MAX_BLOCKS)
+    if line.authority is not None and line.authority.lower() != block.authority.lower():
+        raise BadMessageError("malformed_request", "The target can't be read.")
+    if block.length is None and line.minor == 0:
+        raise BadMessageError("malformed_request", "HTTP/1.0 knows no chunks.")
+    return RequestHead(line, block, prefix, secret, size)
+
+
+def _block(raw: bytes) -> Block:
+    fields = _fields(raw)
     hosts = [value for lower, _, value in fields if lower == b"host"]
     if len(hosts) != 1:
         raise BadMessageError("malformed_request", "A request names its Host exactly once.")
     host, port = split_host(hosts[0])
-    path, query = _target(target, hosts[0])
     length = _framing(fields)
-    if length is None and minor == 0:
-        raise BadMessageError("malformed_request", "HTTP/1.0 knows no chunks.")
     if length is not None and length > MAX_BODY:
         raise BadMessageError("payload_too_large", "The body is over 10 MiB.")
-    connection = tokens([value for lower, _, value in fields if lower == b"connection"])
     expectations = [value for lower, _, value in fields if lower == b"expect"]
     if expectations and [value.lower() for value in expectations] != [b"100-continue"]:
         raise BadMessageError("expectation_failed", "Only 100-continue can be expected.")
-    return RequestHead(
-        method=method,
-        path=path,
-        query=query,
-        minor=minor,
+    return Block(
+        fields=fields,
         host=host,
         port=port,
-        fields=fields,
-        connection=connection,
+        authority=hosts[0],
+        connection=tokens([value for lower, _, value in fields if lower == b"connection"]),
         length=length,
-        expects_continue=bool(expectations) and minor == 1 and length != 0,
-        keep_alive=minor == 1 and b"close" not in connection,
-        size=size,
+        expects_continue=bool(expectations) and length != 0,
+        websocket=any(
+            name == b"upgrade" and value.lower() == b"websocket" for name, _, value in fields
+        ),
+        credentials=any(name in _CREDENTIAL_NAMES for name, _, _ in fields),
     )
 
 
@@ -422,14 +438,33 @@ def _response_head(
     )
 
 
-def _fields(block: bytes) -> tuple[Field, ...]:
+def _fields(raw: bytes) -> tuple[Field, ...]:
+    """The lines of a header block, from the CRLF before it to the empty line after it."""
     found: list[Field] = []
-    for line in block.split(b"\r\n")[:-1]:
-        name, colon, value = line.partition(b":")
-        if not colon or _TOKEN.fullmatch(name) is None:
-            raise BadMessageError("malformed_request", "A header line can't be read.")
-        found.append((name.lower(), name, value.strip(b" \t")))
+    for line in raw.split(b"\r\n")[1:-2]:
+        one = _fields_read.get(line)
+        if one is None:
+            name, colon, value = line.partition(b":")
+            if not colon or TOKEN.fullmatch(name) is None:
+                raise BadMessageError("malformed_request", "A header line can't be read.")
+            one = (name.lower(), name, value.strip(b" \t"))
+            if len(line) <= MAX_REMEMBERED_LINE and one[0] not in _FORGOTTEN:
+                _remember(_fields_read, line, one, MAX_LINES)
+        found.append(one)
     return tuple(found)
+
+
+def _may_be_remembered(head: Block | ResponseHead, raw: bytes) -> bool:
+    """Short, without secrets, and within the limits with one line (of a credential) more."""
+    if len(raw) > MAX_REMEMBERED or len(head.fields) >= MAX_HEADER_LINES:
+        return False
+    return not any(lower in _FORGOTTEN for lower, _, _ in head.fields)
+
+
+def _remember(table: dict[bytes, _Read], raw: bytes, read: _Read, bound: int) -> None:
+    if len(table) >= bound:
+        table.clear()
+    table[raw] = read
 
 
 def _framing(fields: tuple[Field, ...]) -> int | None:
@@ -451,20 +486,20 @@ def _framing(fields: tuple[Field, ...]) -> int | None:
     return int(lengths[0])
 
 
-def _target(target: bytes, host: bytes) -> tuple[bytes, bytes | None]:
-    """Path and query of an origin-form or absolute-form target, checked and made plain."""
+def _target(target: bytes) -> tuple[bytes | None, bytes, bytes | None]:
+    """Authority, path and query of an absolute-form or (without the first) origin-form target."""
+    authority = None
     if not target.startswith(b"/"):
         match = _ABSOLUTE.fullmatch(target)
-        if match is None or match[1].lower() != host.lower():
+        if match is None:
             raise BadMessageError("malformed_request", "The target can't be read.")
-        target = match[2] or b"/"
+        authority, target = match[1], match[2] or b"/"
         if target.startswith(b"?"):
             target = b"/" + target
     path, mark, query = target.partition(b"?")
     if _PATH.fullmatch(path) is None or _QUERY.fullmatch(query) is None:
         raise BadMessageError("malformed_request", "The target holds an illegal byte.")
-    path = _plain(path)
-    return path, query if mark else None
+    return authority, _plain(path), query if mark else None
 
 
 def _plain(path: bytes) -> bytes:

@@ -20,9 +20,9 @@ from nimbus.base.log import get_logger
 from nimbus.rules.metering import (
     LOCK_NAME,
     SLOT_HEAD_SIZE,
+    SLOT_SIZE,
     SLOTS_PER_SEGMENT,
     SegmentHeader,
-    UsageEvent,
     encode_completed,
     encode_header,
     encode_reserved,
@@ -41,6 +41,7 @@ class _Segment:
     header: SegmentHeader
     file: int
     memory: mmap.mmap
+    base: int  # where the slot of sequence 0 would lie
     open_calls: int = 0
     dirty: bool = True
 
@@ -55,6 +56,7 @@ class Journal:
         self.producer = producer
         self._slots = slots_per_segment
         self._sequence = 0  # the last one reserved
+        self._last = 0  # the last one that the segment being filled has room for
         self._segments: list[_Segment] = []  # the last is the one being filled
         self._next: _Segment | None = None
         self._retry_at = clock.monotonic()
@@ -76,29 +78,29 @@ class Journal:
     def reserve(self) -> int | None:
         """Take the next slot for a call about to be forwarded; None when there is no room."""
         sequence = self._sequence + 1
-        full = not self._segments or sequence > self._segments[-1].header.last_sequence
-        if full and not self._advance():
+        if sequence > self._last and not self._advance():
             return None
         segment = self._segments[-1]
-        offset = slot_offset(segment.header, sequence)
+        offset = segment.base + sequence * SLOT_SIZE
         segment.memory[offset : offset + SLOT_HEAD_SIZE] = encode_reserved(sequence)
         segment.open_calls += 1
         segment.dirty = True
         self._sequence = sequence
         return sequence
 
-    def complete(self, sequence: int, record: UsageEvent) -> None:
-        """Write down what came of the call that holds this slot."""
-        segment = self._segment_of(sequence)
-        offset = slot_offset(segment.header, sequence)
-        head, payload = encode_completed(sequence, record)
+    def complete(self, sequence: int, payload: bytes) -> None:
+        """Write down what came of the call that holds this slot: a payload of `rules.metering`."""
+        segment = self._segments[-1]
+        if sequence < segment.header.first_sequence:
+            segment = self._segment_of(sequence)
+        offset = segment.base + sequence * SLOT_SIZE
         start = offset + SLOT_HEAD_SIZE
         segment.memory[start : start + len(payload)] = payload
-        segment.memory[offset:start] = head
+        segment.memory[offset:start] = encode_completed(sequence, payload)
         segment.dirty = True
         segment.open_calls -= 1
 
-    def record_refused(self, record: UsageEvent) -> None:
+    def record_refused(self, payload: bytes) -> None:
         """Write down a refused call, unless a flood or a full disk leaves no room for it."""
         second = int(clock.monotonic())
         if second != self._refused_second:
@@ -108,7 +110,7 @@ class Journal:
         self._refused_count += 1
         sequence = self.reserve()
         if sequence is not None:
-            self.complete(sequence, record)
+            self.complete(sequence, payload)
 
     def prepare(self) -> None:
         """Have the next segment ready once this one is half full; let go of finished ones. Does
@@ -148,6 +150,7 @@ class Journal:
         if segment is None:
             return False
         self._segments.append(segment)
+        self._last = segment.header.last_sequence
         return True
 
     def _make(self, number: int) -> _Segment | None:
@@ -193,7 +196,7 @@ def _make_segment(folder: Path, header: SegmentHeader) -> _Segment:
         os.close(file)
         unfinished.unlink(missing_ok=True)
         raise
-    return _Segment(header, file, memory)
+    return _Segment(header, file, memory, slot_offset(header, 0))
 
 
 def _let_go(segment: _Segment) -> None:

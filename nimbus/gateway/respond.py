@@ -8,6 +8,7 @@ spec 11 §6, the same that the management API renders.
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 
@@ -39,7 +40,14 @@ _REASONS = {
     505: "HTTP Version Not Supported",
 }
 
-Pair = tuple[bytes, bytes]
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The answer is no: a code of spec 08, a sentence for strangers, further header lines."""
+
+    code: str
+    detail: str = ""
+    lines: bytes = b""
 
 
 def _document(code: str, detail: str) -> bytes:
@@ -80,56 +88,46 @@ _MARK_BYTES = _MARK.encode()
 
 
 def refusal(
-    code: str,
-    request_id: str,
-    *,
-    detail: str = "",
-    fields: Iterable[Pair] = (),
-    close: bool = False,
-    head_only: bool = False,
+    refused: Refused, request_id: bytes, *, close: bool = False, head_only: bool = False
 ) -> bytes:
-    """A whole refusal: `detail` a sentence safe for strangers, `fields` further header lines,
-    `close` when the connection ends after it, `head_only` in answer to HEAD.
-    """
+    """A whole refusal: `close` when the connection ends after it, `head_only` in answer to HEAD."""
+    code, detail = refused.code, refused.detail
     start, document = _encode(code, detail) if detail else _READY[code]
-    mark = request_id.encode()
-    parts = [start.replace(_MARK_BYTES, mark), date_line()]
-    parts += [b"%s: %s\r\n" % pair for pair in fields]
+    parts = [start.replace(_MARK_BYTES, request_id), date_line(), refused.lines]
     parts.append(b"Connection: close\r\n\r\n" if close else b"\r\n")
     if not head_only:
-        parts.append(document.replace(_MARK_BYTES, mark))
+        parts.append(document.replace(_MARK_BYTES, request_id))
     return b"".join(parts)
 
 
-def rate_fields(limiters: Iterable[tuple[str, Rate, Limiter]], now: int) -> list[Pair]:
-    """RateLimit-Policy and RateLimit: name, the whole installation's rate, and the limiter that
-    counts this gateway's share of it. Source: IETF draft 11 of the RateLimit fields.
+def policy_line(rates: Iterable[tuple[str, Rate]]) -> bytes:
+    """RateLimit-Policy: the names and the whole installation's rates. Source: IETF draft 11 of
+    the RateLimit fields.
     """
-    policies, states = [], []
-    for name, rate, limiter in limiters:
-        policies.append(f'"{name}";q={rate.amount};w={rate.period_s}')
-        reset = seconds(limiter.reset(now))
-        states.append(f'"{name}";r={limiter.remaining(now)};t={reset}')
-    if not policies:
-        return []
-    return [
-        (b"RateLimit-Policy", ", ".join(policies).encode()),
-        (b"RateLimit", ", ".join(states).encode()),
+    policies = [f'"{name}";q={rate.amount};w={rate.period_s}' for name, rate in rates]
+    return f"RateLimit-Policy: {', '.join(policies)}\r\n".encode() if policies else b""
+
+
+def rate_line(limiters: Iterable[tuple[bytes, Limiter]], now: int) -> bytes:
+    """RateLimit: what the limiters, which count this gateway's share, leave to the caller."""
+    states = [
+        b'"%s";r=%d;t=%d' % (name, limiter.remaining(now), -(-limiter.reset(now) // SECOND))
+        for name, limiter in limiters
     ]
+    return b"RateLimit: %s\r\n" % b", ".join(states) if states else b""
 
 
-def quota_fields(limit: int, remaining: int, resets_at: datetime) -> list[Pair]:
-    """X-Quota-Limit, X-Quota-Remaining (units) and X-Quota-Reset (RFC 3339, business time)."""
-    return [
-        (b"X-Quota-Limit", b"%d" % limit),
-        (b"X-Quota-Remaining", b"%d" % max(0, remaining)),
-        (b"X-Quota-Reset", clock.to_wire(resets_at).encode()),
-    ]
+def quota_lines(limit: int, resets_at: datetime) -> bytes:
+    """X-Quota-Limit (units) and X-Quota-Reset (RFC 3339, business time), and the beginning of
+    X-Quota-Remaining.
+    """
+    reset = clock.to_wire(resets_at).encode()
+    return b"X-Quota-Limit: %d\r\nX-Quota-Reset: %s\r\nX-Quota-Remaining: " % (limit, reset)
 
 
-def retry_after(pause_seconds: int) -> Pair:
-    """Retry-After in whole seconds, at least one."""
-    return b"Retry-After", b"%d" % max(1, pause_seconds)
+def retry_after(pause_seconds: int) -> bytes:
+    """The Retry-After line in whole seconds, at least one."""
+    return b"Retry-After: %d\r\n" % max(1, pause_seconds)
 
 
 def seconds(microseconds: int) -> int:

@@ -14,6 +14,7 @@ from nimbus.rules.grants import Route
 
 DATA_PREFIX: Final = b"/api/v1/"
 _TAIL: Final = "*"
+MAX_REMEMBERED, MAX_REMEMBERED_PATH = 1_024, 256  # look-ups of a product, bytes of a path
 
 
 @dataclass(slots=True)
@@ -26,10 +27,13 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A route, and the path to ask the upstream for (below its base address)."""
+    """A route, the path to ask the upstream for (below its base address), and the key under
+    which permits of the route are kept.
+    """
 
     route: Route
     upstream_path: bytes
+    key: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,12 @@ class WrongMethod:
 class RouteTable:
     """The routes of one product, ready for look-ups."""
 
-    __slots__ = ("_fixed", "_root")
+    __slots__ = ("_fixed", "_found", "_root")
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._fixed: dict[bytes, dict[bytes, Route]] = {}
         self._root = _node()
+        self._found: dict[tuple[bytes, bytes], Match] = {}  # what was looked up before
         for route in routes:
             if "{" in route.path or route.path.endswith(_TAIL):
                 self._add(route)
@@ -57,6 +62,9 @@ class RouteTable:
         """The route of `method` at `path` (with its leading slash); None when no route has this
         path. HEAD is served by the route of GET where it has none of its own.
         """
+        known = self._found.get((method, path))
+        if known is not None:
+            return known
         values: list[bytes] = []
         methods = self._fixed.get(path) or _walk(self._root, path.split(b"/")[1:], values)
         if not methods:
@@ -66,7 +74,12 @@ class RouteTable:
             route = methods.get(b"GET")
         if route is None:
             return WrongMethod(_allow(methods))
-        return Match(route, _upstream_path(route, path, values))
+        match = Match(route, _upstream_path(route, path, values), route.id.int)
+        if len(path) <= MAX_REMEMBERED_PATH:
+            if len(self._found) >= MAX_REMEMBERED:
+                self._found.clear()
+            self._found[method, path] = match
+        return match
 
     def _add(self, route: Route) -> None:
         node, segments = self._root, route.path.encode().split(b"/")[1:]

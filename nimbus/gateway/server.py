@@ -12,36 +12,24 @@ the buffer. It is in one of these states:
 """
 
 import asyncio
-import re
 from collections.abc import Coroutine
 from enum import Enum
 from ipaddress import ip_address
 from typing import Final, cast
-from uuid import UUID
 
 from nimbus.base import clock
-from nimbus.base.ids import new_id
 from nimbus.base.log import get_logger
 from nimbus.gateway import respond
-from nimbus.gateway.call import (
-    Admission,
-    Call,
-    Gate,
-    Located,
-    Refused,
-    admit,
-    answer_fields,
-    locate,
-    note_refused,
-    open_call,
-)
+from nimbus.gateway.body import BodyReader
+from nimbus.gateway.call import Call, Gate, admit, locate, note_refused, open_call
 from nimbus.gateway.exchange import PENDING, ClientExchange
-from nimbus.gateway.forward import Pool
-from nimbus.gateway.head import MAX_BODY, BadMessageError, BodyReader, HeadReader, RequestHead
+from nimbus.gateway.forward import WRITE_BUFFER, Pool
+from nimbus.gateway.head import MAX_BODY, BadMessageError, HeadReader, RequestHead, known_request
 from nimbus.gateway.leases import Shortage
-from nimbus.gateway.respond import Pair
-from nimbus.gateway.route import split_data_path
-from nimbus.gateway.upstream import Address, Network, Upstream
+from nimbus.gateway.origin import Origin, Origins, new_request_id
+from nimbus.gateway.respond import Refused
+from nimbus.gateway.upstream import Network, Upstream
+from nimbus.rules.limits import SECOND
 
 log = get_logger("gateway.server")
 
@@ -53,7 +41,6 @@ STALL_SECONDS: Final = 60  # without the caller reading a byte of the answer
 LINGER_SECONDS: Final = 2
 LINGER_BYTES: Final = 4_194_304
 SWEEP_SECONDS: Final = 0.25
-_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class _State(Enum):
@@ -62,6 +49,10 @@ class _State(Enum):
     BODY = 3
     ANSWER = 4
     LINGER = 5
+
+
+# The states of the common path, by names that are quick to find.
+_HEAD, _ANSWER = _State.HEAD, _State.ANSWER
 
 
 class Door:
@@ -81,17 +72,16 @@ class Door:
         self.pool = pool
         self.api = api
         self.hosts = hosts
-        self.trusted_proxies = trusted_proxies
-        self.scheme = b"https" if tls else b"http"
+        self.origins = Origins(b"https" if tls else b"http", trusted_proxies)
         self.connections: set[ClientConnection] = set()
         self.stopping = False
         self.empty = asyncio.Event()  # stopping, and the last connection is gone
 
     def sweep(self) -> None:
         """End what is overdue, on both sides."""
-        now = clock.monotonic()
+        now = clock.monotonic_us()
         for connection in list(self.connections):
-            if connection.deadline is not None and connection.deadline < now:
+            if 0 < connection.deadline < now:
                 connection.expire()
         self.pool.sweep(now)
 
@@ -111,17 +101,38 @@ class Door:
 
 
 class ClientConnection(asyncio.Protocol):
-    """One connection of a caller."""
+    """One connection of a caller. `deadline` is in microseconds of machine time; 0 is none."""
+
+    __slots__ = (
+        "_advancing",
+        "_body",
+        "_door",
+        "_ended",
+        "_exchange",
+        "_full",
+        "_held",
+        "_peer",
+        "_reader",
+        "_reading",
+        "_request",
+        "_state",
+        "_task",
+        "_thrown_away",
+        "_transport",
+        "deadline",
+        "origin",
+        "request_id",
+    )
 
     def __init__(self, door: Door) -> None:
-        self.deadline: float | None = None
-        self.request_id = ""
-        self.forwarded: list[Pair] = []
+        self.deadline = 0
+        self.request_id = b""
+        self.origin: Origin = _NOWHERE
         self._door = door
         self._transport: asyncio.Transport | None = None
-        self._peer: Address = ip_address("0.0.0.0")  # noqa: S104 - until connected
+        self._peer: Origin = _NOWHERE
         self._reader = HeadReader()
-        self._state = _State.HEAD
+        self._state = _HEAD
         self._request: RequestHead | None = None
         self._body: BodyReader | None = None
         self._exchange: ClientExchange | None = None
@@ -137,23 +148,28 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(WRITE_BUFFER)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
-            self._peer = _plain_address(peer[0])
+            self._peer = self._door.origins.of_peer(peer[0])
         self._door.connections.add(self)
         self._due(IDLE_SECONDS)
 
     def data_received(self, data: bytes) -> None:
-        if self._state is _State.LINGER:
-            self._thrown_away += len(data)
-            if self._thrown_away > LINGER_BYTES:
-                self.cut()
-            return
         buffer = self._reader.buffer
-        if self._state is _State.HEAD and not buffer:
+        if self._state is _HEAD and not buffer and not self._full:
+            head = known_request(data)
+            if head is not None:
+                buffer += data[head.size :]
+                self.deadline = 0
+                self._begin(head)
+                return
             self._due(HEAD_SECONDS)
         elif self._state is _State.BODY:
             self._due(BODY_SECONDS)
+        elif self._state is _State.LINGER:
+            self._throw_away(data)
+            return
         buffer += data
         self._advance()
 
@@ -171,7 +187,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._door.left(self)
         self._transport = None
-        self.deadline = None
+        self.deadline = 0
         if self._task is not None:
             self._task.cancel()
         exchange, self._exchange = self._exchange, None
@@ -186,7 +202,7 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        self.deadline = None
+        self.deadline = 0
         if self._state is _State.BODY:
             self._due(BODY_SECONDS)
         if self._exchange is not None:
@@ -197,40 +213,36 @@ class ClientConnection(asyncio.Protocol):
 
     # What the exchange and the door call.
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Send a part of the answer."""
         if self._transport is not None:
             self._transport.write(data)
 
-    def refuse(
-        self, code: str, *, close: bool, detail: str = "", fields: tuple[Pair, ...] = ()
-    ) -> None:
+    def refuse(self, refused: Refused, *, close: bool) -> None:
         """Answer the request with a problem, and go on with the next one unless `close`."""
         request = self._request
         keep_alive = request is not None and request.keep_alive and not close
         keep_alive = keep_alive and not self._ended and not self._door.stopping
+        head_only = request is not None and request.method == b"HEAD"
         self.write(
-            respond.refusal(
-                code,
-                self.request_id,
-                detail=detail,
-                fields=fields,
-                close=not keep_alive,
-                head_only=request is not None and request.method == b"HEAD",
-            )
+            respond.refusal(refused, self.request_id, close=not keep_alive, head_only=head_only)
         )
         self.finished(keep_alive=keep_alive)
 
     def finished(self, *, keep_alive: bool) -> None:
         """The answer is written: on to the next request, or the end."""
         self._exchange, self._request, self._body = None, None, None
-        self.hold(paused=False)
+        if self._held or not self._reading:
+            self.hold(paused=False)
         if not keep_alive or self._ended or self._door.stopping:
             self._linger()
             return
-        self._state = _State.HEAD
-        self._due(HEAD_SECONDS if self._reader.started else IDLE_SECONDS)
-        self._advance()
+        self._state = _HEAD
+        if self._reader.buffer:
+            self._due(HEAD_SECONDS)
+            self._advance()
+        else:
+            self._due(IDLE_SECONDS)
 
     def cut(self) -> None:
         """Close at once."""
@@ -246,7 +258,7 @@ class ClientConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self.deadline = None
+        self.deadline = 0
         if self._full or self._state is _State.LINGER:
             self.cut()
         elif self._state is _State.HEAD and self._reader.started:
@@ -284,7 +296,7 @@ class ClientConnection(asyncio.Protocol):
                 return False
             if request is None:
                 return False
-            self.deadline = None
+            self.deadline = 0
             self._begin(request)
             return True
         if self._state is _State.BODY:
@@ -302,82 +314,86 @@ class ClientConnection(asyncio.Protocol):
             return False
         if body.done:
             self._state = _State.ANSWER
-            self.deadline = None
+            self.deadline = 0
         if piece or body.done:
             exchange.request_data(piece, last=body.done)
         return body.done
 
     def _begin(self, request: RequestHead) -> None:
+        door, block = self._door, request.block
         self._request = request
-        self.request_id = str(new_id())
-        own = None
-        if request.host not in self._door.hosts:
-            own = self._door.gate.state.product_of_host(request.host)
-            if own is None:
-                self.refuse("unknown_host", close=request.has_body)
+        self.request_id = request_id = new_request_id()
+        self.origin = origin = door.origins.of_call(self._peer, block)
+        state = door.gate.state
+        place = request.line.place
+        if block.host in door.hosts:
+            if place is None:
+                self._pass_to_api(request)
                 return
-        address = self._caller_address(request)
-        self.forwarded = self._forwarded(request, address)
-        if own is None and split_data_path(request.path) is None:
-            if request.length is not None and request.length > API_BODY:
-                self.refuse("payload_too_large", close=True, detail="The body is over 1 MiB.")
-            else:
-                self._forward(self._door.api, None)
-            return
-        located = locate(self._door.gate, request, address, self.request_id, own)
-        if isinstance(located, Refused):
-            self._refuse_call(located)
-        elif self._door.gate.state.knows_key(located.digest):
-            self._admit(located)
+            product, path = state.product(place[0]), place[1]
         else:
-            self._await(self._look_up(located))
-
-    def _admit(self, located: Located) -> None:
-        """Steps 3 to 7, then the units: at once, or after a lease."""
-        admission = admit(self._door.gate, located)
-        if isinstance(admission, Refused):
-            self._refuse_call(admission)
-            return
-        leased = self._door.gate.leases.take(admission.needs)
-        if leased is None:
-            self._await(self._borrow(admission))
-        else:
-            self._open(admission, leased)
-
-    def _open(self, admission: Admission, leased: bool) -> None:
-        call = open_call(self._door.gate, admission, leased)
-        if isinstance(call, Refused):
-            self._refuse_call(call)
-        else:
-            self._forward(admission.upstream, call)
-
-    async def _look_up(self, located: Located) -> None:
-        found = await self._door.gate.lookups.find(located.digest)
-        if found is None:
-            refused = Refused(
-                "unavailable", "The key can't be checked now.", (respond.retry_after(1),)
-            )
+            product, path = state.product_of_host(block.host), request.line.path
+            if product is None:
+                self.refuse(Refused("unknown_host"), close=request.has_body)
+                return
+        call = Call(door.gate, request, origin, request_id)
+        door.pool.now = call.started
+        refused = locate(call, product, path)
+        if refused is not None:
             self._refuse_call(refused)
+        elif call.grant is None:
+            self._await(self._look_up(call))
         else:
-            self._admit(located)
+            self._admit(call)
 
-    async def _borrow(self, admission: Admission) -> None:
-        gate, located = self._door.gate, admission.located
-        leased = await gate.leases.wait_for(admission.needs, located.as_of)
-        if not isinstance(leased, Shortage):
-            self._open(admission, leased)
+    def _pass_to_api(self, request: RequestHead) -> None:
+        if request.block.length is not None and request.block.length > API_BODY:
+            self.refuse(Refused("payload_too_large", "The body is over 1 MiB."), close=True)
+        else:
+            self._forward(self._door.api, None)
+
+    def _admit(self, call: Call) -> None:
+        """Steps 3 to 7, then the units: at once, or after a lease."""
+        refused = admit(call)
+        if refused is not None:
+            self._refuse_call(refused)
             return
-        fields = (
-            respond.retry_after(leased.retry_after),
-            *answer_fields(gate, admission),
-        )
+        leased = call.gate.leases.take(call.permit.needs)
+        if leased is None:
+            self._await(self._borrow(call))
+        else:
+            self._open(call, leased=leased)
+
+    def _open(self, call: Call, *, leased: bool) -> None:
+        refused = open_call(call, leased=leased)
+        upstream = call.permit.upstream
+        if refused is not None or upstream is None:
+            self._refuse_call(refused or Refused("unavailable"))
+        else:
+            self._forward(upstream, call)
+
+    async def _look_up(self, call: Call) -> None:
+        found = await call.gate.lookups.find(call.digest)
+        if found is None:
+            lines = respond.retry_after(1)
+            self._refuse_call(Refused("unavailable", "The key can't be checked now.", lines))
+        else:
+            call.grant = call.gate.state.grant(call.digest, call.product)
+            self._admit(call)
+
+    async def _borrow(self, call: Call) -> None:
+        leased = await call.gate.leases.wait_for(call.permit.needs, clock.from_us(call.as_of))
+        if not isinstance(leased, Shortage):
+            self._open(call, leased=leased)
+            return
+        lines = respond.retry_after(leased.retry_after) + call.answer_lines(clock.monotonic_us())
         detail = "The quota of this period is used up."
         if leased.code == "unavailable":
             detail = "The quota can't be checked now."
         else:
             detail += f" It is renewed at {clock.to_wire(leased.resets_at)}."
-        refused = Refused(leased.code, detail, fields)
-        note_refused(gate, located, refused)
+        refused = Refused(leased.code, detail, lines)
+        note_refused(call, refused)
         self._refuse_call(refused)
 
     def _await(self, work: Coroutine[None, None, None]) -> None:
@@ -389,38 +405,42 @@ class ClientConnection(asyncio.Protocol):
         try:
             await work
         except Exception:
-            log.exception("fault", request_id=self.request_id)
+            log.exception("fault", request_id=self.request_id.decode())
             self.cut()
 
     def _forward(self, upstream: Upstream, call: Call | None) -> None:
         request = self._request
         if request is None or self._transport is None:
             return
-        exchange = ClientExchange(self, self._door.pool, upstream, request, call)
-        self._exchange = exchange
-        if request.has_body:
+        exchange = self._exchange = ClientExchange(self, self._door.pool, upstream, request, call)
+        if request.block.length == 0:
+            self._state = _ANSWER
+        else:
             self._state = _State.BODY
-            self._body = BodyReader(request.length, API_BODY if call is None else MAX_BODY)
+            self._body = BodyReader(request.block.length, API_BODY if call is None else MAX_BODY)
             self._due(BODY_SECONDS)
             if request.expects_continue and not self._reader.buffer:
                 self.write(respond.CONTINUE)
-        else:
-            self._state = _State.ANSWER
         exchange.start()
         if self._full:
             exchange.client_writable(writable=False)
-        self._advance()
+        if self._reader.buffer:
+            self._advance()
 
     def _refuse_call(self, refused: Refused) -> None:
         # A body that was refused unread would be taken for the next request.
-        body = self._request is not None and self._request.has_body
-        self.refuse(refused.code, close=body, detail=refused.detail, fields=refused.fields)
+        self.refuse(refused, close=self._request is not None and self._request.has_body)
 
     def _refuse_message(self, code: str, detail: str) -> None:
         """Refuse bytes that are no request: what follows them can't be trusted."""
         self._request = None
-        self.request_id = str(new_id())
-        self.refuse(code, close=True, detail=detail)
+        self.request_id = new_request_id()
+        self.refuse(Refused(code, detail), close=True)
+
+    def _throw_away(self, data: bytes) -> None:
+        self._thrown_away += len(data)
+        if self._thrown_away > LINGER_BYTES:
+            self.cut()
 
     def _linger(self) -> None:
         """End our side; give the caller time to read, and throw away what still comes."""
@@ -454,50 +474,7 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def _due(self, seconds: float) -> None:
-        self.deadline = clock.monotonic() + seconds
-
-    def _caller_address(self, request: RequestHead) -> Address:
-        """The peer's address, or what a trusted proxy says: the last one it did not vouch for."""
-        address = self._peer
-        named = [
-            part.strip()
-            for value in request.values(b"x-forwarded-for")
-            for part in value.split(b",")
-        ]
-        while named and _is_in(address, self._door.trusted_proxies):
-            try:
-                address = _plain_address(named.pop().decode("ascii"))
-            except ValueError:
-                break
-        return address
-
-    def _forwarded(self, request: RequestHead, address: Address) -> list[Pair]:
-        """What is told to whoever is behind us about the request's way here."""
-        scheme = self._door.scheme
-        if _is_in(self._peer, self._door.trusted_proxies):
-            named = request.values(b"x-forwarded-proto")
-            scheme = named[0] if named and named[0] in {b"http", b"https"} else scheme
-        traces = request.values(b"traceparent")
-        trace = traces[0] if len(traces) == 1 and _TRACEPARENT.fullmatch(traces[0]) else None
-        return [
-            (b"X-Request-Id", self.request_id.encode()),
-            (b"X-Forwarded-For", str(address).encode()),
-            (b"X-Forwarded-Proto", scheme),
-            (b"X-Forwarded-Host", request.values(b"host")[0]),
-            (b"traceparent", trace or _new_trace(self.request_id)),
-        ]
+        self.deadline = self._door.pool.now + int(seconds * SECOND)
 
 
-def _new_trace(request_id: str) -> bytes:
-    trace = UUID(request_id).hex
-    return f"00-{trace}-{trace[16:]}-01".encode()
-
-
-def _plain_address(text: str) -> Address:
-    """An address, with an IPv4 one mapped into IPv6 made plain; raises ValueError."""
-    address = ip_address(text.partition("%")[0])
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
-    return any(address.version == each.version and address in each for each in networks)
+_NOWHERE: Final = Origin(ip_address("0.0.0.0"), b"http")  # noqa: S104 - until connected

@@ -9,7 +9,7 @@ a name that changes its mind between check and use gains nothing.
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,11 +48,11 @@ class Upstream:
     answer_timeout: float
     socket_path: str | None = None
     max_concurrent: int = MAX_CONCURRENT
+    place: tuple[bool, str, int, str | None] = field(init=False)  # whose calls share connections
 
-    @property
-    def place(self) -> tuple[bool, str, int, str | None]:
-        """Calls to the same place share connections."""
-        return self.tls, self.host, self.port, self.socket_path
+    def __post_init__(self) -> None:
+        place = (self.tls, self.host, self.port, self.socket_path)
+        object.__setattr__(self, "place", place)
 
 
 def read_upstream(record: Mapping[str, Any], unseal: Callable[[str], bytes]) -> Upstream:

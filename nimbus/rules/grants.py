@@ -196,6 +196,21 @@ def decide(
     )
 
 
+def turning_points(grant: Grant) -> tuple[datetime, ...]:
+    """The instants at which `decide` may say something else of this grant, or other counters are
+    in force. Between two of them its verdict stays the same for each route and address.
+
+    A key until June of a trial until 15 May, with a quota of May → 15 May, 1 May, 1 June (twice).
+    """
+    key, subscription = grant.key, grant.subscription
+    found = [key.expires_at, key.retires_at]
+    if subscription is not None:
+        found += [subscription.trial_ends_at, subscription.ends_at]
+        for standing in subscription.standings:
+            found += [standing.starts_at, standing.ends_at]
+    return tuple(instant for instant in found if instant is not None)
+
+
 def address_verdict(key: Key, route: Route, address: Address) -> Verdict | None:
     """The refusal of a call from this address, by the lists of key, product and route; None when
     all permit it. Source: spec 03 step 3.

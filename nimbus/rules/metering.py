@@ -55,8 +55,9 @@ SLOT_HEAD_SIZE = _SLOT.size + _CRC.size
 # occurred_at µs · six ids · status · flags · duration · upstream · in · out · units · leased
 # · held money · ip
 _FIXED = struct.Struct("<q16s16s16s16s16s16sHHQQQQQQQ16s")
+_CALL = struct.Struct("<q96sHHQQQQQQQ16sBBBBB")  # the same, and the lengths of the texts
 _TEXTS = struct.Struct("<BBBBB")  # lengths of method, refusal, request id, meters, holds
-_LIVE, _BILLABLE, _IPV6 = 1, 2, 4
+LIVE, BILLABLE, IPV6 = 1, 2, 4  # flags of a call
 _HELD_SHIFT, _HELD_ALL = 3, 15  # these flags are those of `Held`
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -80,6 +81,9 @@ class SlotState(IntEnum):
     RESERVED = 1
     COMPLETED = 2
     CORRUPT = 255
+
+
+_RESERVED, _COMPLETED = int(SlotState.RESERVED), int(SlotState.COMPLETED)
 
 
 class Held(IntFlag):
@@ -216,15 +220,98 @@ def slot_offset(header: SegmentHeader, sequence: int) -> int:
 
 def encode_reserved(sequence: int) -> bytes:
     """The head of a slot that a call in flight holds."""
-    return _head(sequence, SlotState.RESERVED, b"")
+    return _head(sequence, _RESERVED, b"")
 
 
-def encode_completed(sequence: int, record: UsageEvent) -> tuple[bytes, bytes]:
-    """Head and payload of a finished call. The payload goes to `offset + SLOT_HEAD_SIZE` and
-    must be written before the head.
+def encode_completed(sequence: int, payload: bytes) -> bytes:
+    """The head of a finished call's slot. The payload goes to `offset + SLOT_HEAD_SIZE` and must
+    be written before the head.
     """
-    payload = _encode_record(record)
-    return _head(sequence, SlotState.COMPLETED, payload), payload
+    return _head(sequence, _COMPLETED, payload)
+
+
+def encode_record(record: UsageEvent) -> bytes:
+    """The payload of a finished call; raises ValueError when its texts don't fit a slot."""
+    flags = (
+        (LIVE if record.environment == "Live" else 0)
+        | (BILLABLE if record.billable else 0)
+        | (IPV6 if record.ip.version == 6 else 0)
+        | record.held_on << _HELD_SHIFT
+    )
+    return encode_call(
+        (record.occurred_at - _EPOCH) // _MICROSECOND,
+        record_ids(
+            record.organization_id,
+            record.provider_organization_id,
+            record.key_id,
+            record.subscription_id,
+            record.product_id,
+            record.route_id,
+        ),
+        record.status,
+        flags,
+        (record.duration_us, record.upstream_us, record.bytes_in, record.bytes_out),
+        (record.units, record.leased, record.held_micro),
+        record.ip.packed,
+        record.method.encode("ascii")[:MAX_METHOD],
+        record.refusal.encode("ascii")[:MAX_CODE],
+        record.request_id.encode("ascii")[:MAX_REQUEST_ID],
+        meters_text(record.meters),
+        holds_text(record.holds),
+    )
+
+
+def record_ids(*ids: UUID) -> bytes:
+    """Organization, provider, key, subscription, product and route, as a slot has their ids."""
+    return b"".join([each.bytes for each in ids])
+
+
+def encode_call(  # noqa: PLR0917 - names cost time here, and the order is that of the slot
+    occurred_us: int,
+    ids: bytes,
+    status: int,
+    flags: int,
+    sizes: tuple[int, int, int, int],
+    units: tuple[int, int, int],
+    ip: bytes,
+    method: bytes,
+    refusal: bytes,
+    request_id: bytes,
+    meters: bytes = b"",
+    holds: bytes = b"",
+) -> bytes:
+    """The payload of a finished call from its parts, for a writer that keeps them ready.
+
+    `occurred_us` microseconds since 1970, `ids` of `record_ids`, `flags` of LIVE, BILLABLE and
+    IPV6; `sizes` are duration and upstream's part in microseconds, bytes in and bytes out;
+    `units` are units, how many of them leased, and held money; `ip` 4 or 16 bytes. Raises
+    ValueError when the texts don't fit a slot.
+    """
+    if len(meters) > MAX_USAGE_TEXT or len(refusal) + len(holds) > MAX_HOLDS_TEXT:
+        raise ValueError("the reported usage does not fit a slot")
+    return b"".join(
+        (
+            _CALL.pack(
+                occurred_us,
+                ids,
+                status,
+                flags,
+                *sizes,
+                *units,
+                ip,
+                len(method),
+                len(refusal),
+                len(request_id),
+                len(meters),
+                len(holds),
+            ),
+            method,
+            refusal,
+            request_id,
+            meters,
+            holds,
+        )
+    )
 
 
 def decode_slot(data: bytes | memoryview, sequence: int, producer: UUID) -> Slot:
@@ -286,6 +373,11 @@ def parse_meters(text: bytes) -> tuple[tuple[str, Decimal], ...] | None:
             return None
         meters[match[1].decode()] = Decimal(match[2].decode())
     return tuple(meters.items())
+
+
+def meters_text(meters: Iterable[tuple[str, Decimal]]) -> bytes:
+    """Reported quantities as a slot keeps them: (("tokens", 532),) → b"tokens=532"."""
+    return ",".join(f"{key}={value:f}" for key, value in meters).encode("ascii")
 
 
 def holds_text(holds: Iterable[tuple[str, int]]) -> bytes:
@@ -422,46 +514,9 @@ def _cell(event: UsageEvent, meter_key: str, quantity: Decimal) -> Cell:
     )
 
 
-def _head(sequence: int, state: SlotState, payload: bytes) -> bytes:
+def _head(sequence: int, state: int, payload: bytes) -> bytes:
     fixed = _SLOT.pack(sequence, state, VERSION, len(payload))
     return fixed + _CRC.pack(crc32(payload, crc32(fixed)))
-
-
-def _encode_record(record: UsageEvent) -> bytes:
-    flags = (
-        (_LIVE if record.environment == "Live" else 0)
-        | (_BILLABLE if record.billable else 0)
-        | (_IPV6 if record.ip.version == 6 else 0)
-        | record.held_on << _HELD_SHIFT
-    )
-    fixed = _FIXED.pack(
-        (record.occurred_at - _EPOCH) // _MICROSECOND,
-        record.organization_id.bytes,
-        record.provider_organization_id.bytes,
-        record.key_id.bytes,
-        record.subscription_id.bytes,
-        record.product_id.bytes,
-        record.route_id.bytes,
-        record.status,
-        flags,
-        record.duration_us,
-        record.upstream_us,
-        record.bytes_in,
-        record.bytes_out,
-        record.units,
-        record.leased,
-        record.held_micro,
-        record.ip.packed,
-    )
-    method = record.method.encode("ascii")[:MAX_METHOD]
-    code = record.refusal.encode("ascii")[:MAX_CODE]
-    request_id = record.request_id.encode("ascii")[:MAX_REQUEST_ID]
-    meters = ",".join(f"{key}={value:f}" for key, value in record.meters).encode("ascii")
-    holds = holds_text(record.holds)
-    if len(meters) > MAX_USAGE_TEXT or len(code) + len(holds) > MAX_HOLDS_TEXT:
-        raise ValueError("the reported usage does not fit a slot")
-    texts = (method, code, request_id, meters, holds)
-    return b"".join((fixed, _TEXTS.pack(*map(len, texts)), *texts))
 
 
 @lru_cache(maxsize=16_384)
@@ -487,7 +542,7 @@ def _decode_record(payload: bytes, producer: UUID, sequence: int) -> UsageEvent:
         subscription_id=_known_id(fields[4]),
         product_id=_known_id(fields[5]),
         route_id=_known_id(fields[6]),
-        environment="Live" if flags & _LIVE else "Test",
+        environment="Live" if flags & LIVE else "Test",
         method=texts[0].decode("ascii"),
         status=fields[7],
         refusal=texts[1].decode("ascii"),
@@ -497,8 +552,8 @@ def _decode_record(payload: bytes, producer: UUID, sequence: int) -> UsageEvent:
         bytes_out=fields[12],
         units=fields[13],
         leased=fields[14],
-        billable=bool(flags & _BILLABLE),
-        ip=ip_address(packed_ip if flags & _IPV6 else packed_ip[:4]),
+        billable=bool(flags & BILLABLE),
+        ip=ip_address(packed_ip if flags & IPV6 else packed_ip[:4]),
         request_id=texts[2].decode("ascii"),
         meters=(parse_meters(texts[3]) or ()) if texts[3] else (),
         held_micro=fields[15],

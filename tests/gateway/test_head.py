@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nimbus.gateway.body import BodyReader
 from nimbus.gateway.head import (
     MAX_BODY,
     MAX_HEADER_BLOCK,
@@ -16,7 +17,6 @@ from nimbus.gateway.head import (
     MAX_REQUEST_LINE,
     METHODS,
     BadMessageError,
-    BodyReader,
     HeadReader,
     RequestHead,
     read_response,
@@ -175,14 +175,15 @@ def test_a_plain_request_is_read() -> None:
         b"Content-Length:  5 \r\nX-Note:\tcaf\xe9 \r\nConnection: close, X-Note\r\n\r\nhello"
     )
     assert found is not None
-    assert (found.method, found.path, found.query) == (
+    line, block = found.line, found.block
+    assert (line.method, line.path, line.query) == (
         b"POST",
         b"/api/v1/wind/farms",
         b"x=%20&y=a/b?",
     )
-    assert (found.host, found.port, found.minor, found.length) == (b"gw.test", 80, 1, 5)
-    assert found.values(b"x-note") == [b"caf\xe9"]
-    assert found.connection == {b"close", b"x-note"}
+    assert (block.host, block.port, line.minor, block.length) == (b"gw.test", 80, 1, 5)
+    assert block.values(b"x-note") == [b"caf\xe9"]
+    assert block.connection == {b"close", b"x-note"}
     assert not found.keep_alive
 
 
@@ -208,7 +209,7 @@ def test_targets_keep_their_bytes_but_for_needless_escapes(
 ) -> None:
     found = head(request(b"GET " + target + b" HTTP/1.1"))
     assert found is not None
-    assert (found.path, found.query) == (path, query)
+    assert (found.line.path, found.line.query) == (path, query)
 
 
 def test_the_limits_are_reached_but_not_passed() -> None:
@@ -309,13 +310,13 @@ def test_what_we_take_h11_and_httptools_read_the_same_way(
     connection.receive_data(data)
     second = connection.next_event()
     assert isinstance(second, h11.Request)
-    assert (second.method, second.target) == (ours.method, target.encode())
-    assert list(second.headers) == [(name, value) for name, _, value in ours.fields]
+    assert (second.method, second.target) == (ours.line.method, target.encode())
+    assert list(second.headers) == [(name, value) for name, _, value in ours.block.fields]
     third = Listener()
     parser = httptools.HttpRequestParser(third)
     parser.feed_data(data)
-    assert (parser.get_method(), third.url) == (ours.method, target.encode())
-    assert third.headers == [(name, value) for _, name, value in ours.fields]
+    assert (parser.get_method(), third.url) == (ours.line.method, target.encode())
+    assert third.headers == [(name, value) for _, name, value in ours.block.fields]
 
 
 class Listener:

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from nimbus.gateway.meter import Journal, sync_files
-from nimbus.rules.metering import LOCK_NAME, SlotState, UsageEvent, read_segment
+from nimbus.rules.metering import LOCK_NAME, SlotState, UsageEvent, encode_record, read_segment
 from tests.rules.test_metering import event
 
 PRODUCER = UUID(int=77)
@@ -32,7 +32,7 @@ def slots(journal: Journal) -> list[tuple[int, SlotState, UsageEvent | None]]:
 def test_sequences_run_on_over_segments_without_holes(journal: Journal) -> None:
     for number in range(1, 31):
         assert journal.reserve() == number
-        journal.complete(number, event(number))
+        journal.complete(number, encode_record(event(number)))
         journal.prepare()
     found = slots(journal)
     assert [sequence for sequence, _, _ in found[:30]] == list(range(1, 31))
@@ -48,7 +48,7 @@ def test_calls_in_flight_are_completed_in_the_segment_they_were_reserved_in(
     for sequence in reversed(reserved):
         journal.prepare()
         assert sequence is not None
-        journal.complete(sequence, event(sequence))
+        journal.complete(sequence, encode_record(event(sequence)))
     states = [state for _, state, _ in slots(journal)]
     assert states[:20] == [SlotState.COMPLETED] * 20
     journal.prepare()
@@ -70,7 +70,7 @@ def test_a_full_disk_gives_no_slot_and_leaves_no_half_segment(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert journal.reserve() is None
-    journal.record_refused(event(1))
+    journal.record_refused(encode_record(event(1)))
     assert [path.name for path in journal.folder.iterdir()] == [LOCK_NAME]
     monkeypatch.undo()
     journal._retry_at = 0
@@ -88,7 +88,7 @@ def test_space_for_a_segment_is_taken_when_it_is_made(journal: Journal) -> None:
 
 def test_a_flood_of_refusals_does_not_fill_the_disk(journal: Journal) -> None:
     for number in range(5_000):
-        journal.record_refused(event(number))
+        journal.record_refused(encode_record(event(number)))
     assert journal.last_sequence < 5_000
     journal.close()
 
@@ -108,6 +108,6 @@ def test_only_what_changed_is_synced(journal: Journal) -> None:
     assert len(files) == 1
     sync_files(files)
     assert journal.unsynced() == []
-    journal.complete(1, event(1))
+    journal.complete(1, encode_record(event(1)))
     sync_files(journal.unsynced())
     journal.close()

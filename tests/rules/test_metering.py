@@ -23,6 +23,7 @@ from nimbus.rules.metering import (
     UsageEvent,
     encode_completed,
     encode_header,
+    encode_record,
     encode_reserved,
     event_id,
     parse_meters,
@@ -111,16 +112,22 @@ def segment(states: str) -> bytearray:
         if state == "r":
             data[offset : offset + SLOT_HEAD_SIZE] = encode_reserved(sequence)
         if state == "c":
-            head, payload = encode_completed(sequence, event(sequence))
+            head, payload = completed(sequence, event(sequence))
             data[offset : offset + len(head) + len(payload)] = head + payload
     return data
+
+
+def completed(sequence: int, record: UsageEvent) -> tuple[bytes, bytes]:
+    """Head and payload of a finished call."""
+    payload = encode_record(record)
+    return encode_completed(sequence, payload), payload
 
 
 @given(records)
 def test_a_record_survives_the_round_trip(record: UsageEvent) -> None:
     data = segment("")
     offset = slot_offset(HEADER, 101)
-    head, payload = encode_completed(101, record)
+    head, payload = completed(101, record)
     data[offset : offset + len(head) + len(payload)] = head + payload
     assert len(head) + len(payload) <= SLOT_SIZE
     _, slots = read_segment(bytes(data))
@@ -130,7 +137,7 @@ def test_a_record_survives_the_round_trip(record: UsageEvent) -> None:
 def test_a_refused_record_of_an_unknown_caller_has_nil_ids() -> None:
     refused = event(101, refusal="invalid_api_key", organization_id=NIL, key_id=NIL, status=401)
     data = segment("")
-    head, payload = encode_completed(101, refused)
+    head, payload = completed(101, refused)
     data[HEADER_SIZE : HEADER_SIZE + len(head) + len(payload)] = head + payload
     assert next(read_segment(bytes(data))[1]).record == refused
 
@@ -154,7 +161,7 @@ def test_slots_come_in_order_without_holes_and_from_where_one_asks() -> None:
 
 def test_a_kill_between_payload_and_head_leaves_the_slot_reserved() -> None:
     data = segment("r")
-    _, payload = encode_completed(101, event(101))
+    _, payload = completed(101, event(101))
     start = HEADER_SIZE + SLOT_HEAD_SIZE
     for cut in range(len(payload) + 1):
         torn = bytearray(data)
@@ -165,7 +172,7 @@ def test_a_kill_between_payload_and_head_leaves_the_slot_reserved() -> None:
 def test_every_flipped_bit_of_a_used_slot_is_found_and_its_neighbours_survive() -> None:
     whole = segment("ccc")
     offset = slot_offset(HEADER, 102)
-    head, payload = encode_completed(102, event(102))
+    head, payload = completed(102, event(102))
     for position in range(len(head) + len(payload)):
         for bit in range(8):
             broken = bytearray(whole)
