@@ -88,18 +88,13 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def tree_memory_kib(root: int) -> int:
-    """The resident memory of a process and its descendants."""
-    return sum(memory_kib(pid) for pid in tree(root))
-
-
-def memory_kib(pid: int) -> int:
-    """A process's resident memory; 0 when it is gone."""
+def memory_kib(pid: int, kind: str = "VmRSS") -> int:
+    """A process's resident memory, or `RssAnon`: its own pages of it; 0 when it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")), 0)
 
 
 def _stat(pid: int) -> list[str] | None:

