@@ -95,7 +95,8 @@ class Link:
         """Return what is to be returned and keep what is known, as far as a moment allows."""
         try:
             async with asyncio.timeout(CALL_SECONDS), await self._connect() as connection:
-                await self._give_back(connection)
+                while self._returned:
+                    await self._give_back(connection)
                 await self._confirm(connection)
         except (psycopg.Error, OSError, TimeoutError) as error:
             log.warning("stopped_without_database", error=type(error).__name__)
@@ -205,31 +206,34 @@ class Link:
         )
 
     async def _carry(self, connection: Connection) -> None:
-        """Leases, returns and look-ups, as they come."""
+        """Leases, returns and look-ups, as they come: one of each in turn, so that a flood of
+        unknown keys keeps no lease waiting.
+        """
         while True:
             await self._work.wait()
             self._work.clear()
-            async with asyncio.timeout(CALL_SECONDS):
-                await self._look_up(connection)
-                await self._give_back(connection)
-                await self._borrow(connection)
-            self._failures = 0
+            while self._asked or self._returned or self._keys:
+                for step in (self._borrow, self._give_back, self._look_up):
+                    async with asyncio.timeout(CALL_SECONDS):
+                        await step(connection)
+                self._failures = 0
 
     async def _look_up(self, connection: Connection) -> None:
-        while self._keys:
-            digest = self._keys[0]
-            for _ in range(2):
-                rows = await _rows(connection, "SELECT * FROM gateway_key(%s)", (digest,))
-                if not rows or rows[0][0] >= self._state.floor:
-                    break
-                # A snapshot has come in between that knows better; it may have left the key out.
-            for row in rows:
-                self._state.apply(*row)
-            self._keys.pop(0)
-            self._answer_key(digest, found=self._state.knows_key(digest))
+        if not self._keys:
+            return
+        digest = self._keys[0]
+        for _ in range(2):
+            rows = await _rows(connection, "SELECT * FROM gateway_key(%s)", (digest,))
+            if not rows or rows[0][0] >= self._state.floor:
+                break
+            # A snapshot has come in between that knows better; it may have left the key out.
+        for row in rows:
+            self._state.apply(*row)
+        self._keys.pop(0)
+        self._answer_key(digest, found=self._state.knows_key(digest))
 
     async def _give_back(self, connection: Connection) -> None:
-        while self._returned:
+        if self._returned:
             # Taken off first: with an unknown outcome it must not be said twice. What gets lost
             # so comes back when this gateway ends.
             standing, units = self._returned.popitem()
@@ -238,17 +242,18 @@ class Link:
             )
 
     async def _borrow(self, connection: Connection) -> None:
-        while self._asked:
-            standing, units = next(iter(self._asked.items()))
-            cursor = await connection.execute(
-                "SELECT * FROM gateway_lease(%s, %s, %s)",
-                (self._journal.producer, standing, units),
-            )
-            row = await cursor.fetchone()
-            del self._asked[standing]
-            # Without a counter the house knows the standing, or this gateway, no more.
-            known = row is not None and row[1] is not None
-            self._answer_lease(standing, Granted(*row) if known and row else None)
+        if not self._asked:
+            return
+        standing, units = next(iter(self._asked.items()))
+        cursor = await connection.execute(
+            "SELECT * FROM gateway_lease(%s, %s, %s)",
+            (self._journal.producer, standing, units),
+        )
+        row = await cursor.fetchone()
+        del self._asked[standing]
+        # Without a counter the house knows the standing, or this gateway, no more.
+        known = row is not None and row[1] is not None
+        self._answer_lease(standing, Granted(*row) if known and row else None)
 
     def _wake(self) -> None:
         if self._down:
