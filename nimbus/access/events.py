@@ -37,3 +37,31 @@ class ApiKeyRevoked(_KeyEvent):
 
     name: ClassVar[str] = "api_key.revoked"
     action: ClassVar[str] = "ApiKeyRevoked"
+
+
+class AbuseSuspected(Event):
+    """A gateway saw signs of abuse; of a key, its organization is told."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "abuse.suspected"
+    action: ClassVar[str] = "AbuseSuspected"
+    entity_type: ClassVar[str] = "abuse_alert"
+
+
+class _BlockEvent(Event):
+    __slots__ = ()
+    entity_type: ClassVar[str] = "block"
+
+
+class BlockSet(_BlockEvent):
+    """The operator refuses an address or a key for a time."""
+
+    name: ClassVar[str] = "block.set"
+    action: ClassVar[str] = "BlockSet"
+
+
+class BlockLifted(_BlockEvent):
+    """The operator let an address or a key in again before its time."""
+
+    name: ClassVar[str] = "block.lifted"
+    action: ClassVar[str] = "BlockLifted"

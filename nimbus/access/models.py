@@ -13,6 +13,7 @@ from nimbus.access.secrets import Environment
 from nimbus.base import clock
 from nimbus.base.db import Base
 from nimbus.base.ids import new_id
+from nimbus.rules.abuse import Kind as SignKind
 from nimbus.rules.lifecycles import KeyState
 
 Instant = TIMESTAMP(timezone=True)
@@ -60,8 +61,47 @@ class ApiKey(Base):
             "last8": self.last8,
             "scopes": list(self.scopes),
             "rate_per_minute": self.rate_per_minute,
+            "monthly_spend_limit_minor": self.monthly_spend_limit_minor,
             "ip_allow": [str(network) for network in self.ip_allow],
             "expires_at": None if self.expires_at is None else clock.to_wire(self.expires_at),
             "status": self.status,
             "subscription_id": self.subscription_id,
+        }
+
+
+class AbuseAlert(Base):
+    """What a gateway found suspicious: of an address (or its /64), or of a key. The operator's."""
+
+    __tablename__ = "abuse_alerts"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[SignKind] = mapped_column(Text)
+    network: Mapped[Network | None] = mapped_column(CIDR)
+    key_id: Mapped[UUID | None]
+    gateway_id: Mapped[UUID]
+    count: Mapped[int]
+    raised_at: Mapped[datetime] = mapped_column(Instant)
+    announced_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class Block(Base):
+    """An address range or a key that every gateway refuses until `ends_at`. The operator's."""
+
+    __tablename__ = "blocks"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    network: Mapped[Network | None] = mapped_column(CIDR)
+    key_id: Mapped[UUID | None]
+    reason: Mapped[str] = mapped_column(Text)
+    ends_at: Mapped[datetime] = mapped_column(Instant)
+    lifted_at: Mapped[datetime | None] = mapped_column(Instant)
+    created_by: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
+
+    def facts(self) -> dict[str, object]:
+        """What the trail says of a block."""
+        return {
+            "network": None if self.network is None else str(self.network),
+            "key_id": self.key_id,
+            "ends_at": clock.to_wire(self.ends_at),
         }

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access' reads."""
 
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Select, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.access.models import ApiKey
+from nimbus.access.models import AbuseAlert, ApiKey, Block
 from nimbus.errors import Refusal
 
 
@@ -36,3 +37,32 @@ async def key_by_hash(session: AsyncSession, key_hash: bytes) -> ApiKey | None:
     """The key of a hash (its present or its retired one), before its organization is known."""
     known = text("SELECT * FROM access_key_by_hash(:hash)").bindparams(hash=key_hash)
     return (await session.scalars(select(ApiKey).from_statement(known))).one_or_none()
+
+
+def alerts() -> Select[AbuseAlert]:
+    """What gateways found suspicious."""
+    return select(AbuseAlert)
+
+
+def blocks() -> Select[Block]:
+    """All blocks, ended ones too."""
+    return select(Block)
+
+
+async def next_alert(session: AsyncSession) -> datetime | None:
+    """When the earliest alert was raised that nobody was told of."""
+    statement = select(AbuseAlert.raised_at).where(AbuseAlert.announced_at.is_(None))
+    return await session.scalar(statement.order_by(AbuseAlert.raised_at).limit(1))
+
+
+async def alerts_to_announce(
+    session: AsyncSession, as_of: datetime, limit: int
+) -> list[tuple[UUID, datetime]]:
+    """The alerts raised by `as_of` that nobody was told of, the earliest first."""
+    rows = await session.execute(
+        select(AbuseAlert.id, AbuseAlert.raised_at)
+        .where(AbuseAlert.announced_at.is_(None), AbuseAlert.raised_at <= as_of)
+        .order_by(AbuseAlert.raised_at)
+        .limit(limit)
+    )
+    return [(row.id, row.raised_at) for row in rows]

@@ -12,9 +12,11 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    model_validator,
 )
 
 from nimbus.base import clock
+from nimbus.base.web import Amount, Money
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]{1,100}$")]
 Scope = Annotated[
@@ -33,11 +35,14 @@ class Input(BaseModel):
 
 
 class KeyFields(Input):
-    """What a key may do. `ip_allow`: CIDR networks, none is everywhere."""
+    """What a key may do. `ip_allow`: CIDR networks, none is everywhere. `monthly_spend_limit`: what
+    its calls may cost in a calendar month, in the organization's currency.
+    """
 
     name: Name
     scopes: Annotated[list[Scope], Field(max_length=100)] = []
     rate_per_minute: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    monthly_spend_limit: Amount | None = None
     ip_allow: Annotated[list[IPv4Network | IPv6Network], Field(max_length=100)] = []
     expires_at: Annotated[AwareDatetime, AfterValidator(clock.in_utc)] | None = None
 
@@ -72,6 +77,7 @@ class KeyShape(BaseModel):
     last8: str
     scopes: list[str]
     rate_per_minute: int | None
+    monthly_spend_limit: Money | None
     ip_allow: list[str]
     product_id: UUID | None
     subscription_id: UUID | None
@@ -90,3 +96,41 @@ class IssuedKey(KeyShape):
     """A key with its secret, which is shown this once; null when the answer is a repetition."""
 
     secret: str | None = None
+
+
+class AlertShape(BaseModel):
+    """Signs of abuse: `count` different keys, paths or addresses within ten minutes."""
+
+    id: UUID
+    kind: Literal["refused_keys", "path_scan", "many_addresses"]
+    network: str | None
+    key_id: UUID | None
+    count: int
+    raised_at: Instant
+
+
+class NewBlock(Input):
+    """Whom to refuse: an address range or a key, for at most thirty days."""
+
+    network: IPv4Network | IPv6Network | None = None
+    key_id: UUID | None = None
+    minutes: Annotated[int, Field(ge=1, le=30 * 24 * 60)]
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+    @model_validator(mode="after")
+    def _one(self) -> "NewBlock":
+        if (self.network is None) == (self.key_id is None):
+            raise ValueError("Name a network or a key, and not both.")
+        return self
+
+
+class BlockShape(BaseModel):
+    """Who is refused, until when, and why."""
+
+    id: UUID
+    network: str | None
+    key_id: UUID | None
+    reason: str
+    ends_at: Instant
+    lifted_at: Instant | None
+    created_at: Instant

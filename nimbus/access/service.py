@@ -13,16 +13,26 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog, subscriptions
 from nimbus.access import queries
-from nimbus.access.events import ApiKeyChanged, ApiKeyCreated, ApiKeyRevoked, ApiKeyRotated
-from nimbus.access.models import ApiKey, Network
+from nimbus.access.events import (
+    AbuseSuspected,
+    ApiKeyChanged,
+    ApiKeyCreated,
+    ApiKeyRevoked,
+    ApiKeyRotated,
+    BlockLifted,
+    BlockSet,
+)
+from nimbus.access.models import AbuseAlert, ApiKey, Block, Network
 from nimbus.access.secrets import PEPPER_VERSION, Environment, keyed_hash, new_secret, prefix
 from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM, Actor
 from nimbus.base.events import announce
+from nimbus.base.ids import NIL
 from nimbus.errors import FieldError, Refusal, field_error
 from nimbus.identity import organization_facts
 from nimbus.rules import lifecycles
 from nimbus.rules.grants import well_formed
+from nimbus.rules.money import Money
 
 DEFAULT_SCOPES = frozenset(
     {
@@ -45,11 +55,14 @@ LAST_USED_FINENESS = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyTerms:
-    """What a key may do; `rate_per_minute` None leaves the plan's limit alone."""
+    """What a key may do; `rate_per_minute` None leaves the plan's limit alone, and the
+    `monthly_spend_limit` is one beside the organization's, in its currency.
+    """
 
     name: str
     scopes: tuple[str, ...]
     rate_per_minute: int | None = None
+    monthly_spend_limit: Money | None = None
     ip_allow: tuple[Network, ...] = ()
     expires_at: datetime | None = None
 
@@ -66,7 +79,7 @@ async def create_key(
     """Make a key for the actor's organization; answers it with its secret, which is not kept.
 
     It speaks for one subscription, for those to one product, or for all live ones. Raises 422
-    naming `scopes`, `expires_at`, `product` or `subscription_id`.
+    naming `scopes`, `expires_at`, `monthly_spend_limit`, `product` or `subscription_id`.
     """
     product = await _product(session, product_slug)
     if subscription_id is not None:
@@ -83,6 +96,7 @@ async def create_key(
         pepper_version=PEPPER_VERSION,
         scopes=sorted(terms.scopes),
         rate_per_minute=terms.rate_per_minute,
+        monthly_spend_limit_minor=_minor(terms.monthly_spend_limit),
         ip_allow=list(terms.ip_allow),
         expires_at=terms.expires_at,
         product_id=product and product.id,
@@ -110,6 +124,7 @@ async def change_key(
     key.name = terms.name
     key.scopes = sorted(terms.scopes)
     key.rate_per_minute = terms.rate_per_minute
+    key.monthly_spend_limit_minor = _minor(terms.monthly_spend_limit)
     key.ip_allow = list(terms.ip_allow)
     key.expires_at = terms.expires_at
     key.version += 1
@@ -240,7 +255,17 @@ def _revoke(session: AsyncSession, actor: Actor, key: ApiKey, reason: str | None
     announce(session, actor, event)
 
 
+def _minor(amount: Money | None) -> int | None:
+    return None if amount is None else amount.amount_minor
+
+
 async def _check(session: AsyncSession, organization_id: UUID, terms: KeyTerms) -> None:
+    limit = terms.monthly_spend_limit
+    if limit is not None:
+        currency = (await organization_facts(session, organization_id)).currency
+        if limit.currency != currency:
+            message = f"The organization's currency is {currency}."
+            raise field_error("monthly_spend_limit.currency", "other_currency", message)
     if terms.expires_at is not None and terms.expires_at <= clock.now():
         raise field_error("expires_at", "in_the_past", "A key expires in the future.")
     unknown = set(terms.scopes) - DEFAULT_SCOPES
@@ -276,3 +301,83 @@ async def _own_subscription(
     if all(fact.id != subscription_id for fact in facts):
         message = "There is no such subscription."
         raise field_error("subscription_id", "unknown_subscription", message)
+
+
+async def set_block(
+    session: AsyncSession,
+    actor: Actor,
+    *,
+    network: Network | None,
+    key_id: UUID | None,
+    until: timedelta,
+    reason: str,
+) -> Block:
+    """Refuse an address range or a key for a time, at every gateway within a second.
+
+    A system session. 404 for an unknown key; just one of `network` and `key_id` is given.
+    """
+    key = None if key_id is None else await session.get(ApiKey, key_id)
+    if key_id is not None and key is None:
+        raise Refusal("not_found", "There is no such key.")
+    block = Block(
+        network=network,
+        key_id=key_id,
+        reason=reason,
+        ends_at=clock.now() + until,
+        created_by=actor.user_id,
+    )
+    session.add(block)
+    await session.flush()
+    announce(
+        session,
+        actor,
+        BlockSet(
+            organization_id=key.organization_id if key else NIL,
+            entity_id=block.id,
+            after=block.facts(),
+            reason=reason,
+        ),
+    )
+    return block
+
+
+async def lift_block(session: AsyncSession, actor: Actor, block_id: UUID) -> Block:
+    """Let an address or a key in again; again changes nothing. A system session; 404."""
+    block = await session.get(Block, block_id, with_for_update=True)
+    if block is None:
+        raise Refusal("not_found", "There is no such block.")
+    if block.lifted_at is None:
+        block.lifted_at = clock.now()
+        key = None if block.key_id is None else await session.get(ApiKey, block.key_id)
+        announce(
+            session,
+            actor,
+            BlockLifted(
+                organization_id=key.organization_id if key else NIL,
+                entity_id=block.id,
+                before=block.facts(),
+            ),
+        )
+    return block
+
+
+async def announce_alert(session: AsyncSession, alert_id: UUID) -> None:
+    """Tell the platform, and the organization of the key, what a gateway saw; once. A system
+    session.
+    """
+    alert = await session.get(AbuseAlert, alert_id, with_for_update=True)
+    if alert is None or alert.announced_at is not None:
+        return
+    alert.announced_at = clock.now()
+    key = None if alert.key_id is None else await session.get(ApiKey, alert.key_id)
+    event = AbuseSuspected(
+        organization_id=key.organization_id if key else NIL,
+        entity_id=alert.id,
+        after={
+            "kind": alert.kind,
+            "network": None if alert.network is None else str(alert.network),
+            "key_id": alert.key_id,
+            "count": alert.count,
+        },
+    )
+    announce(session, SYSTEM, event)

@@ -20,7 +20,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -268,6 +268,15 @@ class Money(BaseModel):
 
     amount_minor: int
     currency: str
+
+
+class Amount(BaseModel):
+    """An amount that comes in, in the currency's minor unit; nothing is one too."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    amount_minor: Annotated[int, Field(ge=0, le=10**12, strict=True)]
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 
 
 Limit = Annotated[int, Query(ge=1, le=200)]

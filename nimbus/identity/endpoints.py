@@ -13,7 +13,7 @@ from nimbus.base.actors import Actor
 from nimbus.base.ids import NIL
 from nimbus.base.problems import documented
 from nimbus.base.throttle import throttle
-from nimbus.base.web import CurrentActor, Router, Session, mutates
+from nimbus.base.web import CurrentActor, Money, Router, Session, mutates
 from nimbus.errors import Refusal
 from nimbus.identity import events as facts
 from nimbus.identity import queries, schemas
@@ -24,6 +24,7 @@ from nimbus.identity.service import accounts, members, organizations
 from nimbus.identity.service.accounts import SignIn
 from nimbus.identity.service.organizations import OrganizationDetails
 from nimbus.identity.tokens import ACCESS_SECONDS
+from nimbus.rules import money as rules
 
 REFRESH_COOKIE = "nimbus_refresh"
 REFRESH_PATH = "/api/user/auth"
@@ -280,6 +281,30 @@ async def change_organization(
     return _organization_view(row)
 
 
+@router.put(
+    "/api/billing/spend-limit",
+    operation_id="change_spend_limit",
+    responses=documented(401, 403, 409, 415, 422),
+    **mutates(
+        permission=Permission.MANAGE_PAYMENT_METHODS,
+        events=[facts.OrganizationChanged],
+        idempotency="version",
+    ),
+)
+async def change_spend_limit(
+    body: schemas.SpendLimitBody,
+    actor: Annotated[Actor, allowed(Permission.MANAGE_PAYMENT_METHODS)],
+    session: Session,
+) -> schemas.OrganizationView:
+    """Limit what the organization's calls may cost in a calendar month; in force at every gateway
+    within a second. Calls stop before the amount is passed.
+    """
+    asked = body.monthly_spend_limit
+    limit = None if asked is None else rules.Money(asked.amount_minor, asked.currency)
+    row = await organizations.change_spend_limit(session, actor, limit, body.version)
+    return _organization_view(row)
+
+
 @router.post(
     "/api/organizations/switch",
     operation_id="switch_organization",
@@ -403,9 +428,15 @@ def _user_view(user: User) -> schemas.UserView:
 
 
 def _organization_view(row: Organization) -> schemas.OrganizationView:
-    names = schemas.OrganizationView.model_fields.keys() - {"address"}
-    address = schemas.PostalAddress(**row.address)
-    return schemas.OrganizationView(address=address, **{name: getattr(row, name) for name in names})
+    names = schemas.OrganizationView.model_fields.keys() - {"address", "monthly_spend_limit"}
+    minor = row.monthly_spend_limit_minor
+    return schemas.OrganizationView(
+        address=schemas.PostalAddress(**row.address),
+        monthly_spend_limit=None
+        if minor is None
+        else Money(amount_minor=minor, currency=row.currency),
+        **{name: getattr(row, name) for name in names},
+    )
 
 
 def _own_organization_view(

@@ -131,7 +131,7 @@ class OrganizationActivated(_OrganizationEvent):
 
 
 class OrganizationChanged(_OrganizationEvent):
-    """Names, numbers, address or preferences changed."""
+    """Names, numbers, address, preferences or the spend limit changed."""
 
     name: ClassVar[str] = "organization.changed"
     action: ClassVar[str] = "OrganizationChanged"

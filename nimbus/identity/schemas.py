@@ -9,6 +9,8 @@ from babel import Locale
 from babel.numbers import list_currencies
 from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, StringConstraints
 
+from nimbus.base.web import Amount, Money
+
 Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Address = Annotated[EmailStr, StringConstraints(max_length=254)]
@@ -164,6 +166,13 @@ class OrganizationChangeBody(OrganizationBody):
     version: int
 
 
+class SpendLimitBody(Body):
+    """What calls may cost in a calendar month, null for no limit; `version` as it was read."""
+
+    monthly_spend_limit: Amount | None
+    version: int
+
+
 class OrganizationView(BaseModel):
     """An organization, as its members see it."""
 
@@ -179,6 +188,7 @@ class OrganizationView(BaseModel):
     time_zone: str
     locale: str
     currency: str
+    monthly_spend_limit: Money | None
     status: str
     version: int
 

@@ -31,6 +31,20 @@ class Payment(Base):
     created_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class BalanceCredit(Base):
+    """Money that an operator put on an organization's prepaid balance; a row never changes."""
+
+    __tablename__ = "balance_credits"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(CHAR(3))
+    reason: Mapped[str] = mapped_column(Text)
+    credited_by: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
 class CheckoutChoice(Base):
     """The plan that a Pending organization chose: accepting the terms starts it."""
 

@@ -7,8 +7,8 @@ from uuid import UUID
 from sqlalchemy import Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.payments.models import CheckoutChoice, Payment
-from nimbus.rules.ledger import RECEIVABLE
+from nimbus.payments.models import BalanceCredit, CheckoutChoice, Payment
+from nimbus.rules.ledger import CUSTOMER_BALANCE, RECEIVABLE, cash
 
 
 def payments_of(organization_id: UUID) -> Select[Payment]:
@@ -27,6 +27,24 @@ async def lock_choice(session: AsyncSession, organization_id: UUID) -> CheckoutC
         select(CheckoutChoice)
         .where(CheckoutChoice.organization_id == organization_id)
         .with_for_update()
+    )
+
+
+def credits_of(organization_id: UUID) -> Select[BalanceCredit]:
+    """What was put on the prepaid balance of an organization."""
+    return select(BalanceCredit).where(BalanceCredit.organization_id == organization_id)
+
+
+def expected_credits() -> Select[*tuple[Any, ...]]:
+    """What the balance credits must have posted, for the proof of the books."""
+    return select(
+        BalanceCredit.id.label("source_id"),
+        literal("credit").label("leg"),
+        BalanceCredit.organization_id,
+        literal(cash("manual")).label("debit_account"),
+        literal(CUSTOMER_BALANCE).label("credit_account"),
+        BalanceCredit.amount_minor,
+        BalanceCredit.currency,
     )
 
 

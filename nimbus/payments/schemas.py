@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from nimbus.base.web import Money
+from nimbus.base.web import Amount, Money
 
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Day = Annotated[str, Field(json_schema_extra={"format": "date"})]
@@ -27,6 +27,29 @@ class MarkPaidBody(Input):
         | None
     ) = None
     received_on: date | None = None
+
+
+class PositiveAmount(Amount):
+    """An amount above zero."""
+
+    amount_minor: Annotated[int, Field(ge=1, le=10**12, strict=True)]
+
+
+class CreditBody(Input):
+    """What is put on a prepaid balance, and why; in the organization's currency."""
+
+    amount: PositiveAmount
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+
+class CreditView(BaseModel):
+    """What was put on a prepaid balance."""
+
+    id: UUID
+    organization_id: UUID
+    amount: Money
+    reason: str
+    created_at: Moment
 
 
 class PaymentView(BaseModel):

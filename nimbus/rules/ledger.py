@@ -19,9 +19,11 @@ PAYMENT_PROVIDERS: tuple[PaymentProvider, ...] = get_args(PaymentProvider)
 RECEIVABLE = "receivable"
 REVENUE = "revenue"
 VAT_PAYABLE = "vat_payable"
+CUSTOMER_BALANCE = "customer_balance"  # owed to customers: what they paid before it was billed
 
 ACCOUNTS = frozenset(
-    {RECEIVABLE, REVENUE, VAT_PAYABLE} | {f"cash:{provider}" for provider in PAYMENT_PROVIDERS}
+    {RECEIVABLE, REVENUE, VAT_PAYABLE, CUSTOMER_BALANCE}
+    | {f"cash:{provider}" for provider in PAYMENT_PROVIDERS}
 )
 """The closed list of account names; nothing else is ever posted to."""
 
@@ -77,6 +79,11 @@ def payment_received(
 ) -> tuple[Transfer, ...]:
     """Money that came in for an invoice: 140.97 by hand → cash:manual/receivable 14,097."""
     return (Transfer(cash(provider), RECEIVABLE, amount_minor, currency, "payment"),)
+
+
+def balance_credited(amount_minor: int, currency: str) -> tuple[Transfer, ...]:
+    """Money that came in by hand before it is billed: 50.00 → cash:manual/customer_balance 5,000."""
+    return (Transfer(cash("manual"), CUSTOMER_BALANCE, amount_minor, currency, "credit"),)
 
 
 def credit_note_issued(totals: Totals, currency: str) -> tuple[Transfer, ...]:

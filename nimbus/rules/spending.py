@@ -24,6 +24,11 @@ def micro(exact: Decimal, currency: str) -> Decimal:
     return exact.scaleb(minor_digits(currency), EXACT) * MICRO
 
 
+def from_micro(amount: Decimal, currency: str) -> Decimal:
+    """Millionths of a minor unit as whole currency units, exact: 200,000 EUR → 0.002."""
+    return amount.scaleb(-minor_digits(currency) - 6, EXACT)
+
+
 def hold(charges: Iterable[Charge], units: Mapping[str, int], currency: str) -> int:
     """The most that one call can cost which adds up to `units` to these meters, in millionths of a
     minor unit, rounded up. 1 call at 0.002 and up to 3 reports at 2.50 EUR → 750,200,000.

@@ -7,6 +7,7 @@ from nimbus.usage.service.batches import JournalHoleError, end_producer, store_b
 from nimbus.usage.service.proof import QUARANTINE, reconcile
 from nimbus.usage.service.quotas import open_standings, quota_states
 from nimbus.usage.service.readings import period_quantities
+from nimbus.usage.service.spending import credit_balance
 
 __all__ = [
     "QUARANTINE",
@@ -14,6 +15,7 @@ __all__ = [
     "Mark",
     "QuotaState",
     "absent_producers",
+    "credit_balance",
     "drained_through",
     "end_producer",
     "open_standings",

@@ -6,7 +6,7 @@ import binascii
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Query
@@ -20,9 +20,11 @@ from nimbus.base.web import Cursor, Limit, Page, Router, Session
 from nimbus.errors import field_error
 from nimbus.identity import Permission, allowed, organization_facts
 from nimbus.rules.periods import Period
+from nimbus.rules.spending import from_micro
 from nimbus.usage import queries, schemas
-from nimbus.usage.models import CallCounts, LoggedCall, QuotaState
+from nimbus.usage.models import CallCounts, LoggedCall, QuotaState, SpendState
 from nimbus.usage.service.readings import CurrentUse, current_use
+from nimbus.usage.service.spending import spend_states
 
 RANGE_DAYS_DEFAULT = 30
 FIRST_YEAR, LAST_YEAR = 2000, 9000
@@ -30,6 +32,7 @@ RANGE_DAYS_MAX = 400
 
 router = Router(tags=["usage"])
 Reader = Annotated[Actor, allowed(Permission.SEE_USAGE, scope="billing.read")]
+Payer = Annotated[Actor, allowed(Permission.SEE_INVOICES, scope="billing.read")]
 LogReader = Annotated[Actor, allowed(Permission.READ_LOGS)]
 ProductSlug = Annotated[str | None, Query(max_length=63, pattern=r"^[a-z0-9-]+$")]
 Environment = Annotated[Literal["Live", "Test"], Query()]
@@ -75,6 +78,27 @@ async def read_quota(
     """Every quota: used, limit, what remains, and what happens over it."""
     found = await _current(session, actor, product)
     return schemas.QuotaList(data=[_quota(use, state) for use in found for state in use.quotas])
+
+
+@router.get("/api/billing/spend", operation_id="read_spend", responses=documented(401, 403))
+async def read_spend(actor: Payer, session: Session) -> schemas.SpendShape:
+    """What this month's calls cost so far, by organization and key, and what limits and balance
+    leave: the counters that stop calls.
+    """
+    currency = (await organization_facts(session, actor.organization_id)).currency
+    found = await spend_states(session, actor.organization_id, clock.now())
+    months = {state.key_id: _month(state, currency) for state in found if state.kind != "balance"}
+    balances = [_spent(state, currency) for state in found if state.kind == "balance"]
+    return schemas.SpendShape(
+        currency=currency,
+        month=months.get(None) and schemas.MonthShape(**months[None]),
+        balance=schemas.SpentShape(**balances[0]) if balances else None,
+        keys=[
+            schemas.KeySpendShape(key_id=key_id, **month)
+            for key_id, month in months.items()
+            if key_id
+        ],
+    )
 
 
 @router.get(
@@ -190,6 +214,26 @@ def _quota(use: CurrentUse, state: QuotaState) -> schemas.QuotaShape:
         remaining=None if state.remaining is None else _plain(state.remaining),
         behavior=state.behavior,
     )
+
+
+def _month(state: SpendState, currency: str) -> dict[str, Any]:
+    return {
+        "starts_at": clock.to_wire(state.window.starts_at),
+        "resets_at": clock.to_wire(state.window.ends_at),
+        **_spent(state, currency),
+    }
+
+
+def _spent(state: SpendState, currency: str) -> dict[str, Any]:
+    def whole(amount: Decimal | int) -> str:
+        return _plain(from_micro(Decimal(amount), currency))
+
+    return {
+        "limit": None if state.limit is None else whole(state.limit),
+        "used": whole(state.used),
+        "held": whole(state.leased),
+        "remaining": None if state.remaining is None else whole(state.remaining),
+    }
 
 
 def _product(use: CurrentUse) -> schemas.NamedShape:

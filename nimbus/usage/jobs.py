@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quota standings follow the subscriptions, and open as their windows come."""
+"""Quota standings follow the subscriptions; they and spend months open as their time comes."""
 
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from nimbus.subscriptions.events import (
     SubscriptionCreated,
     SubscriptionRenewed,
 )
-from nimbus.usage.service import quotas
+from nimbus.usage.service import quotas, spending
 
 
 @on(SubscriptionCreated, SubscriptionChanged, SubscriptionRenewed)
@@ -30,3 +30,13 @@ async def open_standings(entity_id: str, as_of: str) -> None:
 
 
 jobs.due_source(jobs.DueSource(open_standings, quotas.next_due, quotas.due))
+
+
+@jobs.job("usage.open_spend")
+async def open_spend(entity_id: str, as_of: str) -> None:
+    """The last month that is open for an organization's limits has begun: open the next one."""
+    async with db.system_session("open quotas") as session:
+        await spending.follow(session, UUID(entity_id), clock.from_wire(as_of))
+
+
+jobs.due_source(jobs.DueSource(open_spend, spending.next_due, spending.due))

@@ -273,6 +273,7 @@ class SpendState:
     """
 
     kind: SpendKind
+    key_id: UUID | None
     window: Period
     used: Decimal
     leased: int

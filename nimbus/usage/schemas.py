@@ -83,6 +83,41 @@ class QuotaList(BaseModel):
     data: list[QuotaShape]
 
 
+class SpentShape(BaseModel):
+    """What calls came to, in whole currency units as exact decimal strings. `held`: what calls
+    under way can still cost at most. `limit` and `remaining` are null where there is no limit.
+    """
+
+    limit: str | None
+    used: str
+    held: str
+    remaining: str | None
+
+
+class MonthShape(SpentShape):
+    """A calendar month in the organization's time zone; `resets_at` is where it ends."""
+
+    starts_at: Moment
+    resets_at: Moment
+
+
+class KeySpendShape(MonthShape):
+    """What the calls of one key came to."""
+
+    key_id: UUID
+
+
+class SpendShape(BaseModel):
+    """The spend of this month, before base fees and VAT; `balance` of an organization that is
+    prepaid. Null and empty where nothing was called yet.
+    """
+
+    currency: str
+    month: MonthShape | None
+    balance: SpentShape | None
+    keys: list[KeySpendShape]
+
+
 class CountsShape(BaseModel):
     """Calls added up: `errors` are those answered with a status of 400 or above."""
 

@@ -31,6 +31,8 @@ PLAN = {name: value for name, value in STARTER.items() if name != "slug"}
 # A request that would do something, were the object one's own: all but the ids.
 BODIES: dict[str, dict[str, Any]] = {
     "admin_mark_invoice_paid": {},
+    "admin_credit_balance": {"amount": {"amount_minor": 1, "currency": "EUR"}, "reason": "mine"},
+    "set_block": {"network": "192.0.2.0/24", "minutes": 5, "reason": "mine"},
     "create_invoice": {},
     "cancel_subscription": {"reason": "no wind", "version": 1},
     "downgrade_subscription": {"plan": "starter", "version": 1},
@@ -56,8 +58,10 @@ REFUSED = {
     "create_api_key": (422, "validation_failed"),
     "admin_list_invoices": (403, "forbidden"),
     "admin_remove_product_host": (403, "forbidden"),
+    "lift_block": (403, "forbidden"),
     "admin_finalize_invoice": (403, "forbidden"),
     "admin_mark_invoice_paid": (403, "forbidden"),
+    "admin_credit_balance": (403, "forbidden"),
     "change_settings": (403, "forbidden"),
 }
 NOT_FOUND = (404, "not_found")

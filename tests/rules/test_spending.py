@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nimbus.rules.invoicing import MeterUsage, usage_cost
 from nimbus.rules.money import EXACT
 from nimbus.rules.pricing import MODELS, Charge, Tier, amount, most
-from nimbus.rules.spending import hold, micro
+from nimbus.rules.spending import from_micro, hold, micro
 
 D = Decimal
 PRICES = st.decimals(0, 1_000, places=4)
@@ -127,3 +127,5 @@ def test_usage_costs_what_it_adds_to_a_period_without_any():
 def test_a_millionth_of_a_minor_unit_is_exact():
     assert micro(D("0.000000000001"), "EUR") == D("0.0001")
     assert micro(D("1.5"), "KWD") == 1_500_000_000
+    assert from_micro(D(200_000), "EUR") == D("0.002")
+    assert from_micro(micro(D("0.1234567890123"), "JPY"), "JPY") == D("0.1234567890123")

@@ -34,6 +34,7 @@ from nimbus.identity.models import (
 )
 from nimbus.identity.numbers import check_company_number, check_vat_number, only_time_zone
 from nimbus.rules import lifecycles
+from nimbus.rules.money import Money
 
 COMPARED = (
     "name", "legal_name", "company_number", "vat_number", "billing_email", "address", "country",
@@ -119,6 +120,32 @@ async def change(
         entity_id=organization.id,
         before={name: before[name] for name in changed},
         after=changed,
+    )
+    announce(session, actor, event)
+    return organization
+
+
+async def change_spend_limit(
+    session: AsyncSession, actor: Actor, limit: Money | None, version: int
+) -> Organization:
+    """Limit what calls may cost the actor's organization in a calendar month of its time zone.
+
+    None takes the limit away. Raises 409 for a stale version, 422 for another currency than the
+    organization's.
+    """
+    organization = await queries.lock_organization(session, actor.organization_id)
+    if organization.version != version:
+        raise Refusal("stale_version", "Read it again, then change it.")
+    if limit is not None and limit.currency != organization.currency:
+        text = f"The organization's currency is {organization.currency}."
+        raise field_error("monthly_spend_limit.currency", "other_currency", text)
+    before = {"monthly_spend_limit_minor": organization.monthly_spend_limit_minor}
+    after = {"monthly_spend_limit_minor": None if limit is None else limit.amount_minor}
+    organization.monthly_spend_limit_minor = after["monthly_spend_limit_minor"]
+    organization.version += 1
+    organization.updated_at = clock.now()
+    event = OrganizationChanged(
+        organization_id=organization.id, entity_id=organization.id, before=before, after=after
     )
     announce(session, actor, event)
     return organization

@@ -48,7 +48,8 @@ PLAN = """jsonb_build_object(
     'charges', coalesce((
         SELECT jsonb_agg(jsonb_build_object(
             'currency', c.currency, 'meter_key', c.meter_key, 'model', c.model,
-            'included', c.included::text, 'unit_price', c.unit_price::text, 'terms', c.terms)
+            'included', trim_scale(c.included)::text,
+            'unit_price', trim_scale(c.unit_price)::text, 'terms', c.terms)
             ORDER BY c.currency, c.position)
         FROM plan_charges c WHERE c.plan_version_id = e.id), '[]'))
     FROM plans p WHERE p.id = e.plan_id"""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Use cases of payments, by noun: settlements, checkout."""
+"""Use cases of payments, by noun: settlements, balances, checkout."""

@@ -112,24 +112,24 @@ async def return_leases(session: AsyncSession, producer: UUID) -> None:
 
 
 async def spend_states(
-    session: AsyncSession, organization_id: UUID, as_of: datetime, key_id: UUID | None = None
+    session: AsyncSession, organization_id: UUID, as_of: datetime
 ) -> list[SpendState]:
-    """What an organization, or one of its keys, spent this month, and the balance it is prepaid
+    """What an organization and each of its keys spent this month, and the balance it is prepaid
     by; nothing where nothing was called and nothing is limited.
     """
     rows = await session.scalars(
         select(SpendStanding)
         .where(
             SpendStanding.organization_id == organization_id,
-            SpendStanding.key_id.is_not_distinct_from(key_id),
             SpendStanding.period_starts_at <= as_of,
             SpendStanding.period_ends_at > as_of,
         )
-        .order_by(SpendStanding.kind)
+        .order_by(SpendStanding.kind, SpendStanding.key_id)
     )
     return [
         SpendState(
             kind=row.kind,
+            key_id=row.key_id,
             window=row.window(),
             used=row.used,
             leased=row.leased,

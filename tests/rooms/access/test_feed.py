@@ -104,10 +104,25 @@ async def test_a_snapshot_says_what_the_gateway_reads(api, gate, upstream):
         "rank": 10,
         "rate": {"amount": 600, "period_s": 1, "burst": None},
         "over_quota_policy": "overage",
+        "charges": [
+            {
+                "currency": "EUR",
+                "meter_key": meter,
+                "model": "unit",
+                "included": included,
+                "unit_price": price,
+                "terms": {},
+            }
+            for meter, included, price in (
+                ("api_calls", "10000", "0.002"),
+                ("assets", "10", "1.5"),
+                ("reports", "0", "2.5"),
+            )
+        ],
     }
     assert known["subscription", str(started.id)].keys() == {
         *("id", "organization_id", "provider_organization_id", "product_id", "plan_version_id"),
-        *("status", "trial_ends_at", "ends_at", "standings"),
+        *("status", "currency", "trial_ends_at", "ends_at", "standings"),
     }
     assert known["key", str(key_id)] == {
         "id": str(key_id),
@@ -122,6 +137,7 @@ async def test_a_snapshot_says_what_the_gateway_reads(api, gate, upstream):
         "expires_at": None,
         "rate_per_minute": 60,
         "product_id": None,
+        "standings": [],
         "subscription_id": None,
     }
 
@@ -157,6 +173,7 @@ async def test_a_product_s_record_has_its_upstreams_and_routes(api, gate, databa
         "minimum_rank": None,
         "minimum_plan": None,
         "weight": 1,
+        "holds": {},
         "ip_allow": [],
         "ip_deny": [],
         "required": [],
