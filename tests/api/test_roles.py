@@ -64,17 +64,17 @@ NEEDS = {
     "manage_subscriptions": """choose_plan start_subscription upgrade_subscription
         downgrade_subscription cancel_subscription""",
     "see_invoices": """list_invoices list_upcoming_invoices get_invoice get_invoice_pdf
-        list_payments""",
-    "manage_payment_methods": "create_invoice",
+        list_payments read_spend list_balance_credits""",
+    "manage_payment_methods": "create_invoice change_spend_limit",
     "manage_products": """list_products create_product read_product change_product delete_product
         publish_product unpublish_product list_routes create_route change_route delete_route
         list_meters create_meter list_product_plans create_plan read_plan change_plan
         list_product_hosts add_product_host remove_product_host""",
-    "platform_reader": """admin_list_invoices admin_list_product_hosts get_settings
+    "platform_reader": """list_alerts list_blocks admin_list_invoices admin_list_product_hosts get_settings
         read_clock""",
     # Whoever reads the mailbox can use the links in it, and that is to change something.
-    "platform_admin": """list_mailbox admin_finalize_invoice admin_mark_invoice_paid
-        admin_remove_product_host advance_clock change_settings""",
+    "platform_admin": """set_block lift_block list_mailbox admin_finalize_invoice admin_mark_invoice_paid
+        admin_credit_balance admin_remove_product_host advance_clock change_settings""",
 }
 NEEDED = {operation: need for need, names in NEEDS.items() for operation in names.split()}
 
@@ -83,7 +83,7 @@ BILLING_READS = {
     *("read_current_subscription", "list_subscriptions", "read_subscription"),
     *("read_usage", "read_current_usage", "read_quota", "read_usage_summary"),
     *("read_usage_by_endpoint", "list_invoices", "list_upcoming_invoices", "get_invoice"),
-    *("get_invoice_pdf", "list_payments"),
+    *("get_invoice_pdf", "list_payments", "read_spend", "list_balance_credits"),
 }
 
 # Its credential is the cookie, which nobody has here: always 401.
