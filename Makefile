@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+HOURS ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -13,7 +14,7 @@ ORDINARY := $(wildcard /usr/lib/postgresql/*/bin/postgres)
 ON_DATABASE := tests/base tests/rooms tests/api $(addprefix tests/architecture/test_,\
     tenancy.py migrations.py pool.py)
 .DEFAULT_GOAL := help
-.PHONY: help setup run dev test check fix bite docs demo bench
+.PHONY: help setup run dev test soak check fix bite docs demo bench
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -33,6 +34,9 @@ dev: $(VENV)/dev.stamp ## as run, started anew on every change
 test: check ## the checks, then the tests (ARGS goes to pytest)
 	$(BIN)/pytest -n 2 --dist loadscope $(ARGS)
 	$(if $(ORDINARY),$(BIN)/pytest -n 2 --dist loadscope --postgres ordinary $(ON_DATABASE))
+
+soak: setup ## the rigs at their full counts, an hour (HOURS=1: an hour of load more)
+	$(BIN)/python tools/soak.py --hours $(HOURS) $(ARGS)
 
 check: setup ## format, rules, types, import contracts, portal
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ callers were answered, what the upstream saw, the stored events, the counter, th
     test_changes   revocation and plan change at every gateway, also when the message is lost
     test_failures  the failure table of nimbus/gateway/README.md; failure_table.toml maps its rows
     test_fairness  an abusive key beside well-behaved ones
-    test_memory    memory under load, and of connections that stall
+    test_memory    memory under load
 
 `make test` runs a seeded sample; `make soak` the full counts. A test prints its seed; TEST_SEED
 repeats it. Nothing here is judged by how fast the machine is.

@@ -64,7 +64,7 @@ async def change_while_calling(rig: Rig, callers: list[Caller], change: Change) 
         )
         done = True
 
-    await call_until(callers, lambda: done, meanwhile=go())
+    await call_until(callers, lambda: done, go())
     return heard
 
 

@@ -20,7 +20,7 @@ BETWEEN = (150, 600)  # calls that are answered between two kills
 async def test_a_killed_gateway_loses_no_answered_call_and_repeats_none(
     rig: Rig, soak: Soak
 ) -> None:
-    chance, kills = soak.random, soak.count(3, 30)
+    chance, kills = soak.random, soak.count(2, 30)
     customer = await rig.customer("strict")
     rig.allow(customer, 10**9)
     await rig.start_gateways(GATEWAYS)
@@ -39,7 +39,7 @@ async def test_a_killed_gateway_loses_no_answered_call_and_repeats_none(
         await rig.until(lambda: len(rig.upstream.arrivals) > enough)
         killed = kills
 
-    await call_until(callers, lambda: killed == kills, meanwhile=kill())
+    await call_until(callers, lambda: killed == kills, kill(), soak.count(120, 1800))
     await rig.stop_gateways()
     await rig.drained()
     served, events = rig.account(callers), rig.events()

@@ -45,7 +45,7 @@ async def fight(rig: Rig, customer: Customer, callers: list[Caller], rounds: int
 async def test_of_the_last_unit_exactly_one_call_gets_through_also_while_gateways_die(
     rig: Rig, soak: Soak
 ) -> None:
-    chance, rounds, kills = soak.random, soak.count(12, 1000), soak.count(2, 30)
+    chance, rounds, kills = soak.random, soak.count(8, 1000), soak.count(2, 30)
     customer = await rig.customer("strict")
     await rig.start_gateways(GATEWAYS)
     await rig.start("drain")

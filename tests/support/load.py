@@ -15,7 +15,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+DEADLINE_SECONDS = 120
 REFUSED_EARLY = 0.05  # seconds before a caller connects again where nobody listened
+PIECE = bytes(65_536)
+ENDLESS = 1 << 40
 _TAG = re.compile(rb"/([a-z]+)/([^ /?]+)[ ?]")
 _REQUEST_ID = re.compile(rb"\r\nx-request-id: ([^\r]+)\r\n", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
@@ -37,6 +40,8 @@ class Upstream:
     arrivals: list[Arrival] = field(default_factory=list)
     body_bytes: int = 40
     transports: set[asyncio.Transport] = field(default_factory=set)
+    streamed: int = 0  # bytes written of answers without an end
+    stalled: int = 0  # connections that take no more of them now
 
     def body(self, tag: str) -> bytes:
         """The body that it answers to a call: its own for each."""
@@ -44,9 +49,14 @@ class Upstream:
 
 
 class _UpstreamConnection(asyncio.Protocol):
+    """Answers each call to `/work/…`; to `/stream/…` it answers without an end, and of
+    `/upload/…` it reads no more than the head.
+    """
+
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
         self._buffer = b""
+        self._streaming = self._full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -68,8 +78,30 @@ class _UpstreamConnection(asyncio.Protocol):
         tag = found[2].decode()
         arrival = Arrival(tag, marked[1].decode(), time.monotonic())
         self._upstream.arrivals.append(arrival)
+        if found[1] == b"upload":
+            self._transport.pause_reading()
+            return
+        if found[1] == b"stream":
+            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % ENDLESS)
+            self._streaming = True
+            self._stream()
+            return
         body = self._upstream.body(tag)
         self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    def pause_writing(self) -> None:
+        self._full = True
+        self._upstream.stalled += 1
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._upstream.stalled -= 1
+        self._stream()
+
+    def _stream(self) -> None:
+        while self._streaming and not self._full:
+            self._transport.write(PIECE)
+            self._upstream.streamed += len(PIECE)
 
 
 async def open_upstream(upstream: Upstream, listener: socket.socket) -> asyncio.Server:
@@ -179,18 +211,21 @@ def certainly_within(flights: Sequence[Flight], seconds: float) -> int:
 
 
 async def call_until(
-    callers: list[Caller], over: Callable[[], bool], path: str = "work", meanwhile: object = None
+    callers: list[Caller],
+    over: Callable[[], bool],
+    meanwhile: Awaitable[None] | None = None,
+    seconds_max: float = DEADLINE_SECONDS,
 ) -> None:
     """Let all callers call, each as soon as it is answered, until `over`; then hang up."""
 
     async def go_on(caller: Caller) -> None:
         while not over():
-            await caller.call(path)
+            await caller.call()
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(seconds_max), asyncio.TaskGroup() as group:
         for caller in callers:
             group.create_task(go_on(caller))
-        if isinstance(meanwhile, Awaitable):
+        if meanwhile is not None:
             await meanwhile
     for caller in callers:
         caller.hang_up()
