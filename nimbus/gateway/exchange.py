@@ -190,11 +190,12 @@ class ClientExchange:
 
     def request_broken(self, code: str) -> None:
         """The rest of the request can't be had: its body is malformed, cut or too slow. The
-        upstream must not take what it got for the whole.
+        upstream must not take what it got for the whole; what it has answered by then counts.
         """
         if self.over:
             return
-        self._end(CATALOGUE[code].status, served=False, code=code)
+        status = CATALOGUE[code].status if self._head is None else self._head.status
+        self._end(status, served=self._head is not None, code=code)
         if self._sent_head:
             self._client.cut()
         else:
