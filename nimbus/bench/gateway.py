@@ -17,7 +17,7 @@ from nimbus.bench.rounds import Plan, interleave
 from nimbus.bench.targets import NGINX, NIMBUS, TARGETS, Running, Target
 
 PARTS = ("speed", "large", "tls", "latency", "memory")
-NEEDED = (parts.TASKSET, parts.WRK, parts.NGINX)
+NEEDED = (parts.WRK, parts.NGINX)
 SMALL, LARGE = market.PREFIX + market.SMALL, market.PREFIX + market.LARGE
 # Where others win is measured against the one that wins.
 AGAINST_NGINX = (NGINX, NIMBUS)

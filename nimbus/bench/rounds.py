@@ -116,7 +116,6 @@ def _load(ground: Ground, target: Running, path: str, plan: Plan, seconds: float
         target.port,
         path,
         ground.keys_file,
-        ground.cores.load,
         seconds=seconds,
         connections=plan.connections,
         tls=plan.tls,

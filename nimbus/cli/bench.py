@@ -2,6 +2,7 @@
 """`nimbus bench`: the gateway beside others, on this machine, in one run."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,8 +69,9 @@ def parts(
     if fetch:
         programs.fetch(print)
     for part in programs.ALL:
-        path = programs.found(part)
-        print(f"{part.program:24} {programs.version_of(part) if path else f'missing: {part.how}'}")
+        there = programs.version_of(part) or "there"
+        state = f"missing: {part.how}" if programs.found(part) is None else there
+        print(f"{Path(part.program).name:26} {state}")
 
 
 @commands.command()
