@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a provider says to the gate is done: address lists, required parameters."""
 
+import itertools
+
 import pytest
 
 from tests.gateway.house import (
     KEY,
+    OTHER_ORGANIZATION,
     UNKNOWN_KEY,
     OpenGate,
     Upstream,
@@ -16,6 +19,14 @@ from tests.gateway.house import (
 
 pytestmark = pytest.mark.anyio
 
+REFUSALS = {
+    "method": "method_not_allowed",
+    **dict.fromkeys(("of_key", "of_product", "of_route"), "ip_not_allowed"),
+    "bound": "subscription_required",
+    "plan": "plan_required",
+    "scope": "insufficient_scope",
+    "environment": "unavailable",
+}
 HERE, ELSEWHERE = "127.0.0.1/32", "192.0.2.0/24"
 
 
@@ -50,6 +61,39 @@ async def test_a_call_passes_the_lists_of_key_product_and_route(
     else:
         assert answer.code == event.refusal == "ip_not_allowed"
         assert upstream.seen == []
+
+
+async def test_only_a_call_that_fits_in_everything_reaches_the_upstream(
+    gate: OpenGate, upstream: Upstream
+) -> None:
+    names = ("method", "of_key", "of_product", "of_route", "bound", "plan", "scope", "environment")
+    for flags in itertools.product((True, False), repeat=len(names)):
+        fits = dict(zip(names, flags, strict=True))
+        lists = {
+            name: {} if fits[name] else {"ip_allow": [ELSEWHERE]}
+            for name in ("of_key", "of_product", "of_route")
+        }
+        wants = {
+            "scope": None if fits["scope"] else "wind.write",
+            "minimum_rank": 1 if fits["plan"] else 2,
+            **lists["of_route"],
+        }
+        method = "GET" if fits["method"] else "PUT"
+        record = product_record(
+            upstream.port, routes=[route(method, "/echo", **wants)], **lists["of_product"]
+        )
+        if not fits["environment"]:
+            del record["upstreams"]["Live"]
+        gate.feed("product", record)
+        other = None if fits["bound"] else str(OTHER_ORGANIZATION)
+        gate.feed("key", key_record(KEY, product_id=other, **lists["of_key"]))
+        before = len(upstream.seen)
+
+        answer = await gate.ask(b"GET", b"/echo")
+
+        first = next((name for name in names if not fits[name]), None)
+        assert answer.status == 200 if first is None else answer.code == REFUSALS[first], fits
+        assert len(upstream.seen) - before == (first is None), fits
 
 
 async def test_a_changed_list_is_in_force_with_the_next_call(
