@@ -19,14 +19,10 @@ from nimbus.base import clock
 from nimbus.base.db import Base
 from nimbus.base.ids import new_id
 from nimbus.rules.periods import Anchor, Interval, QuotaPeriod
-from nimbus.rules.pricing import Charge, Tier
+from nimbus.rules.pricing import Charge, read_charge
 
 Network = IPv4Network | IPv6Network
 Instant = TIMESTAMP(timezone=True)
-TERM_NUMBERS = (
-    "package_size", "package_price", "rate", "fixed_per_event", "free_amount", "minimum", "maximum",
-)  # fmt: skip
-"""What of a charge lies in `terms` as decimal text, where it is not the default."""
 
 
 class _Row:
@@ -203,22 +199,12 @@ class PlanCharge(_Row, Base):
 
     def charge(self) -> Charge:
         """The value that the law prices with; whole currency units."""
-        return Charge(
-            meter_key=self.meter_key,
-            model=self.model,  # type: ignore[arg-type]  # validated when it was written
-            included=self.included,
-            unit_price=self.unit_price,
-            **{name: Decimal(self.terms[name]) for name in TERM_NUMBERS if name in self.terms},
-            free_events=self.terms.get("free_events"),
-            tiers=tuple(
-                Tier(
-                    up_to=None if tier["up_to"] is None else Decimal(tier["up_to"]),
-                    unit_price=Decimal(tier["unit_price"]),
-                    flat_fee=Decimal(tier["flat_fee"]),
-                    rate=Decimal(tier["rate"]),
-                )
-                for tier in self.terms.get("tiers", ())
-            ),
+        return read_charge(
+            self.meter_key,
+            self.model,  # type: ignore[arg-type]  # validated when it was written
+            self.included,
+            self.unit_price,
+            self.terms,
         )
 
 

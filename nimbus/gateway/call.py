@@ -16,7 +16,7 @@ from nimbus.base import clock
 from nimbus.errors import CATALOGUE
 from nimbus.gateway import respond
 from nimbus.gateway.head import RequestHead
-from nimbus.gateway.leases import Leases
+from nimbus.gateway.leases import Leases, Shortage
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.origin import Origin
 from nimbus.gateway.permit import Permit, call_ids, compile_permit
@@ -61,6 +61,7 @@ class Gate:
 
 class Call:
     """A call on its way through the gate. What a step finds out is there after that step.
+    `held` says that what the permit holds was taken.
 
     `as_of` is business time in microseconds since 1970; `started`, `forwarded_at` and
     `answered_at` (0: not yet) machine time in microseconds. `forwarded` says that the upstream
@@ -78,6 +79,7 @@ class Call:
         "gate",
         "grant",
         "head",
+        "held",
         "leased",
         "match",
         "meters",
@@ -113,6 +115,8 @@ class Call:
         self.bytes_out = 0
         self.meters = _NOTHING
         self.forwarded = False
+        self.held = False
+        self.leased = False
         self.open = False
 
     def complete(self, status: int, *, served: bool, code: str = "") -> None:
@@ -128,13 +132,15 @@ class Call:
         self.open = False
         permit, origin = self.permit, self.origin
         ended = clock.monotonic_us()
-        flags, units, leased = permit.flags | origin.flags, 0, 0
+        flags, units, leased, held, holds = permit.flags | origin.flags, 0, 0, 0, b""
         if served and status in permit.billable:
             flags |= BILLABLE
             units = permit.units
             leased = units if self.leased else 0
-        elif self.leased:
-            self.gate.leases.refund(permit.needs)
+            if self.held:
+                flags, held, holds = flags | permit.held_flags, permit.held_micro, permit.holds
+        else:
+            self.give_back()
         started, forwarded_at = self.started, self.forwarded_at or ended
         self.gate.journal.complete(
             self.sequence,
@@ -149,14 +155,24 @@ class Call:
                     self.bytes_in,
                     self.bytes_out,
                 ),
-                (units, leased, 0),
+                (units, leased, held),
                 origin.packed,
                 self.head.line.method,
                 b"" if self.forwarded or not code else code.encode(),
                 self.request_id,
                 meters_text(self.meters) if served and self.meters else b"",
+                holds,
             ),
         )
+
+    def give_back(self) -> None:
+        """Return what was borrowed for the call: it is not billed, or not made."""
+        if self.leased:
+            self.leased = False
+            self.gate.leases.refund(self.permit.needs)
+        if self.held:
+            self.held = False
+            self.gate.leases.refund(self.permit.held)
 
     def answer_lines(self, now: int) -> bytes:
         """RateLimit and quota header lines of an answer or refusal; `now` in microseconds of
@@ -253,14 +269,31 @@ def note_refused(call: Call, refused: Refused) -> None:
     )
 
 
-def open_call(call: Call, *, leased: bool) -> Refused | None:
+async def borrow(call: Call) -> Shortage | None:
+    """Step 8: wait for what the call holds and for its quota; why it can't have them, or None. A
+    call that can't have all keeps nothing.
+    """
+    leases, permit, as_of = call.gate.leases, call.permit, clock.from_us(call.as_of)
+    if permit.held and not call.held:
+        held = await leases.wait_for(permit.held, as_of)
+        if isinstance(held, Shortage):
+            return held
+        call.held = held
+    leased = await leases.wait_for(permit.needs, as_of)
+    if isinstance(leased, Shortage):
+        call.give_back()
+        return leased
+    call.leased = leased
+    return None
+
+
+def open_call(call: Call) -> Refused | None:
     """Reserve the journal slot, without which nothing is forwarded."""
     sequence = call.gate.journal.reserve()
     if sequence is None:
-        if leased:
-            call.gate.leases.refund(call.permit.needs)
+        call.give_back()
         return Refused("unavailable", "The call can't be metered now.", respond.retry_after(1))
-    call.sequence, call.leased, call.open = sequence, leased, True
+    call.sequence, call.open = sequence, True
     return None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quota leases of one gateway process.
+"""Leases of one gateway process on quotas, spend limits and prepaid balances.
 
 Units are borrowed from the standing's row in the database, through `link`:
 a call takes what was borrowed before without waiting; under `deny` a call that
@@ -16,8 +16,15 @@ from uuid import UUID
 from nimbus.base import clock
 from nimbus.rules.grants import Standing
 from nimbus.rules.limits import SECOND, lease_size
+from nimbus.rules.metering import CALLS
 
 LEASE_WAIT_SECONDS = 2
+CODES = {
+    "quota": "quota_exceeded",
+    "organization_spend": "spend_limit_reached",
+    "key_spend": "spend_limit_reached",
+    "balance": "balance_exhausted",
+}
 EMPTY_SECONDS = 0.25  # how long a standing that had nothing left is not asked again
 FIRST_WORD_SECONDS = 0.25  # how long a call that needs no units waits to hear of its standing
 IDLE_SECONDS = 2  # after which unused units go back
@@ -43,6 +50,18 @@ class Shortage:
     retry_after: int
     resets_at: datetime
 
+    def detail(self) -> str:
+        """The reason as a sentence for the caller."""
+        if self.code == "balance_exhausted":
+            return "What is left of the prepaid balance does not cover the call."
+        if self.code == "unavailable":
+            return "The quota can't be checked now."
+        what = "quota" if self.code == "quota_exceeded" else "spend limit"
+        return (
+            f"The {what} of this period is used up. It is renewed at"
+            f" {clock.to_wire(self.resets_at)}."
+        )
+
 
 @dataclass(slots=True)
 class _Lease:
@@ -56,6 +75,8 @@ class _Lease:
     recent: int = 0  # units taken in the second before
     this_second: int = 0
     waiting: int = 0
+    grain: int = 1  # the most that one call needed: leases are sized in multiples of it
+    unused: int = 0  # what would be left if all that is lent came back, as last heard
     answered: list[asyncio.Future[bool]] = field(default_factory=list)
 
 
@@ -124,11 +145,17 @@ class Leases:
             assert blocking is not None, "take has found one"
             standing, units = blocking
             lease = self._of(standing.id)
+            lease.grain = max(lease.grain, units)
             if standing.policy != "deny":
                 await self._hear_of(standing, lease, units)
                 continue
-            if lease.empty_until > clock.monotonic():
-                return _exceeded(standing, as_of)
+            now = clock.monotonic()
+            if lease.empty_until > now:
+                comes_back = _settles_later(standing) and units <= lease.unused
+                if not comes_back or lease.empty_until > deadline:
+                    return _exceeded(standing, as_of, comes_back=comes_back)
+                await asyncio.sleep(lease.empty_until - now)
+                continue
             if not await self._answered(standing, lease, units, deadline - clock.monotonic()):
                 return Shortage("unavailable", 1, standing.ends_at)
         return taken
@@ -169,6 +196,7 @@ class Leases:
             lease.available += granted.units
             left = granted.limit
             lease.left = None if left is None else left - granted.used - granted.leased
+            lease.unused = 0 if left is None else left - granted.used
             if granted.units == 0:
                 lease.empty_until = clock.monotonic() + EMPTY_SECONDS
         waiters, lease.answered = lease.answered, []
@@ -222,7 +250,7 @@ class Leases:
         if lease.asked or lease.empty_until > clock.monotonic():
             return
         recent = max(lease.recent, lease.this_second)
-        units = lease_size(needed, lease.left, recent, self._gateways)
+        units = _sized(lease, needed, recent, self._gateways)
         if units:
             lease.asked = units
             self._ask(standing_id, units)
@@ -235,7 +263,9 @@ class Leases:
         return bool(await waiter)
 
     def _scarce(self, lease: _Lease) -> bool:
-        return lease.left is not None and lease_size(0, lease.left, SECOND, self._gateways) == 0
+        if lease.left is None:
+            return False
+        return _sized(lease, 0, SECOND * lease.grain, self._gateways) == 0
 
     def _return(self, standing_id: UUID, lease: _Lease) -> None:
         units, lease.available = lease.available, 0
@@ -245,6 +275,20 @@ class Leases:
         self._give_back(standing_id, units)
 
 
-def _exceeded(standing: Standing, as_of: datetime) -> Shortage:
-    pause = int((standing.ends_at - as_of).total_seconds()) + 1
-    return Shortage("quota_exceeded", pause, standing.ends_at)
+def _sized(lease: _Lease, needed: int, recent: int, gateways: int) -> int:
+    """`lease_size` in whole grains: what a call needs of money is no single unit."""
+    grain = lease.grain
+    left = None if lease.left is None else lease.left // grain
+    return lease_size(-(-needed // grain), left, -(-recent // grain), gateways) * grain
+
+
+def _settles_later(standing: Standing) -> bool:
+    """Whether calls hold more of it than they use: what they hold comes back when they are stored,
+    so that a call may wait for it.
+    """
+    return standing.kind != "quota" or standing.meter_key != CALLS
+
+
+def _exceeded(standing: Standing, as_of: datetime, *, comes_back: bool) -> Shortage:
+    pause = 1 if comes_back else int((standing.ends_at - as_of).total_seconds()) + 1
+    return Shortage(CODES[standing.kind], pause, standing.ends_at)

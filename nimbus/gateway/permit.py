@@ -10,7 +10,7 @@ changes what the grant says makes another grant, and the permits go with the old
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from nimbus.base import clock
 from nimbus.gateway import respond
@@ -21,7 +21,8 @@ from nimbus.gateway.upstream import Address, Upstream
 from nimbus.gateway.windows import RateWindows, Subject
 from nimbus.rules.grants import Grant, Route, Standing, Subscription, decide, turning_points
 from nimbus.rules.limits import Limiter
-from nimbus.rules.metering import CALLS, LIVE, NIL, record_ids
+from nimbus.rules.metering import CALLS, LIVE, NIL, Held, held_flags, record_ids
+from nimbus.rules.spending import hold
 
 FOREVER: Final = 1 << 62
 _ANYWHERE: Final[Address] = ip_address("0.0.0.0")  # noqa: S104 - where no list asks for it
@@ -38,7 +39,8 @@ class Permit:
     target on the upstream's request line, and our lines that are the same for all calls.
     `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited standings
     with what is told of them. `billable` are the statuses that are billed, `ids` and `flags`
-    those of the journal record.
+    those of the journal record. `held` is what a call takes beside its quota and whoever stores it
+    gives back: `held_micro` of money, and `holds` of meters that only the answer tells.
     """
 
     route: Route
@@ -60,6 +62,10 @@ class Permit:
     billable: frozenset[int]
     ids: bytes
     flags: int
+    held: Needs
+    held_micro: int
+    held_flags: int
+    holds: bytes
 
     def limits(self, windows: RateWindows, now: int) -> tuple[tuple[bytes, Limiter], ...]:
         """The limiters in force, by name; `now` in microseconds of machine time."""
@@ -86,7 +92,8 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
     if asks_quota and grant.subscription is not None:
         standings = grant.subscription.standings_at(CALLS, as_of)
     subjects = _subjects(grant, route)
-    closed = _closed(grant, upstream, needs_quota=asks_quota, open_=standings)
+    held = _held(grant, route, as_of) if live else _NOTHING_HELD
+    closed = _closed(grant, upstream, needs_quota=asks_quota, open_=standings) or held.closed
     return Permit(
         route=route,
         since=max((clock.to_us(turn) for turn in turns if turn <= as_of), default=-FOREVER),
@@ -111,6 +118,10 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         billable=product.billable if live else _NOT_BILLED,
         ids=call_ids(grant, product, route),
         flags=LIVE if live else 0,
+        held=held.needs,
+        held_micro=held.micro,
+        held_flags=held.flags,
+        holds=held.text,
     )
 
 
@@ -137,6 +148,56 @@ def _closed(
     if needs_quota and not open_ and _closed_between_periods(grant.subscription):
         return Refused("unavailable", "The next quota period opens.", respond.retry_after(1))
     return None
+
+
+class _Holds(NamedTuple):
+    """What a call of a permit holds, see `Permit`; `closed` where a counter is not open yet."""
+
+    needs: Needs = ()
+    micro: int = 0
+    flags: int = 0
+    text: bytes = b""
+    closed: Refused | None = None
+
+
+_NOTHING_HELD: Final = _Holds()
+_HELD_ON: Final = {
+    "organization_spend": Held.ORGANIZATION_SPEND,
+    "key_spend": Held.KEY_SPEND,
+    "balance": Held.BALANCE,
+}
+
+
+def _held(grant: Grant, route: Route, as_of: datetime) -> _Holds:
+    """The most that a live call can cost, on each counter of money that limits it, and the most
+    that it can use of meters that are denied beyond their quota. Source: spec 03 "Limits".
+    """
+    subscription = grant.subscription
+    if subscription is None:
+        return _NOTHING_HELD
+    needs: Needs = ()
+    text = b""
+    for meter_key, units in route.holds:
+        denied = [
+            (standing, units)
+            for standing in subscription.standings_at(meter_key, as_of)
+            if standing.policy == "deny" and standing.limit is not None
+        ]
+        if denied:
+            needs += tuple(denied)
+            text += b"%s%s=%d" % (b"," if text else b"", meter_key.encode(), units)
+    charges = subscription.plan.charges.get(subscription.currency, ())
+    most = {CALLS: route.weight, **dict(route.holds)}
+    amount = hold(charges, most, subscription.currency) if charges and grant.spending else 0
+    if not amount:
+        return _Holds(needs, text=text)
+    limits = [one for one in grant.spending if one.starts_at <= as_of < one.ends_at]
+    if {one.kind for one in limits} != {one.kind for one in grant.spending}:
+        wait = Refused("unavailable", "The next month opens.", respond.retry_after(1))
+        return _Holds(closed=wait)
+    needs += tuple((one, amount) for one in limits)
+    flags = held_flags(Held(sum(_HELD_ON[one.kind] for one in limits)))
+    return _Holds(needs, amount, flags, text)
 
 
 def _closed_between_periods(subscription: Subscription | None) -> bool:

@@ -21,11 +21,10 @@ from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.gateway import respond
 from nimbus.gateway.body import BodyReader
-from nimbus.gateway.call import Call, Gate, admit, locate, note_refused, open_call
+from nimbus.gateway.call import Call, Gate, admit, borrow, locate, note_refused, open_call
 from nimbus.gateway.exchange import PENDING, ClientExchange
 from nimbus.gateway.forward import WRITE_BUFFER, Pool
 from nimbus.gateway.head import MAX_BODY, BadMessageError, HeadReader, RequestHead, known_request
-from nimbus.gateway.leases import Shortage
 from nimbus.gateway.origin import Origin, Origins, new_request_id
 from nimbus.gateway.respond import Refused
 from nimbus.gateway.upstream import Network, Upstream
@@ -358,14 +357,21 @@ class ClientConnection(asyncio.Protocol):
         if refused is not None:
             self._refuse_call(refused)
             return
-        leased = call.gate.leases.take(call.permit.needs)
+        permit, leases = call.permit, call.gate.leases
+        if permit.held:
+            call.held = leases.take(permit.held) or False
+            if not call.held:
+                self._await(self._borrow(call))
+                return
+        leased = leases.take(permit.needs)
         if leased is None:
             self._await(self._borrow(call))
         else:
-            self._open(call, leased=leased)
+            call.leased = leased
+            self._open(call)
 
-    def _open(self, call: Call, *, leased: bool) -> None:
-        refused = open_call(call, leased=leased)
+    def _open(self, call: Call) -> None:
+        refused = open_call(call)
         upstream = call.permit.upstream
         if refused is not None or upstream is None:
             self._refuse_call(refused or Refused("unavailable"))
@@ -382,17 +388,12 @@ class ClientConnection(asyncio.Protocol):
             self._admit(call)
 
     async def _borrow(self, call: Call) -> None:
-        leased = await call.gate.leases.wait_for(call.permit.needs, clock.from_us(call.as_of))
-        if not isinstance(leased, Shortage):
-            self._open(call, leased=leased)
+        short = await borrow(call)
+        if short is None:
+            self._open(call)
             return
-        lines = respond.retry_after(leased.retry_after) + call.answer_lines(clock.monotonic_us())
-        detail = "The quota of this period is used up."
-        if leased.code == "unavailable":
-            detail = "The quota can't be checked now."
-        else:
-            detail += f" It is renewed at {clock.to_wire(leased.resets_at)}."
-        refused = Refused(leased.code, detail, lines)
+        lines = respond.retry_after(short.retry_after) + call.answer_lines(clock.monotonic_us())
+        refused = Refused(short.code, short.detail(), lines)
         note_refused(call, refused)
         self._refuse_call(refused)
 

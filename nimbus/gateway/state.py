@@ -15,6 +15,7 @@ import binascii
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from ipaddress import ip_network
 from uuid import UUID
 
@@ -35,6 +36,7 @@ from nimbus.rules.grants import (
     choose_subscription,
 )
 from nimbus.rules.limits import Rate
+from nimbus.rules.pricing import Charge, read_charge
 
 log = get_logger("gateway.state")
 
@@ -224,6 +226,7 @@ class State:
                 name=record["name"],
                 rank=record["rank"],
                 rate=_rate(record["rate"]),
+                charges=_charges(record.get("charges", ())),
             )
 
     def _product(self, record: Record) -> Product:
@@ -278,6 +281,11 @@ class State:
             subscription=choose_subscription(
                 key, self._subscriptions(record["organization_id"], str(product_id))
             ),
+            spending=tuple(
+                _spending(standing)
+                for counted in (organization or {}, record)
+                for standing in counted.get("standings", ())
+            ),
         )
 
     def _subscriptions(self, organization_id: str, product_id: str) -> Iterator[Subscription]:
@@ -304,6 +312,7 @@ def _subscription(record: Record, plan: Plan) -> Subscription:
         ends_at=_instant(record["ends_at"]),
         plan=plan,
         standings=tuple(_standing(standing) for standing in record["standings"]),
+        currency=record.get("currency", ""),
     )
 
 
@@ -348,6 +357,7 @@ def _route(record: Record, of_product: tuple[AddressList, ...], *, check: bool) 
         address_lists=of_product + _addresses(record),
         required=tuple(name.encode() for name in required),
         strict_journal=record.get("strict_journal", False),
+        holds=tuple(sorted(record.get("holds", {}).items())),
     )
 
 
@@ -360,6 +370,33 @@ def _standing(record: Record) -> Standing:
         starts_at=clock.from_wire(record["period_starts_at"]),
         ends_at=clock.from_wire(record["period_ends_at"]),
     )
+
+
+def _spending(record: Record) -> Standing:
+    return Standing(
+        id=UUID(record["id"]),
+        meter_key="",
+        limit=record["limit"],
+        policy="deny",
+        starts_at=clock.from_wire(record["period_starts_at"]),
+        ends_at=clock.from_wire(record["period_ends_at"]),
+        kind=record["kind"],
+    )
+
+
+def _charges(records: Iterable[Record]) -> dict[str, tuple[Charge, ...]]:
+    """A plan's charges by currency."""
+    found: dict[str, tuple[Charge, ...]] = {}
+    for record in records:
+        charge = read_charge(
+            record["meter_key"],
+            record["model"],
+            Decimal(record["included"]),
+            Decimal(record["unit_price"]),
+            record["terms"],
+        )
+        found[record["currency"]] = (*found.get(record["currency"], ()), charge)
+    return found
 
 
 def _rate(record: Record | None) -> Rate | None:

@@ -9,7 +9,7 @@ of the checks is the pipeline of spec 03, steps 3 to 6. Times are business time 
 or a validity is half-open, so what ends at an instant has ended at that instant.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -20,6 +20,7 @@ from zlib import crc32
 
 from nimbus.rules.limits import Rate
 from nimbus.rules.metering import Environment
+from nimbus.rules.pricing import Charge
 
 KEY_PREFIXES = (b"nimbus_live_", b"nimbus_test_")
 KEY_RANDOM_LENGTH, KEY_CHECK_LENGTH = 43, 6
@@ -29,13 +30,18 @@ _BASE62_SET = frozenset(_BASE62)
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 OverQuotaPolicy = Literal["deny", "warn", "allow", "overage"]
+StandingKind = Literal["quota", "organization_spend", "key_spend", "balance"]
 # Which of several subscriptions to one product speaks for the key, the first being the best.
 _PRECEDENCE = ("Active", "Trial", "PastDue", "Cancelled", "Suspended", "Paused", "Expired")
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The quota counter of one meter and period of a subscription; `limit` None is no limit."""
+    """The quota counter of one meter and period of a subscription; `limit` None is no limit.
+
+    Of other kinds it counts money, in millionths of a minor unit, and has no meter: what calls of
+    the organization or of the key cost in a month, or take from the prepaid balance.
+    """
 
     id: UUID
     meter_key: str
@@ -43,17 +49,19 @@ class Standing:
     policy: OverQuotaPolicy
     starts_at: datetime
     ends_at: datetime
+    kind: StandingKind = "quota"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan version a subscription is on."""
+    """The plan version a subscription is on; `charges` are its prices of usage by currency."""
 
     id: UUID
     slug: str
     name: str
     rank: int
     rate: Rate | None
+    charges: Mapping[str, tuple[Charge, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,7 @@ class Subscription:
     ends_at: datetime | None
     plan: Plan
     standings: tuple[Standing, ...]
+    currency: str = ""
 
     def standings_at(self, meter_key: str, as_of: datetime) -> tuple[Standing, ...]:
         """The counters of a meter whose period contains the instant."""
@@ -98,7 +107,8 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What one key may do at one product: everything `decide` looks at.
+    """What one key may do at one product: everything `decide` looks at, and the spend limits and
+    prepaid balance that its calls count against.
 
     `permits` is room for what the gateway compiled of this grant, by route. It is no part of what
     the grant says, and goes with it: who drops a grant drops its permits.
@@ -108,6 +118,7 @@ class Grant:
     organization_status: str
     product_id: UUID
     subscription: Subscription | None
+    spending: tuple[Standing, ...] = ()
     permits: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -134,7 +145,7 @@ class Route:
 
     `address_lists` are the product's and the route's own, where they say anything; `required` the
     names of query parameters without which the product wants no call; `strict_journal`: synced
-    before the answer.
+    before the answer. `holds` are the most units of reported meters that a call uses, by key.
     """
 
     id: UUID
@@ -149,6 +160,7 @@ class Route:
     address_lists: tuple[AddressList, ...] = ()
     required: tuple[bytes, ...] = ()
     strict_journal: bool = False
+    holds: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +218,7 @@ def turning_points(grant: Grant) -> tuple[datetime, ...]:
     found = [key.expires_at, key.retires_at]
     if subscription is not None:
         found += [subscription.trial_ends_at, subscription.ends_at]
-        for standing in subscription.standings:
+        for standing in (*subscription.standings, *grant.spending):
             found += [standing.starts_at, standing.ends_at]
     return tuple(instant for instant in found if instant is not None)
 

@@ -82,7 +82,7 @@ def payment_received(
 
 
 def balance_credited(amount_minor: int, currency: str) -> tuple[Transfer, ...]:
-    """Money that came in by hand before it is billed: 50.00 → cash:manual/customer_balance 5,000."""
+    """Money paid ahead, by hand: 50.00 → cash:manual/customer_balance 5,000."""
     return (Transfer(cash("manual"), CUSTOMER_BALANCE, amount_minor, currency, "credit"),)
 
 

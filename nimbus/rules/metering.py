@@ -102,6 +102,11 @@ class Held(IntFlag):
 _HELD = tuple(Held(value) for value in range(_HELD_ALL + 1))
 
 
+def held_flags(held: Held) -> int:
+    """What a call holds something on, as flags of `encode_call`."""
+    return held << _HELD_SHIFT
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageEvent:
     """One call as the gateway saw it. Units only; never a price.

@@ -6,10 +6,10 @@ The line is rounded later, once, in `invoicing` (spec 09, M-07).
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
-from typing import Literal
+from typing import Any, Literal
 
 from nimbus.errors import Refusal, field_error
 from nimbus.rules.money import EXACT, check_price
@@ -73,6 +73,41 @@ class Charge:
     included: Decimal = ZERO
     minimum: Decimal | None = None
     maximum: Decimal | None = None
+
+
+TERM_NUMBERS = (
+    "package_size", "package_price", "rate", "fixed_per_event", "free_amount", "minimum", "maximum",
+)  # fmt: skip
+"""What of a charge lies in its terms as decimal text, where it is not the default."""
+
+
+def read_charge(
+    meter_key: str,
+    model: Model,
+    included: Decimal,
+    unit_price: Decimal,
+    terms: Mapping[str, Any],
+) -> Charge:
+    """A charge as it is stored: `terms` has TERM_NUMBERS, `free_events` and `tiers`, their decimals
+    as text: {"package_size": "100", "package_price": "5"}.
+    """
+    return Charge(
+        meter_key=meter_key,
+        model=model,
+        included=included,
+        unit_price=unit_price,
+        **{name: Decimal(terms[name]) for name in TERM_NUMBERS if name in terms},
+        free_events=terms.get("free_events"),
+        tiers=tuple(
+            Tier(
+                up_to=None if tier["up_to"] is None else Decimal(tier["up_to"]),
+                unit_price=Decimal(tier["unit_price"]),
+                flat_fee=Decimal(tier["flat_fee"]),
+                rate=Decimal(tier["rate"]),
+            )
+            for tier in terms.get("tiers", ())
+        ),
+    )
 
 
 def billable(charge: Charge, quantity: Decimal) -> Decimal:

@@ -10,7 +10,6 @@ from uuid import UUID
 from nimbus.base import clock
 from nimbus.base.web import Money
 from nimbus.catalog.models import (
-    TERM_NUMBERS,
     Meter,
     Plan,
     PlanVersion,
@@ -38,7 +37,7 @@ from nimbus.catalog.schemas import (
 )
 from nimbus.errors import Refusal, field_error
 from nimbus.rules.money import decimal_from, minor_digits
-from nimbus.rules.pricing import Charge, Tier, validate
+from nimbus.rules.pricing import TERM_NUMBERS, Charge, Tier, validate
 
 TIER_NUMBERS = ("unit_price", "flat_fee", "rate")
 OPTIONAL = ("free_amount", "minimum", "maximum")
