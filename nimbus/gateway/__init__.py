@@ -24,7 +24,7 @@ from nimbus.gateway.call import Gate
 from nimbus.gateway.forward import Pool
 from nimbus.gateway.leases import Leases
 from nimbus.gateway.link import Link, load_state
-from nimbus.gateway.meter import Journal, sync_files
+from nimbus.gateway.meter import Journal
 from nimbus.gateway.server import SWEEP_SECONDS, ClientConnection, Door
 from nimbus.gateway.state import State
 from nimbus.gateway.upstream import Upstream
@@ -139,16 +139,10 @@ async def _tend(door: Door, journal: Journal, leases: Leases) -> None:
 
 
 async def _sync(journal: Journal) -> None:
-    """Bring the journal to the disk, in a thread: a slow disk must not slow calls down."""
-    loop = asyncio.get_running_loop()
+    """Bring the journal to the disk, now and then; who can't wait for it asks by himself."""
     while True:
         await asyncio.sleep(SYNC_SECONDS)
-        files = journal.unsynced()
-        if files:
-            try:
-                await loop.run_in_executor(None, sync_files, files)
-            except OSError as error:
-                _logger.error("journal_not_synced", error=error.strerror)  # noqa: TRY400
+        await asyncio.shield(journal.sync_soon())
 
 
 def served_hosts(settings: Settings) -> frozenset[bytes]:

@@ -5,12 +5,16 @@ the answer's last byte.
 Segments are preallocated files mapped into memory, so on the path of a call a slot costs two
 copies and no system call, and a full disk shows when a segment is made, never as a fault in the
 middle of a write. `reserve` gives None when no slot can be had: then the call must be refused.
-A killed process loses nothing it has answered; a power cut at most what was not synced yet.
+A killed process loses nothing it has answered; a power cut at most what was not synced yet, and
+nothing of who waits for `sync_soon`. What may take long on the disk is done in threads of the
+journal's own.
 """
 
+import asyncio
 import fcntl
 import mmap
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -58,7 +62,12 @@ class Journal:
         self._sequence = 0  # the last one reserved
         self._last = 0  # the last one that the segment being filled has room for
         self._segments: list[_Segment] = []  # the last is the one being filled
-        self._next: _Segment | None = None
+        self._next: Future[_Segment | None] | None = None
+        self._disk = ThreadPoolExecutor(2, "journal")  # one may hang in a sync
+        self._syncing: asyncio.Future[bool] | None = None  # for who waits for the sync on its way
+        self._waiting: asyncio.Future[bool] | None = None  # for who waits for the one after it
+        self.syncs = True  # whether the disk took what it was given last
+        self._folder_dirty = True
         self._retry_at = clock.monotonic()
         self._refused_second = 0
         self._refused_count = 0
@@ -69,6 +78,7 @@ class Journal:
         self._lock = os.open(unlocked / LOCK_NAME, os.O_WRONLY | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         unlocked.rename(self.folder)
+        self._folder_file = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
 
     @property
     def last_sequence(self) -> int:
@@ -113,15 +123,16 @@ class Journal:
             self.complete(sequence, payload)
 
     def prepare(self) -> None:
-        """Have the next segment ready once this one is half full; let go of finished ones. Does
-        file work, yet no more often than a segment fills.
-        """
+        """Have the next segment ready once this one is half full; let go of finished ones."""
+        if self._next is not None and self._next.done() and self._next.result() is None:
+            self._next = None
         if self._segments and self._next is None:
             used = self._sequence - self._segments[-1].header.first_sequence
             if used * 2 > self._slots:
-                self._next = self._make(self._segments[-1].header.number + 1)
+                number = self._segments[-1].header.number + 1
+                self._next = self._disk.submit(self._make, number)
         for segment in self._segments[:-1]:
-            if not segment.open_calls:
+            if not segment.open_calls and not segment.dirty:
                 self._segments.remove(segment)
                 _let_go(segment)
 
@@ -134,19 +145,63 @@ class Journal:
             if segment.dirty:
                 segment.dirty = False
                 files.append(os.dup(segment.file))
+        if self._folder_dirty:
+            self._folder_dirty = False
+            files.append(os.dup(self._folder_file))
         return files
+
+    def sync_soon(self) -> "asyncio.Future[bool]":
+        """Whether all that was written down up to now is on the disk, once that is known. One
+        sync is on its way at a time, and who asks meanwhile shares the next: who awaits the
+        future shields it.
+        """
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+        waiting = self._waiting
+        if self._syncing is None:
+            self._sync()
+        return waiting
+
+    def _sync(self) -> None:
+        self._syncing, self._waiting = self._waiting, None
+        files = self.unsynced()
+        if not files:
+            self._answer(None)
+            return
+        work = asyncio.get_running_loop().run_in_executor(self._disk, sync_files, files)
+        work.add_done_callback(lambda work: self._answer(work.exception()))
+
+    def _answer(self, error: BaseException | None) -> None:
+        if error is not None:
+            if self.syncs:
+                log.error("journal_not_synced", error=str(error))
+            # The kernel takes pages that it could not write for clean: they are written anew.
+            for segment in self._segments:
+                segment.memory[:] = segment.memory[:]
+                segment.dirty = True
+        self.syncs = error is None
+        answered, self._syncing = self._syncing, None
+        if answered is not None and not answered.done():
+            answered.set_result(self.syncs)
+        if self._waiting is not None:
+            self._sync()
 
     def close(self) -> None:
         """Sync and release everything; from then on the drain takes the rest of the journal."""
+        self._waiting = None
+        self._disk.shutdown()
         sync_files(self.unsynced())
-        for segment in [*self._segments, *([self._next] if self._next else [])]:
+        ready = self._next.result() if self._next else None
+        for segment in [*self._segments, *([ready] if ready else [])]:
             _let_go(segment)
         self._segments, self._next = [], None
+        os.close(self._folder_file)
         os.close(self._lock)
 
     def _advance(self) -> bool:
         number = self._segments[-1].header.number + 1 if self._segments else 1
-        segment, self._next = self._next or self._make(number), None
+        ready, self._next = self._next, None
+        segment = (ready and ready.result()) or self._make(number)
         if segment is None:
             return False
         self._segments.append(segment)
@@ -158,11 +213,13 @@ class Journal:
             return None
         header = SegmentHeader(self.producer, number, (number - 1) * self._slots + 1, self._slots)
         try:
-            return _make_segment(self.folder, header)
+            segment = _make_segment(self.folder, header)
         except OSError as error:
             self._retry_at = clock.monotonic() + RETRY_SECONDS
             log.error("no_journal_segment", number=number, error=error.strerror)  # noqa: TRY400
             return None
+        self._folder_dirty = True
+        return segment
 
     def _segment_of(self, sequence: int) -> _Segment:
         return next(
@@ -173,12 +230,19 @@ class Journal:
 
 
 def sync_files(files: list[int]) -> None:
-    """Bring these files to the disk and close them; blocks, so not on the event loop."""
+    """Bring these files to the disk and close them; blocks, so not on the event loop. Raises the
+    first OSError once all were tried.
+    """
+    failed = None
     for file in files:
         try:
             os.fdatasync(file)
+        except OSError as error:
+            failed = failed or error
         finally:
             os.close(file)
+    if failed is not None:
+        raise failed
 
 
 def _make_segment(folder: Path, header: SegmentHeader) -> _Segment:
