@@ -7,9 +7,10 @@ Every process that changes something imports it, so that a reaction is never mis
 from collections.abc import Sequence
 from types import ModuleType
 
+from nimbus.access import jobs as access
 from nimbus.billing import jobs as billing
 from nimbus.notices import jobs as notices
 from nimbus.subscriptions import jobs as subscriptions
 from nimbus.usage import jobs as usage
 
-JOBS: Sequence[ModuleType] = (subscriptions, usage, billing, notices)
+JOBS: Sequence[ModuleType] = (subscriptions, access, usage, billing, notices)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wire shapes of API keys."""
 
-from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from pydantic import (
 )
 
 from nimbus.base import clock
-from nimbus.base.web import Amount, Money
+from nimbus.base.web import Amount, Money, Network
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]{1,100}$")]
 Scope = Annotated[
@@ -43,7 +42,7 @@ class KeyFields(Input):
     scopes: Annotated[list[Scope], Field(max_length=100)] = []
     rate_per_minute: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
     monthly_spend_limit: Amount | None = None
-    ip_allow: Annotated[list[IPv4Network | IPv6Network], Field(max_length=100)] = []
+    ip_allow: Annotated[list[Network], Field(max_length=100)] = []
     expires_at: Annotated[AwareDatetime, AfterValidator(clock.in_utc)] | None = None
 
 
@@ -112,7 +111,7 @@ class AlertShape(BaseModel):
 class NewBlock(Input):
     """Whom to refuse: an address range or a key, for at most thirty days."""
 
-    network: IPv4Network | IPv6Network | None = None
+    network: Network | None = None
     key_id: UUID | None = None
     minutes: Annotated[int, Field(ge=1, le=30 * 24 * 60)]
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]

@@ -14,13 +14,14 @@ import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from hmac import compare_digest
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 from sqlalchemy import Select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -31,6 +32,7 @@ from nimbus.errors import Refusal, field_error
 
 SHOWN_ONCE = frozenset({"secret", "access_token"})
 MAX_BODY_BYTES = 1024 * 1024
+MAPPED = IPv6Network("::ffff:0:0/96")
 
 Resolver = Callable[[Request], Awaitable[tuple[Actor, AsyncSession | None]]]
 
@@ -261,6 +263,18 @@ class Page(BaseModel, Generic[T]):
 
     data: list[T]
     next_cursor: str | None = None
+
+
+def _network(text: object) -> IPv4Network | IPv6Network:
+    network = ip_network(text if isinstance(text, str) else "")
+    # The gateway judges an IPv4 address mapped into IPv6 as the IPv4 one that it is.
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        raise ValueError("say the IPv4 network")
+    return network
+
+
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network, json_schema_input_type=str)]
+"""A network as callers write it, CIDR, without host bits."""
 
 
 class Money(BaseModel):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wire shapes of the catalogue."""
 
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -10,15 +10,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
     SecretStr,
     StringConstraints,
 )
 
-from nimbus.base.web import Money
+from nimbus.base.web import Money, Network
 from nimbus.rules.billable import read_statuses
-
-MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def _printable(text: str) -> str:
@@ -31,14 +28,6 @@ def _prose(text: str) -> str:
     if not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
         raise ValueError("control characters are not allowed")
     return text
-
-
-def _network(text: object) -> IPv4Network | IPv6Network:
-    network = ip_network(text if isinstance(text, str) else "")
-    # The gateway judges an IPv4 address mapped into IPv6 as the IPv4 one that it is.
-    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
-        raise ValueError("say the IPv4 network")
-    return network
 
 
 def _statuses(text: str) -> str:
@@ -62,7 +51,6 @@ Environment = Literal["Live", "Test"]
 DecimalText = Annotated[str, StringConstraints(max_length=62)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Visibility = Literal["public", "unlisted"]
-Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network, json_schema_input_type=str)]
 Networks = Annotated[list[Network], Field(max_length=100)]
 BillableStatuses = Annotated[
     list[Annotated[str, StringConstraints(max_length=7), AfterValidator(_statuses)]],

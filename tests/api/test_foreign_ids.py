@@ -58,6 +58,7 @@ REFUSED = {
     "create_api_key": (422, "validation_failed"),
     "admin_list_invoices": (403, "forbidden"),
     "admin_remove_product_host": (403, "forbidden"),
+    "set_block": (403, "forbidden"),
     "lift_block": (403, "forbidden"),
     "admin_finalize_invoice": (403, "forbidden"),
     "admin_mark_invoice_paid": (403, "forbidden"),

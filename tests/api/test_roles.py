@@ -70,11 +70,11 @@ NEEDS = {
         publish_product unpublish_product list_routes create_route change_route delete_route
         list_meters create_meter list_product_plans create_plan read_plan change_plan
         list_product_hosts add_product_host remove_product_host""",
-    "platform_reader": """list_alerts list_blocks admin_list_invoices admin_list_product_hosts get_settings
-        read_clock""",
+    "platform_reader": """list_alerts list_blocks admin_list_invoices
+        admin_list_product_hosts get_settings read_clock""",
     # Whoever reads the mailbox can use the links in it, and that is to change something.
-    "platform_admin": """set_block lift_block list_mailbox admin_finalize_invoice admin_mark_invoice_paid
-        admin_credit_balance admin_remove_product_host advance_clock change_settings""",
+    "platform_admin": """set_block lift_block list_mailbox admin_finalize_invoice
+        admin_mark_invoice_paid admin_credit_balance admin_remove_product_host advance_clock change_settings""",
 }
 NEEDED = {operation: need for need, names in NEEDS.items() for operation in names.split()}
 

@@ -18,7 +18,9 @@ from tests.architecture.schema import APPLICATION_ROLES, Connection
 from tests.architecture.tree import assert_none
 
 PLATFORM_TABLES = {
+    "abuse_alerts": "what gateways found suspicious; the operator's, nimbus_app has no grant on it",
     "alembic_version": "the schema's own revision",
+    "blocks": "whom the operator refuses for a time; nimbus_app has no grant on it",
     "gateway_instances": "the installation's gateway processes and how far they are",
     "grant_feed": "numbers of changes; ids only",
     "one_time_links": "a person's, not an organization's; policies by user",
@@ -53,6 +55,7 @@ DEFINER_FUNCTIONS = {
     "access_key_by_hash": "a key is looked up before its organization is known",
     "audit_append": "the chain's head is read and moved without a grant on either table",
     "catalog_operator": "whose product is meant is public; the seller's row is not",
+    "gateway_alert": "what a gateway found suspicious; it has no grant on any table",
     "gateway_confirm": "a gateway says how far it is",
     "gateway_feed": "what changed, for gateways, which have no grant on any table",
     "gateway_give_back": "units that a gateway had borrowed and no longer needs",
@@ -75,6 +78,7 @@ DEFINER_FUNCTIONS = {
     "usage_partition": "partitions are made ahead by who stores usage and owns nothing",
 }
 GATEWAY_FUNCTIONS = {
+    "gateway_alert",
     "gateway_confirm",
     "gateway_feed",
     "gateway_give_back",

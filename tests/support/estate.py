@@ -145,6 +145,8 @@ async def _furnish(
     [plan] = await rows(
         "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=contract.product_id
     )
+    nuisance = {"network": "192.0.2.0/24", "minutes": 60, "reason": "It scans."}
+    block = await sent(api, sale.admin, "POST", "/api/admin/blocks", nuisance)
     theirs: dict[str, UUID | str] = {
         "invoice_id": invoices[0].id if invoices[0] else "",
         "subscription_id": contract.subscription_id,
@@ -156,6 +158,7 @@ async def _furnish(
         "plan_id": plan["id"],
         "route_id": contract.route_id,
         "host_id": host["id"],
+        "block_id": block["id"],
     }
     return Estate(
         settings=settings,

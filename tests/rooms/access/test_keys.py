@@ -171,7 +171,7 @@ async def test_an_expired_key_is_refused_from_its_instant_on(api: httpx2.AsyncCl
         ({"scopes": ["*"]}, "scopes.0", "string_pattern_mismatch"),
         ({"scopes": ["assets.read", "none.such"]}, "scopes.1", "unknown_scope"),
         ({"rate_per_minute": 0}, "rate_per_minute", "greater_than_equal"),
-        ({"ip_allow": ["10.0.0.1/8"]}, "ip_allow.0.function-after", None),
+        ({"ip_allow": ["10.0.0.1/8"]}, "ip_allow.0", "value_error"),
         ({"expires_at": "2020-01-01T00:00:00Z"}, "expires_at", "in_the_past"),
         ({"expires_at": "2020-01-01T00:00:00"}, "expires_at", "timezone_aware"),
         ({"product": "none"}, "product", "unknown_product"),
@@ -186,7 +186,7 @@ async def test_a_bad_key_names_its_field_and_leaves_nothing(
     answer = await api.post(KEYS, json={**BODY, **change}, headers=ada.headers)
     assert answer.status_code == 422, answer.text
     errors = answer.json()["errors"]
-    assert errors[0]["field"].startswith(field.split(".function", maxsplit=1)[0])
+    assert errors[0]["field"].startswith(field)
     assert code is None or errors[0]["code"] == code
     async with db.system_session(REASON) as session:
         assert await session.scalar(text("SELECT count(*) FROM api_keys")) == 0

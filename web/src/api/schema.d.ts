@@ -312,6 +312,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/spend-limit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Change Spend Limit
+         * @description Limit what the organization's calls may cost in a calendar month; in force at every gateway
+         *     within a second. Calls stop before the amount is passed.
+         */
+        put: operations["change_spend_limit"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/organizations/switch": {
         parameters: {
             query?: never;
@@ -995,6 +1016,70 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/admin/alerts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Alerts
+         * @description What gateways found suspicious, newest first.
+         */
+        get: operations["list_alerts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/blocks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Blocks
+         * @description Who is or was refused for a time, newest first.
+         */
+        get: operations["list_blocks"];
+        put?: never;
+        /**
+         * Set Block
+         * @description Refuse an address range or a key for a time; in force at every gateway within a second.
+         */
+        post: operations["set_block"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/blocks/{block_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Lift Block
+         * @description Let an address or a key in again before its time.
+         */
+        delete: operations["lift_block"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/developer/usage": {
         parameters: {
             query?: never;
@@ -1047,6 +1132,27 @@ export interface paths {
          * @description Every quota: used, limit, what remains, and what happens over it.
          */
         get: operations["read_quota"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/spend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Spend
+         * @description What this month's calls cost so far, by organization and key, and what limits and balance
+         *     leave: the counters that stop calls.
+         */
+        get: operations["read_spend"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1323,6 +1429,47 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/balance-credits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Balance Credits
+         * @description What was put on the organization's prepaid balance, newest first.
+         */
+        get: operations["list_balance_credits"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/organizations/{organization_id}/balance-credits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Credit Balance
+         * @description Put money on an organization's prepaid balance. With the first credit it is prepaid: its
+         *     calls need a balance from then on.
+         */
+        post: operations["admin_credit_balance"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/admin/mailbox": {
         parameters: {
             query?: never;
@@ -1582,6 +1729,43 @@ export interface components {
             ran: components["schemas"]["Ran"][];
         };
         /**
+         * AlertShape
+         * @description Signs of abuse: `count` different keys, paths or addresses within ten minutes.
+         */
+        AlertShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "refused_keys" | "path_scan" | "many_addresses";
+            /** Network */
+            network: string | null;
+            /** Key Id */
+            key_id: string | null;
+            /** Count */
+            count: number;
+            /**
+             * Raised At
+             * Format: date-time
+             */
+            raised_at: string;
+        };
+        /**
+         * Amount
+         * @description An amount that comes in, in the currency's minor unit; nothing is one too.
+         */
+        Amount: {
+            /** Amount Minor */
+            amount_minor: number;
+            /** Currency */
+            currency: string;
+        };
+        /**
          * BillRequest
          * @description Which subscription to bill: its last ended period.
          */
@@ -1591,6 +1775,35 @@ export interface components {
              * Format: uuid
              */
             subscription_id: string;
+        };
+        /**
+         * BlockShape
+         * @description Who is refused, until when, and why.
+         */
+        BlockShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Network */
+            network: string | null;
+            /** Key Id */
+            key_id: string | null;
+            /** Reason */
+            reason: string;
+            /**
+             * Ends At
+             * Format: date-time
+             */
+            ends_at: string;
+            /** Lifted At */
+            lifted_at: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
         };
         /**
          * CancelBody
@@ -1621,11 +1834,12 @@ export interface components {
             scopes: string[];
             /** Rate Per Minute */
             rate_per_minute?: number | null;
+            monthly_spend_limit?: components["schemas"]["Amount"] | null;
             /**
              * Ip Allow
              * @default []
              */
-            ip_allow: (string)[];
+            ip_allow: string[];
             /** Expires At */
             expires_at?: string | null;
             /** Version */
@@ -1909,6 +2123,39 @@ export interface components {
             /** Expires In */
             expires_in: number;
             organization: components["schemas"]["OrganizationView"];
+        };
+        /**
+         * CreditBody
+         * @description What is put on a prepaid balance, and why; in the organization's currency.
+         */
+        CreditBody: {
+            amount: components["schemas"]["PositiveAmount"];
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * CreditView
+         * @description What was put on a prepaid balance.
+         */
+        CreditView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+            amount: components["schemas"]["Money"];
+            /** Reason */
+            reason: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
         };
         /**
          * CurrentList
@@ -2282,6 +2529,7 @@ export interface components {
             scopes: string[];
             /** Rate Per Minute */
             rate_per_minute: number | null;
+            monthly_spend_limit: components["schemas"]["Money"] | null;
             /** Ip Allow */
             ip_allow: string[];
             /** Product Id */
@@ -2343,6 +2591,7 @@ export interface components {
             scopes: string[];
             /** Rate Per Minute */
             rate_per_minute: number | null;
+            monthly_spend_limit: components["schemas"]["Money"] | null;
             /** Ip Allow */
             ip_allow: string[];
             /** Product Id */
@@ -2376,6 +2625,35 @@ export interface components {
              * Format: date-time
              */
             updated_at: string;
+        };
+        /**
+         * KeySpendShape
+         * @description What the calls of one key came to.
+         */
+        KeySpendShape: {
+            /** Limit */
+            limit: string | null;
+            /** Used */
+            used: string;
+            /** Held */
+            held: string;
+            /** Remaining */
+            remaining: string | null;
+            /**
+             * Starts At
+             * Format: date-time
+             */
+            starts_at: string;
+            /**
+             * Resets At
+             * Format: date-time
+             */
+            resets_at: string;
+            /**
+             * Key Id
+             * Format: uuid
+             */
+            key_id: string;
         };
         /**
          * LineView
@@ -2589,6 +2867,30 @@ export interface components {
             currency: string;
         };
         /**
+         * MonthShape
+         * @description A calendar month in the organization's time zone; `resets_at` is where it ends.
+         */
+        MonthShape: {
+            /** Limit */
+            limit: string | null;
+            /** Used */
+            used: string;
+            /** Held */
+            held: string;
+            /** Remaining */
+            remaining: string | null;
+            /**
+             * Starts At
+             * Format: date-time
+             */
+            starts_at: string;
+            /**
+             * Resets At
+             * Format: date-time
+             */
+            resets_at: string;
+        };
+        /**
          * NamedShape
          * @description A product or a plan.
          */
@@ -2597,6 +2899,20 @@ export interface components {
             slug: string;
             /** Name */
             name: string;
+        };
+        /**
+         * NewBlock
+         * @description Whom to refuse: an address range or a key, for at most thirty days.
+         */
+        NewBlock: {
+            /** Network */
+            network?: string | null;
+            /** Key Id */
+            key_id?: string | null;
+            /** Minutes */
+            minutes: number;
+            /** Reason */
+            reason: string;
         };
         /**
          * NewHost
@@ -2620,11 +2936,12 @@ export interface components {
             scopes: string[];
             /** Rate Per Minute */
             rate_per_minute?: number | null;
+            monthly_spend_limit?: components["schemas"]["Amount"] | null;
             /**
              * Ip Allow
              * @default []
              */
-            ip_allow: (string)[];
+            ip_allow: string[];
             /** Expires At */
             expires_at?: string | null;
             /**
@@ -3089,6 +3406,7 @@ export interface components {
             locale: string;
             /** Currency */
             currency: string;
+            monthly_spend_limit: components["schemas"]["Money"] | null;
             /** Status */
             status: string;
             /** Version */
@@ -3124,6 +3442,27 @@ export interface components {
         Page_AdminInvoiceView_: {
             /** Data */
             data: components["schemas"]["AdminInvoiceView"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[AlertShape] */
+        Page_AlertShape_: {
+            /** Data */
+            data: components["schemas"]["AlertShape"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[BlockShape] */
+        Page_BlockShape_: {
+            /** Data */
+            data: components["schemas"]["BlockShape"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[CreditView] */
+        Page_CreditView_: {
+            /** Data */
+            data: components["schemas"]["CreditView"][];
             /** Next Cursor */
             next_cursor?: string | null;
         };
@@ -3339,6 +3678,16 @@ export interface components {
             rank: number;
             /** Plan Version */
             plan_version: number;
+        };
+        /**
+         * PositiveAmount
+         * @description An amount above zero.
+         */
+        PositiveAmount: {
+            /** Amount Minor */
+            amount_minor: number;
+            /** Currency */
+            currency: string;
         };
         /**
          * PostalAddress
@@ -3724,6 +4073,43 @@ export interface components {
             organization_id: string | null;
             /** Organizations */
             organizations: components["schemas"]["OwnOrganizationView"][];
+        };
+        /**
+         * SpendLimitBody
+         * @description What calls may cost in a calendar month, null for no limit; `version` as it was read.
+         */
+        SpendLimitBody: {
+            monthly_spend_limit: components["schemas"]["Amount"] | null;
+            /** Version */
+            version: number;
+        };
+        /**
+         * SpendShape
+         * @description The spend of this month, before base fees and VAT; `balance` of an organization that is
+         *     prepaid. Null and empty where nothing was called yet.
+         */
+        SpendShape: {
+            /** Currency */
+            currency: string;
+            month: components["schemas"]["MonthShape"] | null;
+            balance: components["schemas"]["SpentShape"] | null;
+            /** Keys */
+            keys: components["schemas"]["KeySpendShape"][];
+        };
+        /**
+         * SpentShape
+         * @description What calls came to, in whole currency units as exact decimal strings. `held`: what calls
+         *     under way can still cost at most. `limit` and `remaining` are null where there is no limit.
+         */
+        SpentShape: {
+            /** Limit */
+            limit: string | null;
+            /** Used */
+            used: string;
+            /** Held */
+            held: string;
+            /** Remaining */
+            remaining: string | null;
         };
         /**
          * StartBody
@@ -5253,6 +5639,75 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["OrganizationChangeBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OrganizationView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_spend_limit: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SpendLimitBody"];
             };
         };
         responses: {
@@ -8356,6 +8811,245 @@ export interface operations {
             };
         };
     };
+    list_alerts: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AlertShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_blocks: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_BlockShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    set_block: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewBlock"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BlockShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    lift_block: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                block_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BlockShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     read_usage: {
         parameters: {
             query?: {
@@ -8521,6 +9215,44 @@ export interface operations {
             };
             /** @description Unprocessable Entity */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_spend: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SpendShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9384,6 +10116,139 @@ export interface operations {
             };
             /** @description Not Found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_balance_credits: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_CreditView_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_credit_balance: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                organization_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreditBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CreditView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };
