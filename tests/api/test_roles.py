@@ -74,7 +74,8 @@ NEEDS = {
         admin_list_product_hosts get_settings read_clock""",
     # Whoever reads the mailbox can use the links in it, and that is to change something.
     "platform_admin": """set_block lift_block list_mailbox admin_finalize_invoice
-        admin_mark_invoice_paid admin_credit_balance admin_remove_product_host advance_clock change_settings""",
+        admin_mark_invoice_paid admin_credit_balance admin_remove_product_host
+        advance_clock change_settings""",
 }
 NEEDED = {operation: need for need, names in NEEDS.items() for operation in names.split()}
 
