@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--postgres", choices=("embedded", "ordinary"), default="embedded")
     parser.addoption("--soak", action="store_true", help="rigs at their full counts")
     parser.addoption("--hours", type=float, default=0, help="hours of load in the rig of memory")
+    parser.addoption("--part", type=float, default=1, help="which part of the full counts")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -47,7 +48,7 @@ def anyio_backend() -> str:
 def soak(request: pytest.FixtureRequest) -> Soak:
     """How far this run goes; prints the seed."""
     option = request.config.getoption
-    chosen = Soak(full=option("--soak"), hours=option("--hours"))
+    chosen = Soak(full=option("--soak"), hours=option("--hours"), part=option("--part"))
     print(f"TEST_SEED={chosen.seed}")
     return chosen
 

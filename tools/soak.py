@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The long runs: every test that takes the fixture `soak` at its full count, then the fuzzers.
 
-`python tools/soak.py [--hours H] [--fuzz SECONDS] [WORD…]` runs those whose names hold one of the
-words, or all. Each test is a process of its own, prints its seed, its progress and what it has
-proved, and has a time limit; TEST_SEED repeats it. Ends with 1 when one failed.
+`python tools/soak.py [--hours H] [--part P] [--fuzz SECONDS] [WORD…]` runs those whose names hold
+one of the words, or all. Each test is a process of its own, prints its seed, its progress and what
+it has proved, and has a time limit; TEST_SEED repeats it. Ends with 1 when one failed.
 """
 
 import argparse
@@ -74,12 +74,14 @@ def main(arguments: list[str]) -> int:
     """Run everything that was chosen, one after the other; 1 when something failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=0, help="hours of load for memory")
+    parser.add_argument("--part", type=float, default=1, help="which part of the full counts")
     parser.add_argument("--fuzz", type=int, default=300, help="seconds for each fuzz target")
     parser.add_argument("words", nargs="*")
     chosen = parser.parse_args(arguments)
-    options = ["--soak", f"--hours={chosen.hours}", "-q", "-s", "-o", "faulthandler_timeout=0"]
+    options = ["--soak", f"--hours={chosen.hours}", f"--part={chosen.part}", "-q", "-s"]
+    options += ["-p", "no:xdist", "-o", "faulthandler_timeout=0"]
     commands = {
-        test: [sys.executable, "-m", "pytest", *options, "-p", "no:xdist", test] for test in tests()
+        test: [sys.executable, "-m", "pytest", *options, test] for test in tests()
     } | fuzzers(chosen.fuzz)
     names = [n for n in commands if not chosen.words or any(word in n for word in chosen.words)]
     limit = MINUTES_MAX * 60 + chosen.hours * 3600

@@ -197,7 +197,8 @@ async def make_rig(server: Server, market: Market) -> AsyncIterator["Rig"]:
             private_networks=LOOPBACK,
         )
         await db.open_database(settings)
-        rig = Rig(settings, server, name)
+        login: dict[str, Any] = dict(database_login(settings, "owner"))
+        rig = Rig(settings, server, name, psycopg.connect(**login, autocommit=True))
         serving = await open_upstream(rig.upstream, market.listener.dup())
         try:
             yield rig
@@ -210,6 +211,7 @@ async def make_rig(server: Server, market: Market) -> AsyncIterator["Rig"]:
             await asyncio.sleep(0)  # what was aborted is told so in the next turn of the loop
             await asyncio.sleep(0)
             await db.close_database()
+            rig.connection.close()
             drop = sql.SQL("DROP DATABASE {} WITH (FORCE)")
             server.execute(drop.format(sql.Identifier(name)))
 
@@ -221,6 +223,7 @@ class Rig:
     settings: Settings
     server: Server
     database: str
+    connection: psycopg.Connection[tuple[Any, ...]]
     upstream: Upstream = field(default_factory=Upstream)
     gateways: list[Process] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
@@ -305,11 +308,9 @@ class Rig:
         return [each.writer.transport for each in self.calling if each.writer is not None]
 
     def execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """A statement as the superuser of the rig's own database."""
-        login: dict[str, Any] = dict(database_login(self.settings, "owner"))
-        with psycopg.connect(**login, autocommit=True) as connection:
-            cursor = connection.execute(statement.encode(), values)
-            return cursor.fetchall() if cursor.description else []
+        """A statement as the superuser of the rig's own database, on a connection that stays."""
+        cursor = self.connection.execute(statement.encode(), values)
+        return cursor.fetchall() if cursor.description else []
 
     def allow(self, customer: Customer, limit: int) -> None:
         """Set the limit of the standing in force, as support would."""

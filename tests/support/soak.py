@@ -17,10 +17,13 @@ def a_seed() -> int:
 
 @dataclass(frozen=True)
 class Soak:
-    """Whether this is the long run, and how many hours of load were asked for."""
+    """Whether this is the long run, how many hours of load were asked for, and which part of the
+    full counts.
+    """
 
     full: bool = False
     hours: float = 0
+    part: float = 1
     seed: int = field(default_factory=a_seed)
 
     @property
@@ -29,8 +32,8 @@ class Soak:
         return random.Random(self.seed)
 
     def count(self, sample: int, full: int) -> int:
-        """How often: the sample in `make test`, all of it in `make soak`."""
-        return full if self.full else sample
+        """How often: the sample in `make test`, all of it, or a part, in `make soak`."""
+        return max(sample, round(full * self.part)) if self.full else sample
 
     def say(self, text: str) -> None:
         """Progress and measurements of a long run; shown by `make soak`, kept quiet otherwise."""
