@@ -24,7 +24,7 @@ from nimbus.base.config import Settings
 from nimbus.base.ids import new_id
 from nimbus.gateway.meter import Journal
 from nimbus.identity import organization_facts
-from nimbus.rules.metering import UsageEvent, event_id
+from nimbus.rules.metering import UsageEvent, encode_record, event_id
 from nimbus.usage.models import QuotaStanding
 from tests.conftest import TEMPLATE, Server
 from tests.support.market import make_wind
@@ -256,7 +256,7 @@ class Gateway:
     def finish(self, sequence: int, at: datetime = START, **changes: Any) -> None:
         """The call of this slot is answered."""
         call = event(self.contract, self.producer, sequence, at, **changes)
-        self.journal.complete(sequence, call)
+        self.journal.complete(sequence, encode_record(call))
 
     def call(self, at: datetime = START, **changes: Any) -> int:
         """A whole call; its slot."""
