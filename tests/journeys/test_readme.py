@@ -20,13 +20,20 @@ DOCUMENTS = (
     "docs/guides/consumer.md",
     "docs/guides/provider.md",
     "docs/operate/README.md",
+    "docs/reference/performance.md",
 )
 TOUR = 'NIMBUS_DEMO_PASSWORD="seven windmills at dawn" make run ARGS="--test-clock"'
+PART_OF_THE_BENCH = (
+    'make bench ARGS="--rounds 3 --seconds 3 --only nginx,nimbus --parts speed,latency --check"'
+)
 # Blocks that the session leaves out, and why.
 ELSEWHERE = {
     "make run": "it stays in the foreground; the tour's own start is the same command with options",
     "make test": "it is what runs this test",
     ".venv/bin/nimbus demo story --out build/story": "tests/journeys/test_story.py runs it",
+    "make bench": "it needs wrk, nginx and minutes of a calm machine; tests/bench tries its parts",
+    PART_OF_THE_BENCH: "as above",
+    ".venv/bin/nimbus bench docs": "it needs a run of the bench; tests/bench tries it",
     TOUR: "it stays in the foreground: the fixture runs it as another terminal would",
 }
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
