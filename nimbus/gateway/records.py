@@ -115,7 +115,7 @@ class Records:
     def subscriptions(self, organization_id: str) -> Iterator[Record]:
         """The records of all subscriptions of an organization."""
         row = self._find(entity("organization", organization_id))
-        while row is not None and (row := self._next[row]):
+        while row is not None and (row := self._next[row]) not in {0, _LAST}:
             record = self._read(row)
             if record is not None:
                 yield record
@@ -130,7 +130,10 @@ class Records:
         else:
             self._store(row, packed)
         self._numbers[row] = number
-        for place in self._shape_of(row).digests:
+        shape = self._shape_of(row)
+        if packed.blob[0] == _SUBSCRIPTION and shape.owner is not None and not self._next[row]:
+            self._join(row, packed.blob[shape.owner : shape.owner + 16])
+        for place in shape.digests:
             digest = packed.blob[place : place + 32]
             if row not in self._digests.rows(digest):
                 self._digests.add(digest, row)
@@ -152,14 +155,19 @@ class Records:
 
     def _new_row(self, packed: Packed) -> int:
         if not self._numbers:
-            self._append(Packed(GONE, b""))  # row 0 is nobody's, so that 0 can end a chain
+            self._append(Packed(GONE, b""))  # row 0 is nobody's, so that 0 can be no row
         row = self._append(packed)
         self._entities.add(packed.blob[:ENTITY_BYTES], row)
-        shape = self._shape_of(row)
-        if packed.blob[0] == _SUBSCRIPTION and shape.owner is not None:
-            owner = self._organization_row(packed.blob[shape.owner : shape.owner + 16])
-            self._next[row], self._next[owner] = self._next[owner], row
         return row
+
+    def _join(self, row: int, organization_id: bytes) -> None:
+        """Let the organization's row lead to this one."""
+        name = bytes((_ORGANIZATION,)) + organization_id
+        owner = self._find(name)
+        if owner is None:
+            owner = self._new_row(Packed(GONE, name))
+        self._next[row] = self._next[owner] or _LAST
+        self._next[owner] = row
 
     def _append(self, packed: Packed) -> int:
         self._numbers.append(0)
@@ -167,11 +175,6 @@ class Records:
         self._places.append(self._allot(packed.blob))
         self._next.append(0)
         return len(self._numbers) - 1
-
-    def _organization_row(self, organization_id: bytes) -> int:
-        name = bytes((_ORGANIZATION,)) + organization_id
-        row = self._find(name)
-        return self._new_row(Packed(GONE, name)) if row is None else row
 
     def _store(self, row: int, packed: Packed) -> None:
         place, size = self._places[row], self._shape_of(row).size
@@ -232,6 +235,7 @@ class Records:
 
 
 _ORGANIZATION, _SUBSCRIPTION = KINDS.index("organization"), KINDS.index("subscription")
+_LAST = 0xFFFFFFFF  # what the last row of a chain leads to; a row in no chain leads to 0
 
 
 class _Index:
