@@ -57,7 +57,7 @@ SLOT_HEAD_SIZE = _SLOT.size + _CRC.size
 _FIXED = struct.Struct("<q16s16s16s16s16s16sHHQQQQQQQ16s")
 _CALL = struct.Struct("<q96sHHQQQQQQQ16sBBBBB")  # the same, and the lengths of the texts
 _TEXTS = struct.Struct("<BBBBB")  # lengths of method, refusal, request id, meters, holds
-LIVE, BILLABLE, IPV6 = 1, 2, 4  # flags of a call
+LIVE, BILLABLE, IPV6, CONTINUED = 1, 2, 4, 128  # flags of a call
 _HELD_SHIFT, _HELD_ALL = 3, 15  # these flags are those of `Held`
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -117,6 +117,9 @@ class UsageEvent:
     0; `leased` of them were taken from the leases on the subscription's quota standings (0 when
     there was no lease to take from). `meters` are the quantities the upstream reported.
 
+    A long stream is written down in parts: the first is the call, with its units; those that are
+    `continued` carry what came after it, and count as no call.
+
     A call whose price is known only once it is rated holds what it can cost at most:
     `held_micro`, in millionths of a minor unit, on each of the money counters that `held_on`
     names; `holds` are the whole units it holds of meters that only the answer tells. Whoever
@@ -149,6 +152,7 @@ class UsageEvent:
     held_micro: int = 0
     held_on: Held = Held.NOTHING
     holds: tuple[tuple[str, int], ...] = ()
+    continued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +245,7 @@ def encode_record(record: UsageEvent) -> bytes:
         (LIVE if record.environment == "Live" else 0)
         | (BILLABLE if record.billable else 0)
         | (IPV6 if record.ip.version == 6 else 0)
+        | (CONTINUED if record.continued else 0)
         | record.held_on << _HELD_SHIFT
     )
     return encode_call(
@@ -287,10 +292,10 @@ def encode_call(  # noqa: PLR0917 - names cost time here, and the order is that 
 ) -> bytes:
     """The payload of a finished call from its parts, for a writer that keeps them ready.
 
-    `occurred_us` microseconds since 1970, `ids` of `record_ids`, `flags` of LIVE, BILLABLE and
-    IPV6; `sizes` are duration and upstream's part in microseconds, bytes in and bytes out;
-    `units` are units, how many of them leased, and held money; `ip` 4 or 16 bytes. Raises
-    ValueError when the texts don't fit a slot.
+    `occurred_us` microseconds since 1970, `ids` of `record_ids`, `flags` of LIVE, BILLABLE,
+    IPV6 and CONTINUED; `sizes` are duration and upstream's part in microseconds, bytes in and
+    bytes out; `units` are units, how many of them leased, and held money; `ip` 4 or 16 bytes.
+    Raises ValueError when the texts don't fit a slot.
     """
     if len(meters) > MAX_USAGE_TEXT or len(refusal) + len(holds) > MAX_HOLDS_TEXT:
         raise ValueError("the reported usage does not fit a slot")
@@ -507,7 +512,7 @@ def aggregate(meter_key: str, aggregation: str, cell: Cell) -> Decimal:
 def _cell(event: UsageEvent, meter_key: str, quantity: Decimal) -> Cell:
     size = meter_key == CALLS
     return Cell(
-        events=1,
+        events=0 if event.continued else 1,
         total=quantity,
         peak=quantity,
         last=quantity,
@@ -564,6 +569,7 @@ def _decode_record(payload: bytes, producer: UUID, sequence: int) -> UsageEvent:
         held_micro=fields[15],
         held_on=_HELD[flags >> _HELD_SHIFT & _HELD_ALL],
         holds=_parse_holds(texts[4]),
+        continued=bool(flags & CONTINUED),
     )
 
 

@@ -304,6 +304,7 @@ def _logged(call: LoggedCall, path: str | None) -> schemas.LoggedCallShape:
         status=call.status,
         code=call.code,
         billable=call.billable,
+        continued=call.continued,
         units=call.units,
         meters=call.meters,
         duration_ms=_milliseconds(call.duration_us),

@@ -58,6 +58,7 @@ class ServedCall(_Call, Base):
     billable: Mapped[bool]
     units: Mapped[int] = mapped_column(BigInteger)
     leased: Mapped[int] = mapped_column(BigInteger)
+    continued: Mapped[bool]
     meters: Mapped[dict[str, Any]] = mapped_column(JSONB)
 
 
@@ -287,7 +288,9 @@ class SpendState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedCall:
-    """A call as the log shows it; `code` is the refusal of one that was not served."""
+    """A call as the log shows it; `code` is the refusal of one that was not served. What is
+    `continued` is a further part of a long stream.
+    """
 
     event_id: UUID
     occurred_at: datetime
@@ -305,6 +308,7 @@ class LoggedCall:
     bytes_out: int
     units: int
     billable: bool
+    continued: bool
     meters: dict[str, str]
     ip: IPv4Address | IPv6Address
     request_id: str

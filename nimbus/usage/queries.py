@@ -220,6 +220,7 @@ _SERVED_ONLY: dict[str, Any] = {
     "upstream_us": ServedCall.upstream_us,
     "units": ServedCall.units,
     "billable": ServedCall.billable,
+    "continued": ServedCall.continued,
     "meters": ServedCall.meters,
 }
 _REFUSED_ONLY: dict[str, Any] = {
@@ -227,6 +228,7 @@ _REFUSED_ONLY: dict[str, Any] = {
     "upstream_us": null().cast(BigInteger),
     "units": literal(0).cast(BigInteger),
     "billable": false(),
+    "continued": false(),
     "meters": literal({}, JSONB),
 }
 

@@ -164,7 +164,9 @@ class EndpointList(BaseModel):
 
 
 class LoggedCallShape(BaseModel):
-    """One call. A refused one has a `code` and was not served; only a billable one counts."""
+    """One call. A refused one has a `code` and was not served; only a billable one counts. What is
+    `continued` is a further part of a long stream and counts as no call.
+    """
 
     id: UUID
     at: Moment
@@ -178,6 +180,7 @@ class LoggedCallShape(BaseModel):
     status: int
     code: str | None
     billable: bool
+    continued: bool
     units: int
     meters: dict[str, str]
     duration_ms: float

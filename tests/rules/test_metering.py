@@ -71,6 +71,7 @@ records = st.builds(
     holds=st.dictionaries(
         st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True), st.integers(1, 10**9), max_size=2
     ).map(lambda found: tuple(found.items())),
+    continued=st.booleans(),
 )
 
 

@@ -175,6 +175,11 @@ def failed(status: int = 502) -> dict[str, Any]:
     return {"status": status, "units": 0, "billable": False}
 
 
+def part_of_a_stream() -> dict[str, Any]:
+    """The changes of what goes on from a call that was written down before."""
+    return {"continued": True, "units": 0, "upstream_us": 0}
+
+
 def in_test() -> dict[str, Any]:
     """The changes of a call with a test key."""
     return {"environment": "Test", "units": 0, "billable": False}

@@ -28,9 +28,9 @@ def upgrade() -> None:
     _producers()
     _events()
     _refused_calls()
-    _measured()
+    make_measured()
     _hourly()
-    _period()
+    make_period()
     _standings()
     _leases()
     _feed()
@@ -138,11 +138,13 @@ def _refused_calls() -> None:
     op.execute("GRANT SELECT, INSERT ON refused_calls TO nimbus_system")
 
 
-def _measured() -> None:
-    # Every event with what it counted for: `rules.metering.quantities`, asked of stored rows.
+def make_measured(more: str = "") -> None:
+    """Every event with what it counted for: `rules.metering.quantities`, asked of stored rows;
+    `more` are further columns.
+    """
     op.execute(
-        """CREATE VIEW usage_measured WITH (security_invoker = true) AS
-            SELECT e.*, m.meter_key, m.quantity
+        f"""CREATE VIEW usage_measured WITH (security_invoker = true) AS
+            SELECT e.*, m.meter_key, m.quantity{more}
             FROM usage_events e CROSS JOIN LATERAL (
                 SELECT 'api_calls'::text AS meter_key, e.units::numeric AS quantity
                 UNION ALL
@@ -188,11 +190,12 @@ def _hourly() -> None:
     op.execute("REVOKE DELETE ON usage_hourly FROM nimbus_system")
 
 
-def _period() -> None:
-    # What the live calls of a subscription add up to in [starts, ends): its whole hours from the
-    # roll-up, what lies before and after them from the events.
+def make_period(calls: str = "1") -> None:
+    """What the live calls of a subscription add up to in [starts, ends): its whole hours from the
+    roll-up, what lies before and after them from the events, each of which is `calls` calls.
+    """
     op.execute(
-        """CREATE FUNCTION usage_period(subscription uuid, starts timestamptz, ends timestamptz)
+        f"""CREATE FUNCTION usage_period(subscription uuid, starts timestamptz, ends timestamptz)
         RETURNS TABLE (meter_key text, events bigint, total numeric, peak numeric, last numeric,
             last_at timestamptz, last_event_id uuid)
         LANGUAGE sql STABLE AS $$
@@ -208,7 +211,7 @@ def _period() -> None:
                 WHERE h.subscription_id = subscription AND h.environment = 'Live'
                   AND h.hour >= whole_from AND h.hour < whole_to
                 UNION ALL
-                SELECT m.meter_key, 1, m.quantity, m.quantity, m.quantity, m.occurred_at,
+                SELECT m.meter_key, {calls}, m.quantity, m.quantity, m.quantity, m.occurred_at,
                        m.event_id
                 FROM usage_measured m, edges
                 WHERE m.subscription_id = subscription AND m.environment = 'Live'

@@ -41,7 +41,15 @@ CALL_COLUMNS = (
     "product_id", "key_id", "route_id", "environment", "method", "status", "duration_us",
     "bytes_in", "bytes_out", "ip", "request_id", "producer", "sequence",
 )  # fmt: skip
-SERVED_COLUMNS = (*CALL_COLUMNS, "upstream_us", "billable", "units", "leased", "meters")
+SERVED_COLUMNS = (
+    *CALL_COLUMNS,
+    "upstream_us",
+    "billable",
+    "units",
+    "leased",
+    "continued",
+    "meters",
+)
 REFUSED_COLUMNS = (*CALL_COLUMNS, "code")
 
 Numbered = Mapping[int, UsageEvent]
@@ -199,6 +207,7 @@ def _measures(event: UsageEvent) -> tuple[Any, ...]:
         counted,
         event.units if counted else 0,
         event.leased,
+        event.continued,
         Jsonb({key: format(value, "f") for key, value in event.meters}),
     )
 

@@ -20,7 +20,7 @@ _CELLS = text(
         SELECT organization_id, provider_organization_id, subscription_id, product_id, key_id,
                route_id, status / 100 AS status_class, environment,
                date_trunc('hour', occurred_at, 'UTC') AS hour, meter_key,
-               count(*) AS events, sum(quantity) AS quantity_sum, max(quantity) AS quantity_max,
+               sum(calls) AS events, sum(quantity) AS quantity_sum, max(quantity) AS quantity_max,
                (array_agg(quantity ORDER BY occurred_at DESC, event_id DESC))[1] AS quantity_last,
                max(occurred_at) AS last_at,
                (array_agg(event_id ORDER BY occurred_at DESC, event_id DESC))[1] AS last_event_id,

@@ -27,6 +27,7 @@ from tests.support.metered import (
     event,
     failed,
     in_test,
+    part_of_a_stream,
     proof,
     refused,
     reported,
@@ -55,6 +56,7 @@ def some_calls(contract: Contract, producer: UUID, count: int, seed: int) -> lis
         failed(),
         failed(499),
         in_test() | reported(reports="1"),
+        part_of_a_stream() | reported(reports="2"),
         refused("rate_limited", 429),
     ]
     return [
@@ -282,6 +284,32 @@ async def test_tests_failures_and_refusals_are_logged_and_count_for_nothing(
         403,
         calls[3].event_id,
     )
+    assert await proof(tmp_path) == []
+
+
+async def test_a_long_stream_is_one_call_and_all_that_it_carried(
+    contract: Contract, tmp_path: Path
+) -> None:
+    producer = uuid4()
+    parts = [
+        event(contract, producer, 1, bytes_out=10, **reported(reports="1")),
+        event(
+            contract,
+            producer,
+            2,
+            START + timedelta(hours=1),
+            **part_of_a_stream(),
+            **reported(reports="2"),
+        ),
+    ]
+    await store(producer, parts)
+    assert await used(contract) == {CALLS: 1, "reports": 3}
+    cells = await rows(
+        "SELECT events, bytes_out FROM usage_hourly WHERE meter_key = 'api_calls' ORDER BY hour"
+    )
+    assert [(cell["events"], cell["bytes_out"]) for cell in cells] == [(1, 10), (0, 2000)]
+    logged = await rows("SELECT continued FROM usage_events ORDER BY occurred_at")
+    assert [row["continued"] for row in logged] == [False, True]
     assert await proof(tmp_path) == []
 
 

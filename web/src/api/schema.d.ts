@@ -2719,7 +2719,8 @@ export interface components {
         };
         /**
          * LoggedCallShape
-         * @description One call. A refused one has a `code` and was not served; only a billable one counts.
+         * @description One call. A refused one has a `code` and was not served; only a billable one counts. What is
+         *     `continued` is a further part of a long stream and counts as no call.
          */
         LoggedCallShape: {
             /**
@@ -2752,6 +2753,8 @@ export interface components {
             code: string | null;
             /** Billable */
             billable: boolean;
+            /** Continued */
+            continued: boolean;
             /** Units */
             units: number;
             /** Meters */
