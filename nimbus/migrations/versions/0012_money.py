@@ -309,8 +309,8 @@ def _follow_limits() -> None:
         DECLARE
             changed jsonb := to_jsonb(NEW);
             instant timestamptz := {BUSINESS_NOW};
-            organization uuid := coalesce(changed ->> 'organization_id', changed ->> 'id')::uuid;
-            key uuid := CASE WHEN changed ? 'organization_id' THEN (changed ->> 'id')::uuid END;
+            organization uuid := (changed ->> 'organization_id')::uuid;
+            key uuid := CASE TG_TABLE_NAME WHEN 'api_keys' THEN (changed ->> 'id')::uuid END;
         BEGIN
             PERFORM spend_open(organization, array_remove(ARRAY[key], NULL), instant);
             UPDATE spend_standings s SET limit_micro = NEW.monthly_spend_limit_minor * {MICRO},
