@@ -14,7 +14,7 @@ ORDINARY := $(wildcard /usr/lib/postgresql/*/bin/postgres)
 ON_DATABASE := tests/base tests/rooms tests/api $(addprefix tests/architecture/test_,\
     tenancy.py migrations.py pool.py)
 .DEFAULT_GOAL := help
-.PHONY: help setup run dev test soak check fix bite docs demo bench
+.PHONY: help setup run dev test soak check fix bite corpus docs demo bench
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -49,6 +49,10 @@ fix: setup ## repair format and what else can be repaired without a decision
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python tools/web.py fix
+
+corpus: setup ## hostile HTTP cases against a gateway (FILE=cases.json ONLY=id SPLITS=all)
+	@$(BIN)/python -m tools.corpus $(if $(FILE),--file $(FILE)) $(if $(ONLY),--only $(ONLY)) \
+	    $(if $(SPLITS),--splits $(SPLITS)) $(ARGS)
 
 bite: setup ## plant each known bug and see that its test finds it
 	$(BIN)/python tools/bite.py $(ARGS)
