@@ -108,7 +108,7 @@ class Call:
         self.origin = origin
         self.request_id = request_id
         self.as_of = clock.now_us()
-        self.started = clock.monotonic_us()
+        self.started = clock.monotonic_ns() // 1000
         self.forwarded_at = 0
         self.answered_at = 0
         self.bytes_in = 0
@@ -119,7 +119,7 @@ class Call:
         self.leased = False
         self.open = False
 
-    def complete(self, status: int, *, served: bool, code: str = "") -> None:
+    def complete(self, status: int, served: bool, code: str = "") -> None:
         """Write down how the call ended, before its last byte leaves; later calls change
         nothing. `served` says that the upstream answered and its answer was passed on; `code`
         says why not. A call that never went to the upstream becomes a refused record.
@@ -131,7 +131,7 @@ class Call:
             return
         self.open = False
         permit, origin = self.permit, self.origin
-        ended = clock.monotonic_us()
+        ended = clock.monotonic_ns() // 1000
         flags, units, leased, held, holds = permit.flags | origin.flags, 0, 0, 0, b""
         if served and status in permit.billable:
             flags |= BILLABLE
@@ -197,12 +197,10 @@ def locate(call: Call, product: Product | None, path: bytes) -> Refused | None:
     credential and its grant. A key that is not known here leaves `grant` None.
     """
     gate, head, now = call.gate, call.head, call.started
-    limiter = call.origin.limiter(gate.windows, now)
-    pause = limiter.wait(now)
+    pause = call.origin.limiter(gate.windows, now).admit(now)
     if pause:
         lines = respond.retry_after(respond.seconds(pause))
         return Refused("rate_limited", "Too many requests come from this address.", lines)
-    limiter.take(now)
     if not gate.state.complete:
         return Refused("unavailable", "The gateway has just started.", respond.retry_after(1))
     if product is None:

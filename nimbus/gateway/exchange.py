@@ -16,7 +16,7 @@ from nimbus.errors import CATALOGUE
 from nimbus.gateway.call import CLIENT_GONE, CLIENT_GONE_CODE, Call
 from nimbus.gateway.forward import Pool, UpstreamConnection
 from nimbus.gateway.head import Block, Field, RequestHead, ResponseHead
-from nimbus.gateway.origin import TRACEPARENT, Origin, trace_line
+from nimbus.gateway.origin import Origin, trace_line
 from nimbus.gateway.respond import Refused
 from nimbus.gateway.upstream import Upstream
 from nimbus.rules.metering import parse_meters
@@ -103,8 +103,11 @@ class Client(Protocol):
     def refuse(self, refused: Refused, *, close: bool) -> None:
         """Answer with a problem; nothing of an answer was sent before."""
 
-    def finished(self, *, keep_alive: bool) -> None:
-        """The answer is complete."""
+    def finished(self) -> None:
+        """The answer is complete: on to the next request."""
+
+    def ended(self) -> None:
+        """The answer is complete, and was the last."""
 
     def cut(self) -> None:
         """Close at once, so that the caller can tell that the answer is not whole."""
@@ -159,7 +162,7 @@ class ClientExchange:
         self._head: ResponseHead | None = None
         self._sent_head = False
         self._chunked = False
-        self._keep_alive = request.keep_alive
+        self._keep_alive = request.line.minor == 1 and request.block.stays
         self._out: list[bytes | memoryview] = []
 
     def start(self) -> None:
@@ -222,7 +225,7 @@ class ClientExchange:
             head = _head_for_api(self._request, self._client)
         else:
             call.forwarded = True
-            call.forwarded_at = clock.monotonic_us() if self._pending else call.started
+            call.forwarded_at = clock.monotonic_ns() // 1000
             head = _head_for_upstream(self._request, call)
         if self._pending:
             head += b"".join(self._pending)
@@ -240,38 +243,40 @@ class ClientExchange:
         if call is None:
             start, limits = _start_from_api(head), b""
         else:
-            now = call.answered_at = clock.monotonic_us()
-            call.meters = _reported(head, call)
-            start, limits = _start_from_upstream(head), call.answer_lines(now)
-        self._out += (
-            start,
-            limits,
-            b"X-Request-Id: ",
-            self._client.request_id,
-            self._framing(head),
-        )
+            start = head.made.get(_FROM_UPSTREAM) or _start_from_upstream(head)
+            if head.made[_USAGE]:
+                call.meters = _reported(head.made[_USAGE], call)
+            call.answered_at = now = clock.monotonic_ns() // 1000
+            limits = call.answer_lines(now)
+        end = _END if self._keep_alive and head.length is not None else self._framing(head)
+        self._out += (start, limits, b"X-Request-Id: ", self._client.request_id, end)
 
-    def upstream_data(self, piece: bytes | memoryview, *, last: bool) -> None:
-        """Pass a piece of the answer on; before the last one the call is completed."""
-        head, out = self._head, self._out
+    def upstream_data(self, piece: bytes | memoryview) -> None:
+        """Pass a piece of the answer on, at the next flush."""
+        if self.call is not None:
+            self.call.bytes_out += len(piece)
+        if self._chunked:
+            self._out += (b"%x\r\n" % len(piece), piece, b"\r\n")
+        else:
+            self._out.append(piece)
+
+    def upstream_last(self, piece: bytes | memoryview) -> None:
+        """Complete the call, then pass the last piece of the answer on."""
+        head, call = self._head, self.call
         assert head is not None
         if piece:
-            if self._chunked:
-                out += (b"%x\r\n" % len(piece), piece, b"\r\n")
-            else:
-                out.append(piece)
-            if self.call is not None:
-                self.call.bytes_out += len(piece)
-        if not last:
-            return
+            self.upstream_data(piece)
         if self._chunked:
-            out.append(b"0\r\n\r\n")
+            self._out.append(b"0\r\n\r\n")
         self._connection = None
         self.over = True
-        if self.call is not None:
-            self.call.complete(head.status, served=True)
+        if call is not None:
+            call.complete(head.status, True)
         self.upstream_flush()
-        self._client.finished(keep_alive=self._keep_alive)
+        if self._keep_alive:
+            self._client.finished()
+        else:
+            self._client.ended()
 
     def upstream_flush(self) -> None:
         """Hand over what has come."""
@@ -309,7 +314,7 @@ class ClientExchange:
     def _end(self, status: int, *, served: bool, code: str = "") -> None:
         self.over = True
         if self.call is not None:
-            self.call.complete(status, served=served, code=code)
+            self.call.complete(status, served, code)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()
@@ -322,39 +327,36 @@ class ClientExchange:
                 self._chunked = True
                 return _CHUNKED if self._keep_alive else _CHUNKED_CLOSE
             self._keep_alive = False
-        return b"\r\n\r\n" if self._keep_alive else b"\r\nConnection: close\r\n\r\n"
+        return _END if self._keep_alive else b"\r\nConnection: close\r\n\r\n"
 
 
+_END = b"\r\n\r\n"
 _CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n\r\n"
 _CHUNKED_CLOSE = b"\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 
 
 def _head_for_upstream(request: RequestHead, call: Call) -> bytes:
     """What the upstream is asked: our identity lines, then what passes of the caller's."""
-    permit, block = call.permit, request.block
-    upstream = permit.upstream
-    assert upstream is not None, "admitted"
-    auth = b"" if upstream.auth is None else upstream.auth[0]
-    lines = block.made.get(auth)
+    permit, block, line = call.permit, request.block, request.line
+    lines = block.made.get(permit.auth)
     if lines is None:
-        lines = block.made[auth] = _caller_lines(block, auth)
-    request_id = call.request_id
-    line = request.line
+        lines = block.made[permit.auth] = _caller_lines(block, permit.auth)
+    method, query, request_id = line.method, call.query, call.request_id
+    plain = block.length == 0 and method not in _WITH_BODY
     return b"".join(
         (
-            line.method,
-            b" ",
-            upstream.base_path,
+            method,
+            permit.base_path,
             call.match.upstream_path,
-            b"" if call.query is None else b"?" + call.query,
+            b"" if query is None else b"?" + query,
             permit.head,
             lines,
             call.origin.lines,
             b"X-Request-Id: ",
             request_id,
             b"\r\n",
-            _trace(block, request_id),
-            _body_lines(block.length, line.method),
+            block.trace or trace_line(request_id),
+            b"\r\n" if plain else _body_lines(block.length, method),
         )
     )
 
@@ -377,7 +379,7 @@ def _head_for_api(request: RequestHead, client: Client) -> bytes:
             b"X-Forwarded-Host: %s\r\n" % block.authority,
             client.origin.lines,
             b"X-Request-Id: %s\r\n" % client.request_id,
-            _trace(block, client.request_id),
+            block.trace or trace_line(client.request_id),
             _body_lines(block.length, line.method),
         )
     )
@@ -389,20 +391,10 @@ def _is_named(prefix: bytes, connection: frozenset[bytes]) -> bool:
 
 
 def _caller_lines(block: Block, auth: bytes) -> bytes:
-    """What an upstream hears of the caller's lines; `auth` is the name of its own credentials."""
+    """What an upstream hears of the caller's lines; `auth` names its own credentials."""
     passed = _passed(block.fields, block.connection, _NOT_FOR_UPSTREAMS, _OURS_PREFIXES)
-    kept = [pair for pair in passed if pair[0].lower() != auth.lower()]
+    kept = [pair for pair in passed if pair[0].lower() != auth]
     return _lines([*kept, (b"X-Forwarded-Host", block.authority)])
-
-
-def _trace(block: Block, request_id: bytes) -> bytes:
-    """The caller's traceparent when it is one, else the beginning of a new trace."""
-    line = block.made.get(b" trace")
-    if line is None:
-        traces = block.values(b"traceparent")
-        valid = len(traces) == 1 and TRACEPARENT.fullmatch(traces[0]) is not None
-        line = block.made[b" trace"] = b"traceparent: %s\r\n" % traces[0] if valid else b""
-    return line or trace_line(request_id)
 
 
 def _body_lines(length: int | None, method: bytes) -> bytes:
@@ -414,18 +406,21 @@ def _body_lines(length: int | None, method: bytes) -> bytes:
     return b"\r\n"
 
 
-_REQUEST_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+_REQUEST_END = b"\r\n\r\n"
+_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
 def _start_from_upstream(head: ResponseHead) -> bytes:
-    """The answer's status line and header lines, but for those about this one call."""
-    start = head.made.get(_FROM_UPSTREAM)
-    if start is None:
-        passed = _passed(
-            head.fields, head.connection, _NOT_FROM_UPSTREAMS, _NOT_FROM_UPSTREAMS_PREFIXES
-        )
-        start = head.made[_FROM_UPSTREAM] = _start(head, passed) + _SANDBOX
+    """The answer's status line and header lines, but for those about this one call; and aside
+    what the upstream reports as used.
+    """
+    passed = _passed(
+        head.fields, head.connection, _NOT_FROM_UPSTREAMS, _NOT_FROM_UPSTREAMS_PREFIXES
+    )
+    usage = [value for lower, _, value in head.fields if lower == _USAGE]
+    head.made[_USAGE] = b",".join(usage)
+    start = head.made[_FROM_UPSTREAM] = _start(head, passed) + _SANDBOX
     return start
 
 
@@ -440,7 +435,11 @@ def _start_from_api(head: ResponseHead) -> bytes:
 
 def _start(head: ResponseHead, passed: list[Pair]) -> bytes:
     if head.status != 204:
-        passed += [(name, value) for low, name, value in head.fields if low == b"content-length"]
+        passed += [
+            (name, b"%d" % int(value))
+            for lower, name, value in head.fields
+            if lower == b"content-length"
+        ]
     return b"HTTP/1.1 %d %s\r\n%s" % (head.status, head.reason, _lines(passed))
 
 
@@ -466,12 +465,9 @@ def _passed(
     ]
 
 
-def _reported(head: ResponseHead, call: Call) -> tuple[tuple[str, Decimal], ...]:
+def _reported(usage: bytes, call: Call) -> tuple[tuple[str, Decimal], ...]:
     """What the upstream reports as used; nothing, and a warning, when it can't be read."""
-    lines = [value for lower, _, value in head.fields if lower == _USAGE]
-    if not lines:
-        return ()
-    meters = parse_meters(b",".join(lines))
+    meters = parse_meters(usage)
     if meters is None:
         log.warning(
             "unreadable_usage", product=call.product.slug, request_id=call.request_id.decode()

@@ -25,7 +25,7 @@ log = get_logger("gateway.forward")
 MAX_INTERIM = 8
 MAX_IDLE_PER_PLACE = 64
 IDLE_SECONDS = 30
-STREAM_IDLE_SECONDS = 300  # between two pieces of an answer's body
+STREAM_IDLE = 300 * SECOND  # between two pieces of an answer's body
 
 WRITE_BUFFER: Final = 16_384  # bytes a socket may owe us before its source is paused
 _COPIED: Final = 16_384  # bytes: more of a payload is passed on without a copy
@@ -47,11 +47,14 @@ class Exchange(Protocol):
     def upstream_head(self, head: ResponseHead) -> None:
         """The final answer begins."""
 
-    def upstream_data(self, piece: bytes | memoryview, *, last: bool) -> None:
-        """A piece of the answer's payload; `last` when it is complete with this."""
+    def upstream_data(self, piece: bytes | memoryview) -> None:
+        """A piece of the answer's payload; more follows."""
 
     def upstream_flush(self) -> None:
         """All that has come so far was handed over."""
+
+    def upstream_last(self, piece: bytes | memoryview) -> None:
+        """What was missing of the answer's payload."""
 
     def upstream_failed(self, code: str) -> None:
         """There will be no (complete) answer: a code of spec 08."""
@@ -103,33 +106,29 @@ class UpstreamConnection(asyncio.Protocol):
         self._head: ResponseHead | None = None
         self._reader: BodyReader | None = None
         self._left = _NO_LENGTH  # bytes of an answer's payload that says its length
-        self._reused = False
+        self._reused = False  # it has carried an exchange before
         self._answered = False  # a byte of the answer has come
         self._interim = 0
 
     @property
     def usable(self) -> bool:
         """Whether a request may be written to it."""
-        return self._transport is not None and not self._transport.is_closing()
+        transport = self._transport
+        return transport is not None and not transport.is_closing()
 
-    def start(self, exchange: Exchange, *, reused: bool) -> None:
+    def start(self, exchange: Exchange) -> None:
         """Carry this exchange from now on."""
-        self._exchange, self._reused = exchange, reused
+        self._exchange = exchange
         self._head = None
         self._answered, self._interim = False, 0
-        self.extend(self.upstream.answer_timeout)
         exchange.upstream_ready(self)
 
     def write(self, data: bytes) -> None:
-        """Send a part of the request."""
+        """Send a part of the request; the answer is due from now on."""
         if self._transport is not None:
             self._transport.write(data)
         if self._head is None:
-            self.extend(self.upstream.answer_timeout)
-
-    def extend(self, seconds: float) -> None:
-        """The next sign of life is due within this time."""
-        self.deadline = self._pool.now + int(seconds * SECOND)
+            self.deadline = self._pool.now + self.upstream.answer_us
 
     def pause(self) -> None:
         """Read no more of the answer for now."""
@@ -140,7 +139,7 @@ class UpstreamConnection(asyncio.Protocol):
     def resume(self) -> None:
         """Read on."""
         if self.usable and self._transport is not None:
-            self.extend(STREAM_IDLE_SECONDS)
+            self.deadline = self._pool.now + STREAM_IDLE
             self._transport.resume_reading()
 
     def abandon(self) -> None:
@@ -167,12 +166,20 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             if self._head is not None:
                 self._take_payload(exchange, data)
-            elif self._buffer or not self._take_known(exchange, data):
+            elif self._buffer or exchange.method == b"HEAD":
                 self._read_head(exchange, data)
+            else:
+                head = known_answer(data)
+                if head is None:
+                    self._read_head(exchange, data)
+                else:
+                    self._begin(exchange, head)
+                    large = len(data) > _COPIED
+                    rest = memoryview(data)[head.size :] if large else data[head.size :]
+                    if self._exchange is exchange:
+                        self._take_payload(exchange, rest)
         except BadMessageError:
             self._fail("upstream_unreachable")
-            return
-        exchange.upstream_flush()
 
     def eof_received(self) -> None:
         exchange, head = self._exchange, self._head
@@ -180,8 +187,7 @@ class UpstreamConnection(asyncio.Protocol):
         if exchange is not None and until_close:
             self._exchange = None
             self._discard()
-            exchange.upstream_data(b"", last=True)
-            exchange.upstream_flush()
+            exchange.upstream_last(b"")
 
     def connection_lost(self, _: Exception | None) -> None:
         self._pool.forget(self)
@@ -196,18 +202,6 @@ class UpstreamConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.upstream_writable(writable=True)
 
-    def _take_known(self, exchange: Exchange, data: bytes) -> bool:
-        """Read an answer whose head was read before, in one look."""
-        known = None if exchange.method == b"HEAD" else known_answer(data)
-        if known is None:
-            return False
-        head, end = known
-        self._begin(exchange, head)
-        if self._exchange is exchange:
-            large = len(data) > _COPIED
-            self._take_payload(exchange, memoryview(data)[end:] if large else data[end:])
-        return True
-
     def _read_head(self, exchange: Exchange, data: bytes) -> None:
         self._buffer += data
         while True:
@@ -220,54 +214,67 @@ class UpstreamConnection(asyncio.Protocol):
             if head.status == 101 or self._interim > MAX_INTERIM:
                 raise BadMessageError("upstream_unreachable", "interim answers")
         self._begin(exchange, head)
+        rest, self._buffer = bytes(self._buffer), bytearray()
         if self._exchange is exchange:
-            rest, self._buffer = bytes(self._buffer), bytearray()
             self._take_payload(exchange, rest)
 
     def _begin(self, exchange: Exchange, head: ResponseHead) -> None:
         """The final answer's head has come: how its payload is read follows from it."""
         self._head = head
-        self._reader = BodyReader(None, limit=None) if head.chunked else None
-        self._left = _NO_LENGTH if head.length is None else head.length
+        if head.length is None:
+            self._left = _NO_LENGTH
+            self._reader = BodyReader(None, limit=None) if head.chunked else None
+        else:
+            self._left = head.length
         exchange.upstream_head(head)
 
     def _take_payload(self, exchange: Exchange, data: bytes | memoryview) -> None:
-        self.extend(STREAM_IDLE_SECONDS)
         size, left = len(data), self._left
         if left == size:
-            self._finish(exchange, clean=True)
-            exchange.upstream_data(data, last=True)
-        elif left > size:
-            self._left = left - size
-            if size:
-                exchange.upstream_data(data, last=False)
-        elif left >= 0:
-            self._finish(exchange, clean=False)
-            exchange.upstream_data(data[:left], last=True)
-        elif self._reader is None:
-            exchange.upstream_data(data, last=False)
+            self._finish(exchange)
+            exchange.upstream_last(data)
+        elif 0 <= left < size:
+            self._discard_answered()
+            exchange.upstream_last(data[:left])
         else:
-            self._take_chunks(exchange, self._reader, data)
+            self.deadline = self._pool.now + STREAM_IDLE
+            if left < 0 and self._reader is not None:
+                self._take_chunks(exchange, self._reader, data)
+            elif size:
+                if left > 0:
+                    self._left = left - size
+                exchange.upstream_data(data)
+            exchange.upstream_flush()
 
     def _take_chunks(
         self, exchange: Exchange, reader: BodyReader, data: bytes | memoryview
     ) -> None:
         self._buffer += data
         piece = reader.read(self._buffer)
-        if reader.done:
-            self._finish(exchange, clean=not self._buffer)
-            exchange.upstream_data(piece, last=True)
-        elif piece:
-            exchange.upstream_data(piece, last=False)
+        if not reader.done:
+            if piece:
+                exchange.upstream_data(piece)
+            return
+        if self._buffer:
+            self._discard_answered()
+        else:
+            self._finish(exchange)
+        exchange.upstream_last(piece)
 
-    def _finish(self, exchange: Exchange, *, clean: bool) -> None:
-        """The answer is complete; `clean` says that no byte came after it."""
+    def _finish(self, exchange: Exchange) -> None:
+        """The answer is complete, and no byte came after it."""
         self._exchange = None
-        whole = self._head is not None and self._head.keep_alive and exchange.request_sent
-        if whole and clean and self.usable:
+        head = self._head
+        if head is not None and head.keep_alive and exchange.request_sent:
+            self._reused = True
             self._pool.release(self)
         else:
             self._discard()
+
+    def _discard_answered(self) -> None:
+        """Bytes came after the answer: what it says holds, the connection is not used again."""
+        self._exchange = None
+        self._discard()
 
     def _fail(self, code: str) -> None:
         exchange, self._exchange = self._exchange, None
@@ -303,23 +310,16 @@ class Pool:
         self._open: set[UpstreamConnection] = set()
         self._connecting: dict[Exchange, asyncio.Task[None]] = {}
 
-    def lane(self, upstream: Upstream) -> Lane:
-        """The place of this upstream, which it shares with all at the same address."""
-        lane = self._lanes.get(upstream.place)
-        if lane is None:
-            lane = self._lanes[upstream.place] = Lane()
-        return lane
-
     def send(self, exchange: Exchange, upstream: Upstream, *, fresh: bool = False) -> None:
         """Give the exchange a connection: an idle one now, else a new one soon. It hears of it
         by `upstream_ready` or `upstream_failed`.
         """
-        lane = self.lane(upstream)
+        lane = self._lanes.get(upstream.place) or self._open_lane(upstream)
         while lane.idle and not fresh:
             connection = lane.idle.pop()
             if connection.usable:
                 connection.upstream = upstream
-                connection.start(exchange, reused=True)
+                connection.start(exchange)
                 return
         task = asyncio.get_running_loop().create_task(self._connect(exchange, upstream, lane))
         self._connecting[exchange] = task
@@ -366,6 +366,11 @@ class Pool:
         for connection in list(self._open):
             connection.abandon()
 
+    def _open_lane(self, upstream: Upstream) -> Lane:
+        """The place of this upstream, which it shares with all at the same address."""
+        lane = self._lanes[upstream.place] = Lane()
+        return lane
+
     async def _connect(self, exchange: Exchange, upstream: Upstream, lane: Lane) -> None:
         try:
             async with asyncio.timeout(upstream.connect_timeout):
@@ -383,7 +388,7 @@ class Pool:
         if self._connecting.pop(exchange, None) is None:
             connection.abandon()
         else:
-            connection.start(exchange, reused=False)
+            connection.start(exchange)
 
     async def _dial(self, upstream: Upstream, lane: Lane) -> UpstreamConnection:
         loop = asyncio.get_running_loop()

@@ -41,6 +41,7 @@ _HOST = re.compile(
 _PATH = re.compile(rb"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 _QUERY = re.compile(rb"(?:[!\"$&-~]|%[0-9A-Fa-f]{2})*")
 _PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 # Bytes that no path may hold even when encoded: an upstream that decodes once would see
@@ -94,10 +95,13 @@ class RequestLine:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A request's header lines, without the credential that was taken out of them. `length` is
-    the body's, None when it comes in chunks; `credentials` says that further ones are among the
-    fields. Shared by all requests with the same lines, so
-    nothing of a single request may be kept in it; `made` is room for what follows from it.
+    """A request's header lines, without the credential that was taken out of them.
+
+    `length` is the body's, None when it comes in chunks; `stays`: the caller wants to go on with
+    the connection; `trace` is its traceparent line, when that can be read; `credentials` says
+    that further ones are among the fields. A block is shared by all requests with the same
+    lines, so nothing of a single request may be kept in it; `made` is room for what follows
+    from it.
     """
 
     fields: tuple[Field, ...]
@@ -107,8 +111,10 @@ class Block:
     connection: frozenset[bytes]
     length: int | None
     expects_continue: bool
+    stays: bool
     websocket: bool
     credentials: bool
+    trace: bytes
     made: dict[bytes, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def values(self, name: bytes) -> list[bytes]:
@@ -146,12 +152,13 @@ class RequestHead:
     @property
     def keep_alive(self) -> bool:
         """Whether the caller wants the connection to stay."""
-        return self.line.minor == 1 and b"close" not in self.block.connection
+        return self.line.minor == 1 and self.block.stays
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """An upstream's final answer. `length` None: chunked when `chunked`, else until it closes.
+    """An upstream's final answer. `length` None: chunked when `chunked`, else until it closes;
+    `size` is the head's own.
     Shared by all answers with the same head; `made` is room for what follows from it.
     """
 
@@ -162,6 +169,7 @@ class ResponseHead:
     length: int | None
     chunked: bool
     keep_alive: bool
+    size: int
     made: dict[bytes, bytes] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -192,13 +200,11 @@ def known_request(data: bytes) -> RequestHead | None:
     return RequestHead(line, block, prefix, secret, end)
 
 
-def known_answer(data: bytes) -> tuple[ResponseHead, int] | None:
-    """The answer's head at the start of `data` and where it ends, when the same was read before
-    in answer to another method than HEAD; None sends the caller to `read_response`.
+def known_answer(data: bytes) -> ResponseHead | None:
+    """The answer's head at the start of `data`, when the same was read before in answer to
+    another method than HEAD; None sends the caller to `read_response`.
     """
-    end = data.find(b"\r\n\r\n") + 4
-    head = _answers.get(data[:end])
-    return None if head is None else (head, end)
+    return _answers.get(data[: data.find(b"\r\n\r\n") + 4])
 
 
 class HeadReader:
@@ -260,8 +266,8 @@ def read_response(buffer: bytearray, method: bytes) -> ResponseHead | None:
     if end < 0:
         return None
     raw = bytes(buffer[:end])
-    minor, status, reason = int(match[1]), int(match[2]), bytes(match[3] or b"")
-    head = _response_head(minor, status, reason, _fields(raw[line_end:]), method)
+    head = _response_head(match, _fields(raw[line_end:]), method, end)
+    status = head.status
     del buffer[:end]
     if status >= 200 and method != b"HEAD" and _may_be_remembered(head, raw):
         _remember(_answers, raw, head, MAX_ANSWERS)
@@ -399,24 +405,31 @@ def _block(raw: bytes) -> Block:
     expectations = [value for lower, _, value in fields if lower == b"expect"]
     if expectations and [value.lower() for value in expectations] != [b"100-continue"]:
         raise BadMessageError("expectation_failed", "Only 100-continue can be expected.")
+    connection = tokens([value for lower, _, value in fields if lower == b"connection"])
+    traces = [value for lower, _, value in fields if lower == b"traceparent"]
+    if len(traces) == 1 and _TRACEPARENT.fullmatch(traces[0]) is None:
+        traces = []
     return Block(
         fields=fields,
         host=host,
         port=port,
         authority=hosts[0],
-        connection=tokens([value for lower, _, value in fields if lower == b"connection"]),
+        connection=connection,
         length=length,
         expects_continue=bool(expectations) and length != 0,
         websocket=any(
             name == b"upgrade" and value.lower() == b"websocket" for name, _, value in fields
         ),
+        stays=b"close" not in connection,
+        trace=b"traceparent: %s\r\n" % traces[0] if len(traces) == 1 else b"",
         credentials=any(name in _CREDENTIAL_NAMES for name, _, _ in fields),
     )
 
 
 def _response_head(
-    minor: int, status: int, reason: bytes, fields: tuple[Field, ...], method: bytes
+    line: re.Match[bytes], fields: tuple[Field, ...], method: bytes, size: int
 ) -> ResponseHead:
+    minor, status, reason = int(line[1]), int(line[2]), bytes(line[3] or b"")
     connection = tokens([value for lower, _, value in fields if lower == b"connection"])
     coded = any(lower == b"transfer-encoding" for lower, _, _ in fields)
     sized = any(lower == b"content-length" for lower, _, _ in fields)
@@ -435,6 +448,7 @@ def _response_head(
         length=length,
         chunked=coded,
         keep_alive=minor == 1 and b"close" not in connection and (coded or length is not None),
+        size=size,
     )
 
 

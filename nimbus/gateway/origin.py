@@ -8,7 +8,6 @@ made by counting: the time, bits that are this process's own, and a number that 
 
 import itertools
 import os
-import re
 import time
 from ipaddress import ip_address
 from typing import Final
@@ -20,7 +19,6 @@ from nimbus.rules.limits import Limiter
 from nimbus.rules.metering import IPV6
 
 MAX_ORIGINS: Final = 4_096  # remembered, of callers behind trusted proxies
-TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Origin:

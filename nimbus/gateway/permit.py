@@ -35,9 +35,10 @@ class Permit:
 
     `refused` is the law's no. `by_address`: some list has to be asked about the caller's address
     for each call, so `decide` is. `closed` is a no of the gate's own, after the law's yes.
-    `plain`: every call goes on to the limits without a further look. `head` is what follows the
-    target on the upstream's request line, and our lines that are the same for all calls.
-    `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited standings
+    `plain`: every call goes on to the limits without a further look. `auth` names the
+    upstream's own credential line, `base_path` (after a space) stands before the path on its
+    request line, `head` is what follows the target there, with our lines that are the same for
+    all calls. `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited standings
     with what is told of them. `billable` are the statuses that are billed, `ids` and `flags`
     those of the journal record. `held` is what a call takes beside its quota and whoever stores it
     gives back: `held_micro` of money, and `holds` of meters that only the answer tells.
@@ -51,6 +52,8 @@ class Permit:
     closed: Refused | None
     plain: bool
     upstream: Upstream | None
+    auth: bytes
+    base_path: bytes
     head: bytes
     subjects: tuple[Subject, ...]
     policy_line: bytes
@@ -103,6 +106,8 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         closed=closed,
         plain=not (refused or by_address or closed or route.required),
         upstream=upstream,
+        auth=b"" if upstream is None or upstream.auth is None else upstream.auth[0].lower(),
+        base_path=b" " if upstream is None else b" " + upstream.base_path,
         head=b"" if upstream is None else _head(upstream, grant.subscription),
         subjects=subjects,
         policy_line=respond.policy_line((name, rate) for name, _, rate in subjects),

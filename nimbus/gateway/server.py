@@ -226,22 +226,32 @@ class ClientConnection(asyncio.Protocol):
         self.write(
             respond.refusal(refused, self.request_id, close=not keep_alive, head_only=head_only)
         )
-        self.finished(keep_alive=keep_alive)
+        if keep_alive:
+            self.finished()
+        else:
+            self.ended()
 
-    def finished(self, *, keep_alive: bool) -> None:
-        """The answer is written: on to the next request, or the end."""
-        self._exchange, self._request, self._body = None, None, None
+    def finished(self) -> None:
+        """The answer is written: on to the next request, if there may be one."""
+        if self._ended or self._door.stopping:
+            self.ended()
+            return
+        self._exchange = self._request = self._body = None
         if self._held or not self._reading:
             self.hold(paused=False)
-        if not keep_alive or self._ended or self._door.stopping:
-            self._linger()
-            return
         self._state = _HEAD
         if self._reader.buffer:
             self._due(HEAD_SECONDS)
             self._advance()
         else:
             self._due(IDLE_SECONDS)
+
+    def ended(self) -> None:
+        """The answer is written, and was the last."""
+        self._exchange = self._request = self._body = None
+        if self._held or not self._reading:
+            self.hold(paused=False)
+        self._linger()
 
     def cut(self) -> None:
         """Close at once."""

@@ -49,10 +49,12 @@ class Upstream:
     socket_path: str | None = None
     max_concurrent: int = MAX_CONCURRENT
     place: tuple[bool, str, int, str | None] = field(init=False)  # whose calls share connections
+    answer_us: int = field(init=False)
 
     def __post_init__(self) -> None:
         place = (self.tls, self.host, self.port, self.socket_path)
         object.__setattr__(self, "place", place)
+        object.__setattr__(self, "answer_us", int(self.answer_timeout * 1_000_000))
 
 
 def read_upstream(record: Mapping[str, Any], unseal: Callable[[str], bytes]) -> Upstream:
