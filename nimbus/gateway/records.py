@@ -24,7 +24,7 @@ from uuid import UUID
 
 Record = dict[str, Any]
 
-KINDS = ("clock", "organization", "product", "plan", "subscription", "key")
+KINDS = ("clock", "organization", "product", "plan", "subscription", "key", "block")
 GONE = ""  # the shape of an entity that is no more
 ENTITY_BYTES = 17
 

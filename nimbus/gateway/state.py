@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from uuid import UUID
 
 from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.gateway.records import KINDS, Packed, Record, Records, entity_of, pack, unpack
 from nimbus.gateway.route import RouteTable
-from nimbus.gateway.upstream import Upstream, read_upstream
+from nimbus.gateway.upstream import Address, Upstream, read_upstream
 from nimbus.rules.billable import BELOW_500, read_statuses
 from nimbus.rules.grants import (
     AddressList,
@@ -44,7 +44,7 @@ Row = tuple[int, str, str, Record | None]  # number, kind, entity id, record (No
 
 WARM_GRANTS = 4096
 _REVOKED = "Revoked"
-_COMPILED = frozenset(("clock", "product", "plan"))
+_COMPILED = frozenset(("clock", "product", "plan", "block"))
 SERVED_PRODUCTS = frozenset(("published", "retired"))
 
 
@@ -65,6 +65,15 @@ class Product:
     websockets: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """An address range or a key that the operator refuses until `ends_at` (business time)."""
+
+    network: IPv4Network | IPv6Network | None
+    key_id: UUID | None
+    ends_at: datetime
+
+
 class State:
     """All records of the feed up to `number`, and what is compiled of them."""
 
@@ -79,6 +88,7 @@ class State:
         self._products_by_slug: dict[bytes, Product] = {}
         self._products_by_host: dict[bytes, Product] = {}
         self._plans: dict[UUID, Plan] = {}
+        self._blocks: dict[str, Block] = {}
         self._forget_grants()
 
     def empty(self) -> "State":
@@ -145,6 +155,18 @@ class State:
         """The product that is served under this host name of its own."""
         return self._products_by_host.get(host)
 
+    def blocked_until(self, address: Address, as_of_us: int) -> datetime | None:
+        """When an address that is refused now is let in again (business time); None: it is in."""
+        ends = [
+            block.ends_at
+            for block in self._blocks.values()
+            if block.network is not None
+            and block.network.version == address.version
+            and address in block.network
+            and as_of_us < clock.to_us(block.ends_at)
+        ]
+        return max(ends, default=None)
+
     def knows_key(self, digest: bytes) -> bool:
         """Whether a key with this hash is known, usable or not."""
         return self.records.key(digest) is not None
@@ -199,6 +221,8 @@ class State:
             self._take_product(entity_id, record)
         elif kind == "plan":
             self._take_plan(entity_id, record)
+        elif kind == "block":
+            self._take_block(entity_id, record)
 
     def _take_clock(self, record: Record | None) -> None:
         self.instant = None if record is None else clock.from_wire(record["now"])
@@ -227,6 +251,15 @@ class State:
                 rank=record["rank"],
                 rate=_rate(record["rate"]),
                 charges=_charges(record.get("charges", ())),
+            )
+
+    def _take_block(self, entity_id: str, record: Record | None) -> None:
+        self._blocks.pop(entity_id, None)
+        if record is not None:
+            self._blocks[entity_id] = Block(
+                network=None if record["network"] is None else ip_network(record["network"]),
+                key_id=_id(record["key_id"]),
+                ends_at=clock.from_wire(record["ends_at"]),
             )
 
     def _product(self, record: Record) -> Product:
@@ -285,6 +318,10 @@ class State:
                 _spending(standing)
                 for counted in (organization or {}, record)
                 for standing in counted.get("standings", ())
+            ),
+            blocked_until=max(
+                (block.ends_at for block in self._blocks.values() if block.key_id == key.id),
+                default=None,
             ),
         )
 

@@ -108,7 +108,7 @@ class Key:
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What one key may do at one product: everything `decide` looks at, and the spend limits and
-    prepaid balance that its calls count against.
+    prepaid balance that its calls count against. `blocked_until`: the operator refuses the key.
 
     `permits` is room for what the gateway compiled of this grant, by route. It is no part of what
     the grant says, and goes with it: who drops a grant drops its permits.
@@ -119,6 +119,7 @@ class Grant:
     product_id: UUID
     subscription: Subscription | None
     spending: tuple[Standing, ...] = ()
+    blocked_until: datetime | None = None
     permits: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -175,6 +176,7 @@ ALLOWED = Verdict()
 _INVALID = Verdict("invalid_api_key")
 _REVOKED = Verdict("api_key_revoked")
 _EXPIRED = Verdict("api_key_expired")
+_BLOCKED = Verdict("rate_limited", "This key is blocked for a time.")
 _KEY_ADDRESS = Verdict("ip_not_allowed", "This key may not be used from this address.")
 _ADDRESS = Verdict("ip_not_allowed", "This operation may not be called from this address.")
 _ORGANIZATION = Verdict("organization_suspended")
@@ -215,7 +217,7 @@ def turning_points(grant: Grant) -> tuple[datetime, ...]:
     A key until June of a trial until 15 May, with a quota of May → 15 May, 1 May, 1 June (twice).
     """
     key, subscription = grant.key, grant.subscription
-    found = [key.expires_at, key.retires_at]
+    found = [key.expires_at, key.retires_at, grant.blocked_until]
     if subscription is not None:
         found += [subscription.trial_ends_at, subscription.ends_at]
         for standing in (*subscription.standings, *grant.spending):
@@ -292,6 +294,8 @@ def _key_verdict(grant: Grant, as_of: datetime) -> Verdict | None:
         return _REVOKED
     if _over(key.expires_at, as_of) or _over(key.retires_at, as_of):
         return _EXPIRED
+    if grant.blocked_until is not None and as_of < grant.blocked_until:
+        return _BLOCKED
     return None
 
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state: which record holds when several come in any order, and how long a grant is one."""
 
+from datetime import timedelta
+from ipaddress import ip_address
 from itertools import permutations
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from nimbus.base import clock
 from nimbus.gateway import state as module
 from nimbus.gateway.records import pack
 from nimbus.gateway.state import Product, State
@@ -235,3 +238,32 @@ def test_a_subscription_that_can_not_be_read_is_none() -> None:
     found = grant(state)
     assert found is not None
     assert found.subscription is None
+
+
+def test_an_address_is_blocked_until_the_end_of_its_block_or_until_that_is_lifted() -> None:
+    state, now = filled(), clock.now()
+    home, other = ip_address("192.0.2.7"), ip_address("2001:db8::1")
+    ends_at = now + timedelta(minutes=5)
+    block = {"network": "192.0.2.0/24", "key_id": None, "ends_at": clock.to_wire(ends_at)}
+    state.apply(3, "block", str(UUID(int=77)), block)
+    assert state.blocked_until(home, clock.to_us(now)) == ends_at
+    assert state.blocked_until(home, clock.to_us(ends_at)) is None
+    assert state.blocked_until(other, clock.to_us(now)) is None
+    state.apply(4, "block", str(UUID(int=77)), None)
+    assert state.blocked_until(home, clock.to_us(now)) is None
+
+
+def test_a_blocked_key_is_another_grant_at_once_and_the_old_one_when_it_is_let_in() -> None:
+    state, until = filled(), clock.now() + timedelta(minutes=5)
+    block = {"network": None, "key_id": ID, "ends_at": clock.to_wire(until)}
+    free = grant(state)
+    assert free is not None
+    assert free.blocked_until is None
+    state.apply(3, "block", str(UUID(int=77)), block)
+    blocked, other = grant(state), grant(state, OTHER_KEY)
+    assert blocked is not None
+    assert blocked.blocked_until == until
+    assert other is not None
+    assert other.blocked_until is None
+    state.apply(4, "block", str(UUID(int=77)), None)
+    assert grant(state) == free

@@ -91,6 +91,7 @@ REFUSED = [
     (key(status="Revoked"), ROUTE, "api_key_revoked"),
     (key(expires_at=NOW), ROUTE, "api_key_expired"),
     (key(retires_at=NOW), ROUTE, "api_key_expired"),
+    (replace(GRANT, blocked_until=NOW + MICROSECOND), ROUTE, "rate_limited"),
     (key(networks=(ip_network("198.51.100.0/24"),)), ROUTE, "ip_not_allowed"),
     (GRANT, replace(ROUTE, address_lists=(DENIED,)), "ip_not_allowed"),
     (GRANT, replace(ROUTE, address_lists=(ALLOWED_HERE, ELSEWHERE)), "ip_not_allowed"),
@@ -108,6 +109,7 @@ REFUSED = [
     (GRANT, replace(ROUTE, scope="wind.write"), "insufficient_scope"),
 ]
 SERVED = [
+    replace(GRANT, blocked_until=NOW),
     key(expires_at=NOW + MICROSECOND),
     key(retires_at=NOW + MICROSECOND),
     key(networks=(ip_network("198.51.100.0/24"), ip_network("192.0.2.0/24"))),
