@@ -406,8 +406,7 @@ def _body_lines(length: int | None, method: bytes) -> bytes:
     return b"\r\n"
 
 
-_REQUEST_END = b"\r\n\r\n"
-_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+_REQUEST_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
