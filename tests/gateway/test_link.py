@@ -19,10 +19,12 @@ from nimbus.access.service import revoke_key
 from nimbus.base import clock, db
 from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login, unseal
+from nimbus.gateway import link as link_module
+from nimbus.gateway import verify
 from nimbus.gateway.leases import Leases, Needs, Shortage
 from nimbus.gateway.link import Link, load_state, state_file
 from nimbus.gateway.meter import Journal
-from nimbus.gateway.state import State
+from nimbus.gateway.state import Row, State
 from nimbus.gateway.verify import KeyLookups
 from nimbus.rules.grants import Standing, Subscription
 from tests.gateway.house import until
@@ -65,6 +67,11 @@ class Linked:
         product = self.state.product(b"wind")
         grant = None if product is None else self.state.grant(keyed_hash(secret), product)
         return None if grant is None else grant.subscription
+
+    def key_status(self, secret: str) -> str | None:
+        product = self.state.product(b"wind")
+        grant = None if product is None else self.state.grant(keyed_hash(secret), product)
+        return None if grant is None else grant.key.status
 
     def standing(self, secret: str) -> tuple[Standing, ...]:
         subscription = self.subscription(secret)
@@ -128,6 +135,12 @@ async def make_key(person: Person) -> tuple[UUID, str]:
         return key.id, secret
 
 
+async def revoke(market: Market) -> None:
+    actor = market.consumer.actor
+    async with db.transaction(actor.organization_id, actor.user_id) as session:
+        await revoke_key(session, actor, market.key_id, "leaked")
+
+
 def cut_connections(settings: Settings) -> None:
     """End every connection of the gateway's role to this database."""
     statement = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -152,19 +165,11 @@ async def test_what_changes_in_the_house_arrives_at_the_gate_which_confirms_it(
         assert gate.subscription(market.secret) is not None
         _, second = await make_key(market.consumer)
         await until(lambda: gate.subscription(second) is not None)
-        product = gate.state.product(b"wind")
-        assert product is not None
-        actor = market.consumer.actor
-        async with db.transaction(actor.organization_id, actor.user_id) as session:
-            await revoke_key(session, actor, market.key_id, "leaked")
+        await revoke(market)
         for _ in range(3):
             gate.journal.reserve()
 
-        def revoked() -> bool:
-            grant = gate.state.grant(keyed_hash(market.secret), product)
-            return grant is not None and grant.key.status == "Revoked"
-
-        await until(revoked)
+        await until(lambda: gate.key_status(market.secret) == "Revoked", 30)
 
         def confirmed() -> bool:
             rows = execute(
@@ -261,15 +266,73 @@ async def refused() -> Any:
     raise OSError("nobody there")
 
 
+@pytest.mark.parametrize("held_back", ["question", "answer", "answer past a snapshot"])
+async def test_a_look_up_in_flight_while_its_key_is_revoked_brings_nothing_back(
+    settings: Settings,
+    market: Market,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    held_back: str,
+) -> None:
+    """The look-up is held at each of its awaits until the revocation, or a snapshot in which the
+    key is no more, has arrived by the feed; and the snapshot comes while calls go on.
+    """
+    monkeypatch.setattr(link_module, "CALL_SECONDS", 60)
+    monkeypatch.setattr(link_module, "SLICE", 1)
+    monkeypatch.setattr(verify, "LOOKUP_SECONDS", 60)
+    reached, go, ask = asyncio.Event(), asyncio.Event(), link_module._rows
+
+    async def held(connection: Any, query: Any, values: tuple[Any, ...]) -> list[Row]:
+        if "gateway_key" not in query:
+            return await ask(connection, query, values)
+        rows = [] if held_back == "question" else await ask(connection, query, values)
+        reached.set()
+        await go.wait()
+        return rows or await ask(connection, query, values)
+
+    async with linked(settings, tmp_path / "j") as gate:
+        _, other = await make_key(market.consumer)
+        await until(lambda: gate.subscription(other) is not None, 30)
+        monkeypatch.setattr(link_module, "_rows", held)
+        look_up = asyncio.ensure_future(gate.lookups.find(keyed_hash(market.secret)))
+        await asyncio.wait_for(reached.wait(), 30)
+        await revoke(market)
+        await until(lambda: gate.key_status(market.secret) == "Revoked", 30)
+        if held_back == "answer past a snapshot":
+            gate.state.number = 10**9  # as if another database stood there: begin anew
+
+            def anew() -> bool:
+                assert gate.subscription(other) is not None, "what was known stays in force"
+                return gate.state.number < 10**9
+
+            await until(anew, 30)
+            assert gate.key_status(market.secret) is None, "revoked keys are in no snapshot"
+        go.set()
+        assert await look_up is True
+        assert gate.key_status(market.secret) == "Revoked"
+
+
 async def test_the_last_good_state_is_on_disk_and_private(
     settings: Settings, market: Market, tmp_path: Path
 ) -> None:
-    async with linked(settings, tmp_path / "j") as gate:
-        number = gate.state.number
+    def on_disk() -> State:
+        state = State(lambda sealed: unseal(settings, sealed))
+        load_state(settings, state)
+        return state
+
     path = state_file(settings)
+    async with linked(settings, tmp_path / "j") as gate:
+        await until(path.exists, 30)
+        await revoke(market)
+
+        def revoked_on_disk() -> bool:
+            record = on_disk().records.key(keyed_hash(market.secret))
+            return record is not None and record["status"] == "Revoked"
+
+        await until(revoked_on_disk, 30)
+        number = gate.state.number
     assert path.stat().st_mode & 0o777 == 0o600
     assert market.secret.encode() not in path.read_bytes()
-    again = State(lambda sealed: unseal(settings, sealed))
-    load_state(settings, again)
+    again = on_disk()
     assert (again.number, again.complete) == (number, True)
     assert again.knows_key(keyed_hash(market.secret))
