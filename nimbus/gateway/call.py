@@ -61,7 +61,7 @@ class Gate:
 
 class Call:
     """A call on its way through the gate. What a step finds out is there after that step.
-    `held` says that what the permit holds was taken.
+    `leased` is None until the quota was asked; `held` says that what the permit holds was taken.
 
     `as_of` is business time in microseconds since 1970; `started`, `forwarded_at` and
     `answered_at` (0: not yet) machine time in microseconds. `forwarded` says that the upstream
@@ -99,7 +99,7 @@ class Call:
     permit: Permit
     product: Product
     query: bytes | None
-    leased: bool
+    leased: bool | None
     sequence: int
 
     def __init__(self, gate: Gate, head: RequestHead, origin: Origin, request_id: bytes) -> None:
@@ -116,7 +116,7 @@ class Call:
         self.meters = _NOTHING
         self.forwarded = False
         self.held = False
-        self.leased = False
+        self.leased = None
         self.open = False
 
     def complete(self, status: int, served: bool, code: str = "") -> None:
@@ -268,20 +268,21 @@ def note_refused(call: Call, refused: Refused) -> None:
 
 
 async def borrow(call: Call) -> Shortage | None:
-    """Step 8: wait for what the call holds and for its quota; why it can't have them, or None. A
-    call that can't have all keeps nothing.
+    """Step 8: wait for the units of the call's quota, then for what it holds; why it can't have
+    them, or None. A call that can't have all keeps nothing.
     """
     leases, permit, as_of = call.gate.leases, call.permit, clock.from_us(call.as_of)
-    if permit.held and not call.held:
+    if call.leased is None:
+        leased = await leases.wait_for(permit.needs, as_of)
+        if isinstance(leased, Shortage):
+            return leased
+        call.leased = leased
+    if permit.held:
         held = await leases.wait_for(permit.held, as_of)
         if isinstance(held, Shortage):
+            call.give_back()
             return held
         call.held = held
-    leased = await leases.wait_for(permit.needs, as_of)
-    if isinstance(leased, Shortage):
-        call.give_back()
-        return leased
-    call.leased = leased
     return None
 
 

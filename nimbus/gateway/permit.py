@@ -18,9 +18,8 @@ from nimbus.gateway.leases import Needs
 from nimbus.gateway.respond import Refused
 from nimbus.gateway.state import Product
 from nimbus.gateway.upstream import Address, Upstream
-from nimbus.gateway.windows import RateWindows, Subject
+from nimbus.gateway.windows import RateWindows, Subject, Window
 from nimbus.rules.grants import Grant, Route, Standing, Subscription, decide, turning_points
-from nimbus.rules.limits import Limiter
 from nimbus.rules.metering import CALLS, LIVE, NIL, Held, held_flags, record_ids
 from nimbus.rules.spending import hold
 
@@ -38,10 +37,10 @@ class Permit:
     `plain`: every call goes on to the limits without a further look. `auth` names the
     upstream's own credential line, `base_path` (after a space) stands before the path on its
     request line, `head` is what follows the target there, with our lines that are the same for
-    all calls. `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited standings
-    with what is told of them. `billable` are the statuses that are billed, `ids` and `flags`
-    those of the journal record. `held` is what a call takes beside its quota and whoever stores it
-    gives back: `held_micro` of money, and `holds` of meters that only the answer tells.
+    all calls. `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited
+    standings with what is told of them. `billable` are the statuses that are billed, `ids` and
+    `flags` those of the journal record. `held` is what a call takes beside its quota and whoever
+    stores it gives back: `held_micro` of money, and `holds` of meters that only the answer tells.
     """
 
     route: Route
@@ -57,7 +56,7 @@ class Permit:
     head: bytes
     subjects: tuple[Subject, ...]
     policy_line: bytes
-    limiters: tuple[tuple[bytes, Limiter], ...]
+    limiters: tuple[tuple[bytes, Window], ...]
     generation: int
     needs: Needs
     quotas: tuple[tuple[Standing, bytes], ...]
@@ -70,7 +69,7 @@ class Permit:
     held_flags: int
     holds: bytes
 
-    def limits(self, windows: RateWindows, now: int) -> tuple[tuple[bytes, Limiter], ...]:
+    def limits(self, windows: RateWindows, now: int) -> tuple[tuple[bytes, Window], ...]:
         """The limiters in force, by name; `now` in microseconds of machine time."""
         if self.generation != windows.generation:
             self.limiters = tuple(
@@ -197,6 +196,7 @@ def _held(grant: Grant, route: Route, as_of: datetime) -> _Holds:
     if not amount:
         return _Holds(needs, text=text)
     limits = [one for one in grant.spending if one.starts_at <= as_of < one.ends_at]
+    limits.sort(key=lambda one: _HELD_ON[one.kind])  # the order of the pipeline
     if {one.kind for one in limits} != {one.kind for one in grant.spending}:
         wait = Refused("unavailable", "The next month opens.", respond.retry_after(1))
         return _Holds(closed=wait)

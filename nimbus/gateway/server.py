@@ -368,16 +368,12 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_call(refused)
             return
         permit, leases = call.permit, call.gate.leases
-        if permit.held:
+        leased = call.leased = leases.take(permit.needs)
+        if permit.held and leased is not None:
             call.held = leases.take(permit.held) or False
-            if not call.held:
-                self._await(self._borrow(call))
-                return
-        leased = leases.take(permit.needs)
-        if leased is None:
+        if leased is None or (permit.held and not call.held):
             self._await(self._borrow(call))
         else:
-            call.leased = leased
             self._open(call)
 
     def _open(self, call: Call) -> None:

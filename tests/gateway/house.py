@@ -152,6 +152,7 @@ class House:
 
     left: dict[UUID, int] = field(default_factory=dict)
     lent: dict[UUID, int] = field(default_factory=dict)
+    used: dict[UUID, int] = field(default_factory=dict)
     policy: str = "deny"
     gone: bool = False
     asked: list[tuple[UUID, int]] = field(default_factory=list)
@@ -166,7 +167,14 @@ class House:
         granted = units if self.policy != "deny" else max(0, min(units, left))
         self.left[standing] = left - granted
         self.lent[standing] = self.lent.get(standing, 0) + granted
-        return Granted(granted, 0, self.lent[standing], self.lent[standing] + left - granted)
+        lent, used = self.lent[standing], self.used.get(standing, 0)
+        return Granted(granted, used, lent, used + lent + left - granted)
+
+    def settle(self, standing: UUID, held: int, cost: int) -> None:
+        """A call that held so much is stored: it cost that."""
+        self.lent[standing] -= held
+        self.used[standing] = self.used.get(standing, 0) + cost
+        self.left[standing] += held - cost
 
     def give_back(self, standing: UUID, units: int) -> None:
         self.left[standing] = self.left.get(standing, 0) + units

@@ -9,6 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.base.proofs import Report
+from nimbus.rules.spending import micro
+from nimbus.usage.service.rating import wrongly_rated
 
 QUARANTINE = ".quarantine"  # below the journal folder: copies of segments that can't be read
 DIFFERENCES_MAX = 1000
@@ -91,14 +93,39 @@ _LEASES = text(
     LIMIT :most
     """
 )
+# In whole currency units: what an organization's periods cost, and what its months count.
+_SPEND = text(
+    """
+    WITH spent AS (SELECT organization_id, sum(used) AS used FROM spend_standings
+                   WHERE kind = 'organization_spend' GROUP BY 1),
+         rated AS (SELECT organization_id, sum(cost) AS cost FROM rated_periods GROUP BY 1)
+    SELECT organization_id, o.currency, coalesce(used, 0) AS used, coalesce(cost, 0) AS cost
+    FROM spent FULL JOIN rated USING (organization_id)
+    JOIN organizations o USING (organization_id)
+    """
+)
+_MONEY_LEASES = text(
+    """
+    SELECT 'money_lease' AS problem, s.id AS standing_id, s.leased, coalesce(l.units, 0) AS lent
+    FROM spend_standings s
+    LEFT JOIN (SELECT standing_id, sum(units) AS units FROM spend_leases GROUP BY 1) l
+        ON l.standing_id = s.id
+    WHERE s.leased <> coalesce(l.units, 0)
+    UNION ALL
+    SELECT 'money_lease_of_the_dead', l.standing_id, l.units, 0
+    FROM spend_leases l JOIN usage_producers p USING (producer) WHERE p.ended_at IS NOT NULL
+    LIMIT :most
+    """
+)
 _CHECKED = text(
     "SELECT (SELECT count(*) FROM usage_events) + (SELECT count(*) FROM quota_standings)"
-    " + (SELECT count(*) FROM usage_producers)"
+    " + (SELECT count(*) FROM usage_producers) + (SELECT count(*) FROM spend_standings)"
 )
 
 
 async def reconcile(session: AsyncSession, journal_dir: Path) -> Report:
-    """Prove the counters: roll-ups, standings, leases and producers, against the stored events.
+    """Prove the counters: roll-ups, standings, leases and producers, against the stored events;
+    what is counted as spent, against what the stored events cost.
 
     Each producer's counts make up its watermark without a hole (a constraint), and here are held
     against the rows. A segment that could not be read counts as a difference for as long as its
@@ -106,15 +133,31 @@ async def reconcile(session: AsyncSession, journal_dir: Path) -> Report:
     """
     most = {"most": DIFFERENCES_MAX}
     differences: list[dict[str, Any]] = []
-    for statement in (_CELLS, _STANDINGS, _PRODUCERS, _LEASES):
+    for statement in (_CELLS, _STANDINGS, _PRODUCERS, _LEASES, _MONEY_LEASES):
         rows = (await session.execute(statement, most)).mappings()
         differences += [{name: plain(value) for name, value in row.items()} for row in rows]
+    differences += await _wrong_spend(session)
     differences += [
         {"problem": "unreadable_segment", "producer": path.parent.name, "segment": path.name}
         for path in sorted(journal_dir.glob(f"{QUARANTINE}/*/*"))  # noqa: ASYNC240 - a command
     ]
     checked = await session.scalar(_CHECKED)
     return Report(checked or 0, tuple(differences[:DIFFERENCES_MAX]))
+
+
+async def _wrong_spend(session: AsyncSession) -> list[dict[str, Any]]:
+    found = [
+        {
+            "problem": "spend",
+            "organization_id": row.organization_id,
+            "counted": micro(row.cost, row.currency),
+            "stored": row.used,
+        }
+        for row in await session.execute(_SPEND)
+        if micro(row.cost, row.currency) != row.used
+    ]
+    found += await wrongly_rated(session)
+    return [{name: plain(value) for name, value in one.items()} for one in found]
 
 
 def plain(value: Any) -> Any:

@@ -405,6 +405,46 @@ async def test_a_balance_is_what_was_credited_and_the_book_has_it(
         assert (await ledger.check(session)).differences == ()
 
 
+async def test_the_proof_finds_money_that_is_wrong(
+    contract: Contract, consumer: Person, keys: Sequence[UUID], settings: Settings, tmp_path: Path
+) -> None:
+    await limit_organization(consumer, 1_000)
+    now = (await standings(consumer))[0]["id"]
+    producer = uuid4()
+    with connect(settings) as gateway:
+        lease(gateway, producer, now, 7)
+    report = {"key_id": keys[0], **reported(reports="1")}
+    await store(producer, [event(contract, producer, 1, START, **report)])
+    assert await proof(tmp_path) == []
+
+    for statement, problem in (
+        ("UPDATE spend_standings SET used = used + 1", "spend"),
+        ("UPDATE spend_standings SET leased = leased + 1", "money_lease"),
+        ("UPDATE rated_periods SET cost = cost + 1", "rated"),
+        ("UPDATE usage_producers SET ended_at = now()", "money_lease_of_the_dead"),
+    ):
+        async with db.system_session(STORING) as session:
+            await session.execute(text(statement))
+        assert problem in {one["problem"] for one in await proof(tmp_path)}
+
+
+async def test_what_was_stored_before_there_were_counters_counts_with_the_next_call(
+    contract: Contract, consumer: Person, keys: Sequence[UUID], settings: Settings, tmp_path: Path
+) -> None:
+    producer = uuid4()
+    report = {"key_id": keys[0], **reported(reports="1")}
+    await store(producer, [event(contract, producer, 1, START, **report)])
+    owner_login: dict[str, Any] = dict(database_login(settings, "owner"))
+    with psycopg.connect(**owner_login) as connection:
+        connection.execute("TRUNCATE rated_periods, spend_standings, spend_leases")
+
+    await store(producer, [event(contract, producer, 2, START + HOUR, **report)], first=2)
+
+    assert (await standings(consumer))[0]["used"] == 2 * REPORT
+    assert (await standings(consumer, "key_spend"))[0]["used"] == REPORT
+    assert await proof(tmp_path) == []
+
+
 async def test_reported_units_that_a_call_held_are_given_back_with_what_it_used(
     contract: Contract, consumer: Person, settings: Settings, tmp_path: Path
 ) -> None:
