@@ -77,11 +77,11 @@ def installed(tmp_path: Path, upstream: Upstream) -> Settings:
 
 
 @asynccontextmanager
-async def started(settings: Settings) -> AsyncIterator[subprocess.Popen[bytes]]:
+async def started(settings: Settings, *words: str) -> AsyncIterator[subprocess.Popen[bytes]]:
     """A gateway process that has said it is ready."""
     with notice_socket(settings) as notices:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nimbus", "gateway"],
+            [sys.executable, *(words or ("-m", "nimbus.gateway"))],
             env={**os.environ, **to_environment(settings), "NOTIFY_SOCKET": notices.getsockname()},
         )
         try:
@@ -147,6 +147,34 @@ async def test_without_the_database_it_starts_from_its_last_state_and_stops_with
         assert process.returncode == 0
     [journal] = journals(installed)
     assert len(read_journal(journal)) == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("-m", "nimbus", "gateway"), ("-m", "nimbus.gateway")], ids=" ".join
+)
+async def test_a_gateway_process_carries_nothing_of_the_command_line_or_the_control_plane(
+    installed: Settings, words: tuple[str, ...]
+) -> None:
+    async with started(installed, *words) as process:
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    assert command[1:3] == [b"-m", b"nimbus.gateway"]
+    assert "_psycopg" in maps, "what is loaded can be seen"
+    for heavy in ("pydantic", "sqlalchemy", "cryptography", "greenlet", "granian", "_argon2"):
+        assert heavy not in maps
+
+
+def test_what_a_gateway_imports_is_what_it_needs() -> None:
+    program = "import sys, nimbus.gateway.__main__; print(*sys.modules)"
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    imported = {name.partition(".")[0] for name in outcome.stdout.split()}
+    heavy = {"typer", "click", "rich", "pygments", "attr", "pydantic", "sqlalchemy", "greenlet"}
+    heavy |= {"cryptography", "fastapi", "starlette", "anyio", "httpx2", "alembic", "granian"}
+    assert not imported & heavy
+    ours = {name.split(".")[1] for name in outcome.stdout.split() if name.startswith("nimbus.")}
+    assert ours == {"base", "errors", "gateway", "rules"}
 
 
 async def test_two_gateways_share_the_port_and_each_has_its_journal(
