@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 
 GATEWAYS, CALLS = 3, 36
 HOST = "api.rig.example"
+PATH = f"/work/{CALLS}"
 SERVED, UNKNOWN, NOT_ALLOWED = {200}, {421}, {403}
 
 
@@ -61,7 +62,7 @@ async def test_hosts_and_address_lists_hold_at_every_gateway(rig: Rig, market: M
 
     async def at_host() -> set[int]:
         await heard(rig)
-        return await statuses(rig, customer.key, HOST, "/work/x")
+        return await statuses(rig, customer.key, HOST, PATH)
 
     async def deny(*networks: str) -> None:
         nonlocal version
@@ -79,10 +80,10 @@ async def test_hosts_and_address_lists_hold_at_every_gateway(rig: Rig, market: M
     async with db.transaction(actor.organization_id, actor.user_id) as session:
         host_id: UUID = (await add_host(session, actor, product_id, HOST)).id
     assert await at_host() == SERVED
-    assert await statuses(rig, customer.key, HOST, "/api/v1/rig/work/x") == {404}
+    assert await statuses(rig, customer.key, HOST, f"/api/v1/rig{PATH}") == {404}
     await deny("127.0.0.0/8")
     assert await at_host() == NOT_ALLOWED
-    assert await statuses(rig, customer.key, "127.0.0.1", "/api/v1/rig/work/x") == NOT_ALLOWED
+    assert await statuses(rig, customer.key, "127.0.0.1", f"/api/v1/rig{PATH}") == NOT_ALLOWED
     await deny()
     assert await at_host() == SERVED
     async with db.transaction(actor.organization_id, actor.user_id) as session:
