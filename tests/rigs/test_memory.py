@@ -26,7 +26,8 @@ async def test_memory_is_as_after_a_fifth_of_the_load(rig: Rig, soak: Soak) -> N
     customer = await rig.customer()
     await rig.start_gateways(1)
     await rig.start("drain")
-    callers = rig.callers(CALLERS - 2, customer.key) + rig.callers(2, new_secret("Live"), "x")
+    strangers = rig.callers(2, new_secret("Live"), "x", source="127.0.0.2")
+    callers = rig.callers(CALLERS - 2, customer.key) + strangers
     few = soak.count(1_500, 20_000)
     await load(callers, few)
     before = rig.gateways[0].status("RssAnon")
