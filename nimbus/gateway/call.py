@@ -24,9 +24,8 @@ from nimbus.gateway.respond import Refused
 from nimbus.gateway.route import Match, WrongMethod, without_parameter
 from nimbus.gateway.state import Product, State
 from nimbus.gateway.verify import KEY_PARAMETER, KeyedHash, KeyLookups, read_secret
-from nimbus.gateway.windows import RateWindows
+from nimbus.gateway.windows import NamedWindows, RateWindows, may_come
 from nimbus.rules.grants import Grant, decide, parameter_verdict, well_formed
-from nimbus.rules.limits import Limiter
 from nimbus.rules.metering import BILLABLE, LIVE, encode_call, meters_text
 
 Meters = tuple[tuple[str, Decimal], ...]
@@ -34,6 +33,7 @@ Meters = tuple[tuple[str, Decimal], ...]
 # What is recorded when the caller left before the upstream answered; nobody is told it.
 CLIENT_GONE, CLIENT_GONE_CODE = 499, "client_gone"
 _UNLOCATED = Refused("route_not_found")
+ASK_STORE = Refused("rate_limited")  # no refusal yet: limits that are shared have to be asked
 _NOTHING: Meters = ()
 
 
@@ -214,8 +214,10 @@ def locate(call: Call, product: Product | None, path: bytes) -> Refused | None:
     return _identify(call)
 
 
-def admit(call: Call) -> Refused | None:
-    """Steps 3 to 7. What is refused of a known key is written down as a refused record."""
+def admit(call: Call, now: int) -> Refused | None:
+    """Steps 3 to 7; `now` in microseconds of machine time. ASK_STORE: await `await_rates`. What
+    is refused of a known key is written down as a refused record.
+    """
     grant, match = call.grant, call.match
     if grant is None:
         return Refused("invalid_api_key")
@@ -233,15 +235,23 @@ def admit(call: Call) -> Refused | None:
         if refused is not None:
             note_refused(call, refused)
             return refused
-    now = call.started
     limiters = permit.limits(call.gate.windows, now)
     for _, limiter in limiters:
         if limiter.wait(now):
-            refused = _over_rate(call, limiters)
-            note_refused(call, refused)
-            return refused
+            if may_come(limiters, now):
+                return ASK_STORE
+            return _over_rate(call, limiters, now)
     for _, limiter in limiters:
         limiter.take(now)
+    return None
+
+
+async def await_rates(call: Call) -> Refused | None:
+    """Step 7 for a call that was told ASK_STORE: its tokens come, or they don't."""
+    windows = call.gate.windows
+    limiters = call.permit.limits(windows, clock.monotonic_us())
+    if await windows.wait_for(limiters):
+        return _over_rate(call, limiters, clock.monotonic_us())
     return None
 
 
@@ -333,8 +343,9 @@ def _judge(call: Call, grant: Grant) -> Refused | None:
     return permit.closed
 
 
-def _over_rate(call: Call, limiters: tuple[tuple[bytes, Limiter], ...]) -> Refused:
-    now = call.started
+def _over_rate(call: Call, limiters: NamedWindows, now: int) -> Refused:
     pause = max(limiter.wait(now) for _, limiter in limiters)
     lines = respond.retry_after(respond.seconds(pause)) + call.answer_lines(now)
-    return Refused("rate_limited", "", lines)
+    refused = Refused("rate_limited", "", lines)
+    note_refused(call, refused)
+    return refused

@@ -14,8 +14,7 @@ from typing import Final
 
 from nimbus.gateway.head import Block
 from nimbus.gateway.upstream import Address, Network
-from nimbus.gateway.windows import PER_ADDRESS, RateWindows
-from nimbus.rules.limits import Limiter
+from nimbus.gateway.windows import PER_ADDRESS, RateWindows, Window
 from nimbus.rules.metering import IPV6
 
 MAX_ORIGINS: Final = 4_096  # remembered, of callers behind trusted proxies
@@ -36,10 +35,10 @@ class Origin:
             str(address).encode(),
             scheme,
         )
-        self._limiter: Limiter | None = None
+        self._limiter: Window | None = None
         self._generation = -1
 
-    def limiter(self, windows: RateWindows, now: int) -> Limiter:
+    def limiter(self, windows: RateWindows, now: int) -> Window:
         """The limit per address; `now` in microseconds of machine time."""
         limiter = self._limiter
         if limiter is None or self._generation != windows.generation:

@@ -21,7 +21,17 @@ from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.gateway import respond
 from nimbus.gateway.body import BodyReader
-from nimbus.gateway.call import Call, Gate, admit, borrow, locate, note_refused, open_call
+from nimbus.gateway.call import (
+    ASK_STORE,
+    Call,
+    Gate,
+    admit,
+    await_rates,
+    borrow,
+    locate,
+    note_refused,
+    open_call,
+)
 from nimbus.gateway.exchange import PENDING, ClientExchange
 from nimbus.gateway.forward import WRITE_BUFFER, Pool
 from nimbus.gateway.head import MAX_BODY, BadMessageError, HeadReader, RequestHead, known_request
@@ -353,7 +363,7 @@ class ClientConnection(asyncio.Protocol):
         elif call.grant is None:
             self._await(self._look_up(call))
         else:
-            self._admit(call)
+            self._admit(call, call.started)
 
     def _pass_to_api(self, request: RequestHead) -> None:
         if request.block.length is not None and request.block.length > API_BODY:
@@ -361,12 +371,25 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._forward(self._door.api, None)
 
-    def _admit(self, call: Call) -> None:
-        """Steps 3 to 7, then the units: at once, or after a lease."""
-        refused = admit(call)
-        if refused is not None:
+    def _admit(self, call: Call, now: int) -> None:
+        """Steps 3 to 7: at once, or after the store of shared limits was asked."""
+        refused = admit(call, now)
+        if refused is None:
+            self._charge(call)
+        elif refused is ASK_STORE:
+            self._await(self._await_rates(call))
+        else:
             self._refuse_call(refused)
-            return
+
+    async def _await_rates(self, call: Call) -> None:
+        refused = await await_rates(call)
+        if refused is None:
+            self._charge(call)
+        else:
+            self._refuse_call(refused)
+
+    def _charge(self, call: Call) -> None:
+        """Step 8, the units: at once, or after a lease."""
         permit, leases = call.permit, call.gate.leases
         leased = call.leased = leases.take(permit.needs)
         if permit.held and leased is not None:
@@ -391,7 +414,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_call(Refused("unavailable", "The key can't be checked now.", lines))
         else:
             call.grant = call.gate.state.grant(call.digest, call.product)
-            self._admit(call)
+            self._admit(call, clock.monotonic_us())
 
     async def _borrow(self, call: Call) -> None:
         short = await borrow(call)

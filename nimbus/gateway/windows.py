@@ -2,7 +2,7 @@
 """Rate windows of one gateway process: alone they live here; of several, in a shared store."""
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -18,6 +18,7 @@ LOOK_SECONDS = 0.02  # between looks while the gateways find together
 
 Subject = tuple[str, Hashable, Rate]  # the limit's name, who is limited, the rate
 Window = Limiter | Shared
+NamedWindows = tuple[tuple[bytes, Window], ...]
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class RateWindows:
             self._entries[name, who] = entry
         return entry.limiter
 
-    async def wait_for(self, limiters: Sequence[Window]) -> int:
+    async def wait_for(self, limiters: NamedWindows) -> int:
         """Count a call against all of them, when the store has tokens: 0, or microseconds until
         they may have. For a call that found none and of which every limit says it may come.
         """
@@ -64,7 +65,7 @@ class RateWindows:
             pause = admit(limiters, now)
             if not pause or now >= deadline or not may_come(limiters, now):
                 return pause
-            short = [each for each in limiters if isinstance(each, Shared) and each.wait(now)]
+            short = [one for _, one in limiters if isinstance(one, Shared) and one.wait(now)]
             if self._fleet is None or self._fleet.phase is not Phase.SHARED:
                 await asyncio.sleep(LOOK_SECONDS)
                 continue
@@ -103,23 +104,19 @@ class RateWindows:
             self._fleet.forget(now)
 
 
-def admit(limiters: Sequence[Window], now: int) -> int:
+def admit(limiters: NamedWindows, now: int) -> int:
     """Count one call against all of them, or against none: 0, or microseconds to wait."""
-    if len(limiters) == 1:
-        return limiters[0].admit(now)
-    pause = 0
-    for each in limiters:
-        pause = max(pause, each.wait(now))
+    pause = max((each.wait(now) for _, each in limiters), default=0)
     if not pause:
-        for each in limiters:
+        for _, each in limiters:
             each.take(now)
     return pause
 
 
-def may_come(limiters: Sequence[Window], now: int) -> bool:
+def may_come(limiters: NamedWindows, now: int) -> bool:
     """Whether a call that was not admitted should await the store's word."""
     waits = False
-    for each in limiters:
+    for _, each in limiters:
         if each.wait(now):
             if not isinstance(each, Shared) or not each.may_come(now):
                 return False
