@@ -229,14 +229,16 @@ def slot_offset(header: SegmentHeader, sequence: int) -> int:
 
 def encode_reserved(sequence: int) -> bytes:
     """The head of a slot that a call in flight holds."""
-    return _head(sequence, _RESERVED, b"")
+    fixed = _SLOT.pack(sequence, _RESERVED, VERSION, 0)
+    return fixed + _CRC.pack(crc32(fixed))
 
 
 def encode_completed(sequence: int, payload: bytes) -> bytes:
     """The head of a finished call's slot. The payload goes to `offset + SLOT_HEAD_SIZE` and must
     be written before the head.
     """
-    return _head(sequence, _COMPLETED, payload)
+    fixed = _SLOT.pack(sequence, _COMPLETED, VERSION, len(payload))
+    return fixed + _CRC.pack(crc32(payload, crc32(fixed)))
 
 
 def encode_record(record: UsageEvent) -> bytes:
@@ -522,11 +524,6 @@ def _cell(event: UsageEvent, meter_key: str, quantity: Decimal) -> Cell:
         bytes_in=event.bytes_in if size else 0,
         bytes_out=event.bytes_out if size else 0,
     )
-
-
-def _head(sequence: int, state: int, payload: bytes) -> bytes:
-    fixed = _SLOT.pack(sequence, state, VERSION, len(payload))
-    return fixed + _CRC.pack(crc32(payload, crc32(fixed)))
 
 
 @lru_cache(maxsize=16_384)
