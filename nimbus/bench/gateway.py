@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nimbus.base import clock
-from nimbus.bench import certificate, crowd, latency, machine, market, memory, parts
+from nimbus.bench import certificate, crowd, latency, machine, market, memory, parts, profile
 from nimbus.bench import ground as grounds
 from nimbus.bench.ground import Ground
 from nimbus.bench.report import RECORD
 from nimbus.bench.rounds import Plan, interleave
 from nimbus.bench.targets import NGINX, NIMBUS, TARGETS, Running, Target
 
-PARTS = ("speed", "large", "tls", "latency", "memory")
+PARTS = ("speed", "large", "tls", "latency", "memory", "profile")
 NEEDED = (parts.WRK, parts.NGINX)
 SMALL, LARGE = market.PREFIX + market.SMALL, market.PREFIX + market.LARGE
 # Where others win is measured against the one that wins.
@@ -108,12 +108,20 @@ def _memory(ground: Ground, wish: Wish, say: Say) -> dict[str, Any] | None:
         return memory.measure(ground, running, memory.GRANTS, say).facts()
 
 
+def _profile(ground: Ground, wish: Wish, say: Say) -> dict[str, Any] | None:
+    if NIMBUS not in wish.targets:
+        return None
+    say("Where the gateway's own time goes")
+    return profile.measure(ground, SMALL, wish.plan, say)
+
+
 _MEASURES: Mapping[str, Callable[[Ground, Wish, Say], dict[str, Any] | None]] = {
     "speed": _speed,
     "large": _large,
     "tls": _tls,
     "latency": _latency,
     "memory": _memory,
+    "profile": _profile,
 }
 
 

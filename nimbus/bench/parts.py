@@ -91,8 +91,3 @@ def fetch(say: Callable[[str], None]) -> None:
     say(f"pip installs {', '.join(wanted)}")
     pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--disable-pip-version-check", *wanted], check=True)
-
-
-def nimbus(*words: str) -> list[str]:
-    """The command `nimbus` of this very package."""
-    return [sys.executable, "-m", "nimbus", *words]

@@ -38,6 +38,9 @@ def tables(record: Facts) -> list[tuple[str, Table]]:
         found.append(("Latency at a constant 5,000 requests/s", [LATENCY, *lines]))
     if memory := record.get("memory"):
         found.append(("Memory of a gateway process", [("what", "KiB"), *_memory_lines(memory)]))
+    if shares := record.get("profile"):
+        lines = [(f"`{name}`", f"{share:.1%}") for name, share in shares.items()]
+        found.append(("Where the gateway's own time goes", [("function", "share"), *lines]))
     if goals := judge(record):
         lines = [
             (one.what, one.shown(one.value), one.shown(one.goal), one.shown(one.floor), one.verdict)

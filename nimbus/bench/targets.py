@@ -5,6 +5,7 @@ Every one runs as a single process or with a single worker, forwards to the same
 connections that are kept, and is set up as its own documentation advises.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -136,16 +137,20 @@ def _asgi(ground: Ground) -> Iterator[Running]:
 
 
 @contextmanager
-def _nimbus(ground: Ground) -> Iterator[Running]:
+def nimbus(ground: Ground, words: list[str]) -> Iterator[Running]:
+    """The gateway, by a command that may put something around it."""
     port = free_port()
     scheme = "http" if ground.certificate is None else "https"
     settings = replace(ground.settings, port=port, public_url=f"{scheme}://{LOOPBACK}:{port}")
     if ground.certificate is not None:
         certificate, key = ground.certificate
         settings = replace(settings, tls_cert=certificate, tls_key=key)
-    words = parts.nimbus("gateway")
     with _running(ground, "nimbus", words, port, market.environment(settings)) as it:
         yield it
+
+
+def _nimbus(ground: Ground) -> AbstractContextManager[Running]:
+    return nimbus(ground, [sys.executable, "-m", "nimbus", "gateway"])
 
 
 def _nginx_words(ground: Ground, path: Path) -> list[str]:

@@ -21,7 +21,8 @@ def gateway(
     seconds: Annotated[float, typer.Option(min=1, help="How long a round lasts.")] = 3,
     only: Annotated[str, typer.Option(help="Targets by name, with commas; else all.")] = "",
     parts: Annotated[
-        str, typer.Option(help="Of speed, large, tls, latency, memory, with commas; else all.")
+        str,
+        typer.Option(help="speed, large, tls, latency, memory, profile; else all."),
     ] = "",
     check: Annotated[bool, typer.Option("--check", help="Status 1 below a floor.")] = False,
 ) -> None:
