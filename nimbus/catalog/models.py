@@ -119,6 +119,7 @@ class Route(_Edited, Base):
     ip_deny: Mapped[list[Network]] = mapped_column(ARRAY(CIDR), default=list)
     parameters: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
     strict_journal: Mapped[bool] = mapped_column(default=False)
+    holds: Mapped[dict[str, int]] = mapped_column(JSONB, default=dict)
     public: Mapped[bool]
 
 

@@ -209,7 +209,8 @@ class ParameterShape(Input):
 
 class RouteFields(AccessFields):
     """One operation. `upstream_path` is `path` unless said; `minimum_plan` is a plan's slug.
-    `strict_journal`: a call is on the disk before it is answered.
+    `strict_journal`: a call is on the disk before it is answered. `holds`: the most units of a
+    meter that the answer to a call reports, by meter; kept free for it until the call is counted.
     """
 
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -223,6 +224,9 @@ class RouteFields(AccessFields):
     rate_limit: RateLimit | None = None
     parameters: Annotated[list[ParameterShape], Field(max_length=100)] = []
     strict_journal: bool = False
+    holds: Annotated[
+        dict[MeterKey, Annotated[int, Field(ge=1, le=10**12, strict=True)]], Field(max_length=10)
+    ] = {}
     public: bool = True
 
 
@@ -249,6 +253,7 @@ class RouteShape(BaseModel):
     ip_deny: list[IPv4Network | IPv6Network]
     parameters: list[ParameterShape]
     strict_journal: bool
+    holds: dict[str, int]
     public: bool
     version: int
     created_at: Moment

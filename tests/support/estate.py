@@ -135,6 +135,10 @@ async def _furnish(
         assert invoice is not None
         paid = f"/api/admin/billing/invoices/{invoice.id}/mark-paid"
         await sent(api, sale.admin, "POST", paid, {})
+    for amount in (5000, 2500):
+        credit = {"amount": {"amount_minor": amount, "currency": "EUR"}, "reason": "paid ahead"}
+        paid = f"/api/admin/organizations/{sale.customer.organization_id}/balance-credits"
+        await sent(api, sale.admin, "POST", paid, credit)
     clock.set_instant(AFTER)
     reading = {"name": "machine", "environment": "Live", "scopes": ["billing.read"]}
     key = await sent(api, neighbour, "POST", "/api/developer/api-keys", reading)

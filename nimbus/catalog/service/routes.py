@@ -17,6 +17,7 @@ from nimbus.catalog.models import Meter, Plan, Product, Route
 from nimbus.catalog.schemas import ChangedRoute, NewMeter, ParameterShape, RouteFields
 from nimbus.catalog.service.shapes import plain, rate_columns
 from nimbus.errors import Refusal, field_error
+from nimbus.rules.metering import CALLS, FED_BY_CALLS, MAX_HOLDS_TEXT, holds_text
 
 SEGMENT = re.compile(
     r"(?:\{(?P<name>[A-Za-z_][A-Za-z0-9_]{0,49})\}|(?!\.{1,2}$)[A-Za-z0-9._~!$&'()+,;=:@-]+)",
@@ -24,7 +25,7 @@ SEGMENT = re.compile(
 )
 COLUMNS = (
     "method", "path", "title", "description", "scope", "weight", "ip_allow", "ip_deny",
-    "strict_journal", "public",
+    "strict_journal", "holds", "public",
 )  # fmt: skip
 KEY_PARAMETER = "api_key"
 PATH_TAKEN = {
@@ -39,7 +40,8 @@ async def create_route(
 
     Raises 422 on `path` or `upstream_path` for a template that is none or that another route has,
     on `minimum_plan` for a slug that is no plan of the product, on `parameters.…` for a parameter
-    that is there twice, not in the path, or the gateway's own.
+    that is there twice, not in the path, or the gateway's own, on `holds.…` for a meter that no
+    answer reports.
     """
     product = await queries.own_product(session, actor.organization_id, product_id, lock=True)
     await _check_room(session, Route, product, "routes")
@@ -128,6 +130,7 @@ async def _values(session: AsyncSession, product: Product, given: RouteFields) -
         text = "It names a parameter that the path does not have."
         raise field_error("upstream_path", "unknown_parameter", text)
     _check_parameters(given.parameters, known)
+    await _check_holds(session, product, given.holds)
     return {
         **{name: getattr(given, name) for name in COLUMNS},
         "parameters": [parameter.model_dump() for parameter in given.parameters],
@@ -135,6 +138,20 @@ async def _values(session: AsyncSession, product: Product, given: RouteFields) -
         "upstream_path": upstream_path,
         "minimum_plan_id": await _minimum_plan(session, product, given.minimum_plan),
     }
+
+
+async def _check_holds(session: AsyncSession, product: Product, given: dict[str, int]) -> None:
+    if not given:
+        return
+    meters = await session.scalars(queries.meters_of(product.id))
+    reported = {row.key for row in meters if row.aggregation in FED_BY_CALLS} - {CALLS}
+    for meter_key in given:
+        if meter_key not in reported:
+            text = "The product has no meter of this key that an answer reports."
+            raise field_error(f"holds.{meter_key}", "unknown_meter", text)
+    if len(holds_text(given.items())) > MAX_HOLDS_TEXT:
+        text = f"Written as `meter=units,…` they take at most {MAX_HOLDS_TEXT} characters."
+        raise field_error("holds", "too_long", text)
 
 
 def _check_parameters(given: list[ParameterShape], in_path: set[str]) -> None:

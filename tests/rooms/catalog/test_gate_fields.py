@@ -35,6 +35,7 @@ OF_ROUTE = {
         },
     ],
     "strict_journal": True,
+    "holds": {"reports": 3, "assets": 1000},
 }
 
 
@@ -83,6 +84,7 @@ async def test_what_is_said_of_a_route_is_kept_and_shown(api, upstream):
         "ip_deny": [],
         "parameters": [],
         "strict_journal": False,
+        "holds": {},
     }
     change = {**body, **OF_ROUTE, "version": plain["version"]}
     await sent(api, provider, "PUT", f"{routes}/{plain['id']}", change)
@@ -95,7 +97,7 @@ async def test_what_is_said_of_a_route_is_kept_and_shown(api, upstream):
     assert offered["websockets"] is False
     [city] = [route for route in offered["routes"] if route["path"] == "/cities/{id}"]
     assert city["parameters"] == OF_ROUTE["parameters"]
-    assert not {"ip_allow", "ip_deny", "strict_journal"} & city.keys()
+    assert not {"ip_allow", "ip_deny", "strict_journal", "holds"} & city.keys()
 
 
 async def test_each_bad_field_of_a_product_is_named(api):
@@ -139,6 +141,14 @@ async def test_each_bad_field_of_a_route_is_named(api, upstream):
         ([{**CITY, "name": f"p{number}"} for number in range(101)], "parameters"),
     ):
         body = {"method": "GET", "path": "/x/{id}", "parameters": parameters}
+        assert await refused(api, provider, "POST", routes, body) == [field]
+    for holds, field in (
+        ({"reports": 0}, "holds.reports"),
+        ({"reports": "3"}, "holds.reports"),
+        ({"api_calls": 1}, "holds.api_calls"),
+        ({"nothing": 1}, "holds.nothing"),
+    ):
+        body = {"method": "GET", "path": "/x/{id}", "holds": holds}
         assert await refused(api, provider, "POST", routes, body) == [field]
     body = {"method": "GET", "path": "/files/*", "parameters": [{**in_path, "name": "*"}]}
     assert await refused(api, provider, "POST", routes, body) == ["parameters.0.name"]
