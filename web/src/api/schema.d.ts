@@ -2057,6 +2057,13 @@ export interface components {
              */
             strict_journal: boolean;
             /**
+             * Holds
+             * @default {}
+             */
+            holds: {
+                [key: string]: number;
+            };
+            /**
              * Public
              * @default true
              */
@@ -3849,7 +3856,8 @@ export interface components {
         /**
          * RouteFields
          * @description One operation. `upstream_path` is `path` unless said; `minimum_plan` is a plan's slug.
-         *     `strict_journal`: a call is on the disk before it is answered.
+         *     `strict_journal`: a call is on the disk before it is answered. `holds`: the most units of a
+         *     meter that the answer to a call reports, by meter; kept free for it until the call is counted.
          */
         RouteFields: {
             /**
@@ -3902,6 +3910,13 @@ export interface components {
              */
             strict_journal: boolean;
             /**
+             * Holds
+             * @default {}
+             */
+            holds: {
+                [key: string]: number;
+            };
+            /**
              * Public
              * @default true
              */
@@ -3942,6 +3957,10 @@ export interface components {
             parameters: components["schemas"]["ParameterShape"][];
             /** Strict Journal */
             strict_journal: boolean;
+            /** Holds */
+            holds: {
+                [key: string]: number;
+            };
             /** Public */
             public: boolean;
             /** Version */
