@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from nimbus.base import clock, postgres, process, secrets
+from nimbus.base import clock, postgres, process, secrets, valkey
 from nimbus.base.config import Settings, to_environment
 
 READY_SECONDS = 180  # a busy machine takes its time; a child that ends is noticed at once
@@ -38,7 +38,7 @@ TICK_MILLISECONDS = 1000
 BACKOFF_SECONDS_MAX = 30.0
 STEADY_SECONDS = 60.0  # a child that lived this long failed for a new reason
 # In this order: the front door first, so that nothing new comes; the drain stores what was served.
-STOP_SECONDS = {"gateway": 20, "drain": 60, "worker": 30, "api": 20, "companion": 10}
+STOP_SECONDS = {"gateway": 20, "valkey": 10, "drain": 60, "worker": 30, "api": 20, "companion": 10}
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 AfterStart = Callable[[Settings], Mapping[str, Any]]
@@ -56,7 +56,7 @@ class _StopRequested(BaseException):
 class Child:
     """One process of the system; `role` is the command, `name` tells gateways apart.
 
-    A companion is a program beside Nimbus, by its own command `words`.
+    A companion is a program beside Nimbus, by its own command `words`; so is Valkey.
     """
 
     role: str
@@ -156,12 +156,21 @@ def _start(system: System, instant: datetime | None) -> None:
     if settings.test_clock:
         _set_test_clock(settings, instant)
     gateways = [Child("gateway", f"gateway-{n + 1}") for n in range(settings.gateways)]
+    if settings.embedded_valkey:
+        system.children.append(Child("valkey", "valkey", _valkey_words(settings)))
     system.children += [Child("api", "api"), Child("worker", "worker"), Child("drain", "drain")]
     system.children += gateways
     for child in system.children:
         _spawn(system, child)
     for child in system.children:
         _wait_until_ready(system, child)
+
+
+def _valkey_words(settings: Settings) -> list[str]:
+    try:
+        return valkey.command(settings.valkey_socket)
+    except valkey.ValkeyError as error:
+        raise SupervisorError(str(error)) from None
 
 
 def _prepare(settings: Settings) -> None:
@@ -226,7 +235,7 @@ def _spawn(system: System, child: Child) -> None:
     environment["NOTIFY_SOCKET"] = str(_notice_path(settings))
     command = [sys.executable, "-m", "nimbus", child.role, f"--supervisor={os.getpid()}"]
     launcher = [sys.executable, "-m", "nimbus.base.process", str(os.getpid())]
-    if child.role == "companion":
+    if child.words:
         command = [*launcher, *child.words]
     elif child.role == "gateway":  # past the command line, which would only become this
         command = [*launcher, sys.executable, "-m", "nimbus.gateway"]
@@ -259,6 +268,8 @@ def _is_ready(system: System, child: Child) -> bool:
     """The API and the gateway have to answer; every other role says it itself."""
     if child.role == "companion":
         return True  # whoever needs it waits for it
+    if child.role == "valkey":
+        return valkey.answers(system.settings.valkey_socket)
     _read_notices(system)
     assert child.process is not None
     if child.role == "api":
@@ -469,7 +480,7 @@ def _notices(settings: Settings) -> socket.socket:
 
 def _remove_socket_folder(settings: Settings) -> None:
     """Everyone who listened there has stopped; a folder with something else in it stays."""
-    for path in (_notice_path(settings), settings.api_socket):
+    for path in (_notice_path(settings), settings.api_socket, settings.valkey_socket):
         path.unlink(missing_ok=True)
     with suppress(OSError):
         settings.run_dir.rmdir()

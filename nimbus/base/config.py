@@ -57,13 +57,38 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _valkey_url(text: str) -> str:
+    if urlsplit(text).scheme not in {"valkey", "valkeys", "redis", "rediss", "unix"}:
+        raise ValueError("valkey://host:port, valkeys:// for TLS, or unix:///path")
+    return text
+
+
+def _place(text: str) -> str:
+    number, _, nodes = text.partition("/")
+    if not 1 <= int(number) <= int(nodes):
+        raise ValueError("number/nodes, such as 2/3")
+    return text
+
+
 OPTIONS = (
     Option("DATA_DIR", Path, None, "where everything is kept"),
     Option("PORT", int, "8000", "the port that the gateway listens on"),
     Option("HOST", str, "127.0.0.1", "the address that the gateway listens on"),
     Option("DATABASE_URL", str, None, "an ordinary PostgreSQL (15 or later) for the application"),
     Option("DATABASE_OWNER_URL", str, None, "the same database as a role that may make roles"),
-    Option("VALKEY_URL", str, None, "shared short windows of several gateways"),
+    Option(
+        "VALKEY_URL",
+        _valkey_url,
+        None,
+        "shared rate limits of all gateways: valkey://, valkeys:// (TLS), redis://, unix://;"
+        " without it several gateways of one node have a Valkey of their own",
+    ),
+    Option(
+        "NODE",
+        _place,
+        "1/1",
+        "which of how many machines with as many gateways each this is, such as 2/3",
+    ),
     Option("PUBLIC_URL", _url, None, "how the world reaches this installation"),
     Option("SMTP_URL", str, None, "smtp://user:password@host:port; without it mail is kept inside"),
     Option("MAIL_FROM", str, "Nimbus <nimbus@localhost>", "the sender of mail"),
@@ -95,6 +120,7 @@ class Settings:
     database_url: str | None
     database_owner_url: str | None
     valkey_url: str | None
+    node: str
     public_url: str
     smtp_url: str | None
     mail_from: str
@@ -113,6 +139,30 @@ class Settings:
     def embedded_database(self) -> bool:
         """Whether the supervisor runs its own PostgreSQL."""
         return self.database_url is None
+
+    @property
+    def nodes(self) -> int:
+        """How many machines this installation has."""
+        return int(self.node.partition("/")[2])
+
+    @property
+    def fleet(self) -> int:
+        """How many gateways share limits, over all machines."""
+        return self.gateways * self.nodes
+
+    @property
+    def first_place(self) -> int:
+        """The place of this machine's first gateway among all, from 0."""
+        return self.gateways * (int(self.node.partition("/")[0]) - 1)
+
+    @property
+    def embedded_valkey(self) -> bool:
+        """Whether the supervisor runs a Valkey of its own, for limits that gateways share."""
+        return self.valkey_url is None and self.gateways > 1
+
+    @property
+    def valkey_socket(self) -> Path:
+        return self.run_dir / "valkey.sock"
 
     @property
     def pg_dir(self) -> Path:
@@ -171,6 +221,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         raise ConfigError("NIMBUS_DATABASE_OWNER_URL is needed beside NIMBUS_DATABASE_URL")
     if values["gateways"] < 1:
         raise ConfigError("NIMBUS_GATEWAYS: at least 1")
+    if not values["node"].endswith("/1") and values["valkey_url"] is None:
+        raise ConfigError("NIMBUS_VALKEY_URL is needed where NIMBUS_NODE names several machines")
     return Settings(**values)
 
 

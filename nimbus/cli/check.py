@@ -29,7 +29,7 @@ def check(
         bool, typer.Option("--explain", help="List every setting, its default, its meaning.")
     ] = False,
 ) -> None:
-    """Check configuration, secrets, database, schema, clock and seller; exit 1 if one is wrong."""
+    """Check configuration, secrets, Valkey, database, schema, clock and seller; exit 1 if wrong."""
     if explain:
         _explain()
         return
@@ -64,6 +64,10 @@ def _findings(settings: Settings) -> Iterator[tuple[str, str | None]]:
         yield "data folder", f"{settings.data_dir} has no database yet; nimbus serve makes it"
         return
     yield "secrets", _secrets(settings)
+    if settings.valkey_url is not None:
+        yield "valkey", asyncio.run(_valkey(settings.valkey_url))
+    elif settings.embedded_valkey:
+        yield "valkey", _embedded_valkey(settings)
     with supervisor.database(settings):
         problem = _database(settings)
         yield "database", problem
@@ -110,6 +114,33 @@ def _secrets(settings: Settings) -> str | None:
             return f"{path} is missing"
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             return f"{path} can be read by others: chmod 600"
+    return None
+
+
+async def _valkey(url: str) -> str | None:
+    from nimbus.gateway.valkey import GarbageError, connect, read_url
+
+    try:
+        connection = await connect(read_url(url), lambda: None)
+        async with asyncio.timeout(2):
+            await connection.call((b"PING",))
+    except (OSError, TimeoutError, GarbageError, ValueError) as error:
+        return f"it does not answer ({error!r}): limits are divided by the number of gateways"
+    connection.close()
+    return None
+
+
+def _embedded_valkey(settings: Settings) -> str | None:
+    """Our own answers while Nimbus runs; otherwise its program has to be there."""
+    from nimbus.base import valkey
+
+    try:
+        valkey.program()
+    except valkey.ValkeyError as error:
+        return str(error)
+    running = (settings.run_dir / "notify.sock").exists()
+    if running and not valkey.answers(settings.valkey_socket):
+        return "it does not answer: limits are divided by the number of gateways"
     return None
 
 

@@ -27,7 +27,9 @@ from nimbus.gateway.link import Link, load_state
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.server import SWEEP_SECONDS, ClientConnection, Door
 from nimbus.gateway.state import State
+from nimbus.gateway.store import Store
 from nimbus.gateway.upstream import Upstream
+from nimbus.gateway.valkey import Address, read_url
 from nimbus.gateway.verify import KeyLookups
 from nimbus.gateway.windows import RateWindows
 
@@ -58,12 +60,15 @@ async def _serve(settings: Settings) -> None:
     state = State(lambda sealed: unseal(settings, sealed))
     load_state(settings, state)
     link = Link(settings, state, journal)
-    leases = Leases(settings.gateways, link.ask_lease, link.give_back)
+    leases = Leases(settings.fleet, link.ask_lease, link.give_back)
     lookups = KeyLookups(link.ask_key)
     link.serve(leases, lookups)
+    store = _store(settings, settings.first_place + index)
+    fleet = None if store is None else store.fleet
+    windows = RateWindows(settings.first_place + index, settings.fleet, fleet)
     gate = Gate(
         state=state,
-        windows=RateWindows(index, settings.gateways),
+        windows=windows,
         leases=leases,
         lookups=lookups,
         journal=journal,
@@ -85,9 +90,13 @@ async def _serve(settings: Settings) -> None:
         loop.create_task(_sync(journal)),
         loop.create_task(link.run()),
     ]
+    if store is not None:
+        tending.append(loop.create_task(store.run()))
     with _listener(settings) as listener:
         # Not before the feed was heard: the last state on disk may not know of a revocation.
         await _within(FIRST_STATE_SECONDS, link.tried)
+        if store is not None:
+            await _within(FIRST_STATE_SECONDS, store.tried)
         server = await loop.create_server(
             lambda: ClientConnection(door), sock=listener, ssl=tls, backlog=BACKLOG
         )
@@ -99,6 +108,8 @@ async def _serve(settings: Settings) -> None:
     for task in tending:
         task.cancel()
     await asyncio.gather(*tending, return_exceptions=True)
+    if store is not None:
+        await store.stop()
     leases.return_all()
     await link.stop()
     pool.close()
@@ -151,6 +162,15 @@ def served_hosts(settings: Settings) -> frozenset[bytes]:
     ours = f"[{name}]" if ":" in name else name
     loopback = LOOPBACK_NAMES if settings.mode == "embedded" else frozenset[bytes]()
     return loopback | {ours.encode("idna" if not ours.isascii() else "ascii")}
+
+
+def _store(settings: Settings, place: int) -> Store | None:
+    """The store of shared limits, when there are several gateways or one is named."""
+    if settings.valkey_url is not None:
+        return Store(read_url(settings.valkey_url), place, settings.fleet)
+    if settings.embedded_valkey:
+        return Store(Address(path=str(settings.valkey_socket)), place, settings.fleet)
+    return None
 
 
 def _api(settings: Settings) -> Upstream:

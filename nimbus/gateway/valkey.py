@@ -11,7 +11,6 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
@@ -220,8 +219,3 @@ async def connect(address: Address, lost: Callable[[], None]) -> Connection:
             each.close()
         raise
     return connection
-
-
-def embedded_socket(run_dir: Path) -> Path:
-    """Where the supervisor's own Valkey listens."""
-    return run_dir / "valkey.sock"
