@@ -7,6 +7,7 @@ callers were answered, what the upstream saw, the stored events, the counter, th
 
     test_quota     the last unit, 64 callers at 4 gateways, also while gateways are killed
     test_kills     full load while gateways are killed: each answered call has one event
+    test_spending  the last cent of a limit and of a balance
     test_rates     the worst sliding window over 1, 2 and 4 gateways
     test_changes   revocation and plan change at every gateway, also when the message is lost
     test_failures  the failure table of nimbus/gateway/README.md; failure_table.toml maps its rows
