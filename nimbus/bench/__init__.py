@@ -12,4 +12,6 @@
     profile    where the gateway's own time goes (profiled)
     calm       again when something else used the machine; machine: who used what
     goals      what is asked; report: the record in words
+
+Nothing of it is used by the product; everything a bench starts ends with it.
 """
