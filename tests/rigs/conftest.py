@@ -13,6 +13,7 @@ callers were answered, what the upstream saw, the stored events, the counter, th
     test_failures  the failure table of nimbus/gateway/README.md; failure_table.toml maps its rows
     test_fairness  an abusive key beside well-behaved ones
     test_memory    memory under load
+    test_stalls    memory of connections that stall
 
 `make test` runs a seeded sample; `make soak` the full counts. A test prints its seed; TEST_SEED
 repeats it. Nothing here is judged by how fast the machine is.
