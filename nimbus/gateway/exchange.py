@@ -125,6 +125,7 @@ class ClientExchange:
         "_connection",
         "_head",
         "_keep_alive",
+        "_lane",
         "_out",
         "_pending",
         "_pending_bytes",
@@ -155,6 +156,7 @@ class ClientExchange:
         self._client = client
         self._pool = pool
         self._upstream = upstream
+        self._lane = pool.lane(upstream)
         self._request = request
         self._connection: UpstreamConnection | None = None
         self._pending: list[bytes] | None = None
@@ -167,7 +169,11 @@ class ClientExchange:
 
     def start(self) -> None:
         """Ask for a connection; the rest happens as bytes come."""
-        self._pool.send(self, self._upstream)
+        lane = self._lane
+        lane.busy += 1
+        if lane.breaker.failures:
+            lane.breaker.start()
+        self._pool.send(self, self._upstream, lane)
 
     # What the client's side calls.
 
@@ -237,7 +243,9 @@ class ClientExchange:
     def upstream_head(self, head: ResponseHead) -> None:
         """Translate the answer's head; it leaves with the first bytes of the body."""
         self._head = head
-        call = self.call
+        call, breaker = self.call, self._lane.breaker
+        if breaker.failures:
+            breaker.succeed()
         if not self.request_sent:
             self._keep_alive = False  # an early answer: the rest of the body is not wanted
         if call is None:
@@ -270,6 +278,7 @@ class ClientExchange:
             self._out.append(b"0\r\n\r\n")
         self._connection = None
         self.over = True
+        self._lane.busy -= 1
         if call is not None:
             call.complete(head.status, True)
         self.upstream_flush()
@@ -298,6 +307,7 @@ class ClientExchange:
         if self.over:
             return
         self._connection = None
+        self._lane.breaker.fail(self._pool.now)
         if self.call is None:
             code = "unavailable"
         self._end(CATALOGUE[code].status, served=False, code=code)
@@ -313,6 +323,8 @@ class ClientExchange:
 
     def _end(self, status: int, *, served: bool, code: str = "") -> None:
         self.over = True
+        self._lane.busy -= 1
+        self._lane.breaker.abandon()
         if self.call is not None:
             self.call.complete(status, served, code)
         connection, self._connection = self._connection, None

@@ -17,7 +17,9 @@ from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.gateway.body import BodyReader
 from nimbus.gateway.head import BadMessageError, ResponseHead, known_answer, read_response
+from nimbus.gateway.respond import Refused, retry_after, seconds
 from nimbus.gateway.upstream import Network, UnreachableError, Upstream, vetted_addresses
+from nimbus.rules.breaker import Breaker
 from nimbus.rules.limits import SECOND
 
 log = get_logger("gateway.forward")
@@ -31,7 +33,10 @@ WRITE_BUFFER: Final = 16_384  # bytes a socket may owe us before its source is p
 _COPIED: Final = 16_384  # bytes: more of a payload is passed on without a copy
 _NO_LENGTH: Final = -1
 
-Place = tuple[bool, str, int, str | None]
+Place = tuple[str, bool, str, int, str | None]
+
+_TOO_MANY: Final = Refused("unavailable", "Too many calls are under way there.", retry_after(1))
+_FAILING: Final = "It has failed several times and is tried again soon."
 
 
 class Exchange(Protocol):
@@ -64,12 +69,25 @@ class Exchange(Protocol):
 
 
 class Lane:
-    """One place that requests go to, and its idle connections."""
+    """One upstream of one product: its idle connections, how many calls are under way, and the
+    breaker. Nobody else's calls touch any of them, also where two upstreams are at one address.
+    """
 
-    __slots__ = ("idle",)
+    __slots__ = ("breaker", "busy", "idle")
 
     def __init__(self) -> None:
         self.idle: list[UpstreamConnection] = []
+        self.busy = 0
+        self.breaker = Breaker()
+
+    def refusal(self, upstream: Upstream, now: int) -> Refused | None:
+        """Why no further call goes there now; `now` in microseconds of machine time."""
+        if self.busy >= upstream.max_concurrent:
+            return _TOO_MANY
+        pause = self.breaker.wait(now) if self.breaker.failures else 0
+        if pause:
+            return Refused("upstream_unreachable", _FAILING, retry_after(seconds(pause)))
+        return None
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -284,7 +302,7 @@ class UpstreamConnection(asyncio.Protocol):
         stale = self._reused and not self._answered and code == "upstream_unreachable"
         if stale and exchange.retryable:
             exchange.retryable = False
-            self._pool.send(exchange, self.upstream, fresh=True)
+            self._pool.send(exchange, self.upstream, self.lane, fresh=True)
         else:
             exchange.upstream_failed(code)
 
@@ -310,11 +328,19 @@ class Pool:
         self._open: set[UpstreamConnection] = set()
         self._connecting: dict[Exchange, asyncio.Task[None]] = {}
 
-    def send(self, exchange: Exchange, upstream: Upstream, *, fresh: bool = False) -> None:
+    def lane(self, upstream: Upstream) -> Lane:
+        """The lane to an upstream."""
+        lane = self._lanes.get(upstream.place)
+        if lane is None:
+            lane = self._lanes[upstream.place] = Lane()
+        return lane
+
+    def send(
+        self, exchange: Exchange, upstream: Upstream, lane: Lane, *, fresh: bool = False
+    ) -> None:
         """Give the exchange a connection: an idle one now, else a new one soon. It hears of it
         by `upstream_ready` or `upstream_failed`.
         """
-        lane = self._lanes.get(upstream.place) or self._open_lane(upstream)
         while lane.idle and not fresh:
             connection = lane.idle.pop()
             if connection.usable:
@@ -354,10 +380,12 @@ class Pool:
         for connection in list(self._open):
             if 0 < connection.deadline < now:
                 connection.expire()
-        for lane in self._lanes.values():
+        for place, lane in list(self._lanes.items()):
             for connection in list(lane.idle):
                 if connection.idle_since + IDLE_SECONDS * SECOND < now:
                     connection.abandon()
+            if not (lane.idle or lane.busy or lane.breaker.failures):
+                del self._lanes[place]
 
     def close(self) -> None:
         """Close every connection."""
@@ -365,11 +393,6 @@ class Pool:
             task.cancel()
         for connection in list(self._open):
             connection.abandon()
-
-    def _open_lane(self, upstream: Upstream) -> Lane:
-        """The place of this upstream, which it shares with all at the same address."""
-        lane = self._lanes[upstream.place] = Lane()
-        return lane
 
     async def _connect(self, exchange: Exchange, upstream: Upstream, lane: Lane) -> None:
         try:

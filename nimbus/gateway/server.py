@@ -400,10 +400,18 @@ class ClientConnection(asyncio.Protocol):
             self._open(call)
 
     def _open(self, call: Call) -> None:
-        refused = open_call(call)
+        """Step 9: forward the call, if its upstream takes it and it can be written down."""
         upstream = call.permit.upstream
-        if refused is not None or upstream is None:
-            self._refuse_call(refused or Refused("unavailable"))
+        assert upstream is not None, "a permit without an upstream refuses"
+        pool = self._door.pool
+        refused = pool.lane(upstream).refusal(upstream, call.started)
+        if refused is not None:
+            call.give_back()
+            note_refused(call, refused)
+        else:
+            refused = open_call(call)
+        if refused is not None:
+            self._refuse_call(refused)
         else:
             self._forward(upstream, call)
 

@@ -266,7 +266,9 @@ class State:
         upstreams = {}
         for environment, upstream in record["upstreams"].items():
             try:
-                upstreams[environment] = read_upstream(upstream, self._open)
+                upstreams[environment] = read_upstream(
+                    upstream, self._open, f"{record['id']}/{environment}"
+                )
             except (KeyError, TypeError, ValueError):
                 log.exception("unusable_upstream", product=record["id"])
         own = _addresses(record)

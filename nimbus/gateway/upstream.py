@@ -35,7 +35,8 @@ class Upstream:
 
     `auth` is the header line (name, value) of its own credentials. Timeouts in seconds;
     `max_concurrent` is how many calls one gateway lets it have at a time.
-    `socket_path` instead of host and port is the management API's Unix socket.
+    `socket_path` instead of host and port is the management API's Unix socket. `owner` names the
+    product and environment: upstreams of two owners share nothing, wherever they are.
     """
 
     tls: bool
@@ -47,17 +48,20 @@ class Upstream:
     connect_timeout: float
     answer_timeout: float
     socket_path: str | None = None
+    owner: str = ""
     max_concurrent: int = MAX_CONCURRENT
-    place: tuple[bool, str, int, str | None] = field(init=False)  # whose calls share connections
+    place: tuple[str, bool, str, int, str | None] = field(init=False)  # shares connections
     answer_us: int = field(init=False)
 
     def __post_init__(self) -> None:
-        place = (self.tls, self.host, self.port, self.socket_path)
+        place = (self.owner, self.tls, self.host, self.port, self.socket_path)
         object.__setattr__(self, "place", place)
         object.__setattr__(self, "answer_us", int(self.answer_timeout * 1_000_000))
 
 
-def read_upstream(record: Mapping[str, Any], unseal: Callable[[str], bytes]) -> Upstream:
+def read_upstream(
+    record: Mapping[str, Any], unseal: Callable[[str], bytes], owner: str = ""
+) -> Upstream:
     """An upstream from its record in the feed; raises ValueError when it can't be one."""
     parts = urlsplit(record["base_url"])
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query:
@@ -82,6 +86,7 @@ def read_upstream(record: Mapping[str, Any], unseal: Callable[[str], bytes]) -> 
         connect_timeout=record["connect_timeout_ms"] / 1000,
         answer_timeout=record["answer_timeout_ms"] / 1000,
         max_concurrent=record.get("max_concurrent", MAX_CONCURRENT),
+        owner=owner,
     )
 
 

@@ -23,19 +23,21 @@ class Breaker:
 
     Ten failures in a row at 0 s open it: at 0.5 s a call is refused, at 1 s one is let through on
     trial. That one fails too: the next trial is at 3 s, then at 7 s, ... at last every 30 s.
+    `failures` is how many there were in a row, up to those that open it; at 0 `start`, `succeed`
+    and `abandon` change nothing.
     """
 
-    __slots__ = ("_failures", "_on_trial", "_pause", "_retry_at")
+    __slots__ = ("_on_trial", "_pause", "_retry_at", "failures")
 
     def __init__(self) -> None:
-        self._failures = 0
+        self.failures = 0
         self._pause = FIRST_PAUSE
         self._retry_at = 0
         self._on_trial = False
 
     def wait(self, now: int) -> int:
         """Microseconds until a call may be tried; 0: now. While a trial runs, one more pause."""
-        if self._failures < FAILURES_TO_OPEN:
+        if self.failures < FAILURES_TO_OPEN:
             return 0
         if self._on_trial:
             return self._pause
@@ -43,18 +45,18 @@ class Breaker:
 
     def start(self) -> None:
         """A call goes to the upstream; of an open breaker it is the trial."""
-        self._on_trial = self._failures >= FAILURES_TO_OPEN
+        self._on_trial = self.failures >= FAILURES_TO_OPEN
 
     def succeed(self) -> None:
         """The upstream has answered: all is well."""
-        self._failures = 0
+        self.failures = 0
         self._pause = FIRST_PAUSE
         self._on_trial = False
 
     def fail(self, now: int) -> None:
         """No answer came. Failures of calls that were under way when it opened change nothing."""
-        if self._failures < FAILURES_TO_OPEN:
-            self._failures += 1
+        if self.failures < FAILURES_TO_OPEN:
+            self.failures += 1
         elif self._on_trial:
             self._pause = min(self._pause * 2, MAX_PAUSE)
         else:
