@@ -21,7 +21,7 @@ from nimbus.bench.gateway import present
 from nimbus.bench.ground import Ground
 from nimbus.bench.processes import BenchError, program
 from nimbus.bench.targets import NIMBUS, TARGETS
-from tests.operations.processes import wait_for
+from tests.operations.processes import ROOT, wait_for
 
 RECORD: dict[str, Any] = {
     "date": "2026-06-18",
@@ -212,6 +212,11 @@ def test_the_reference_shows_the_record_between_its_marks(tmp_path: Path) -> Non
     assert "| CPU per request against nginx | 170% | 170% | 200% | met |" in text
     with pytest.raises(BenchError, match="make bench"):
         report.write_reference(page, tmp_path / "none.json")
+
+
+def test_the_reference_page_has_a_place_for_the_record() -> None:
+    text = (ROOT / report.REFERENCE).read_text(encoding="utf-8")
+    assert 0 < text.index(report.BEGIN) < text.index(report.END)
 
 
 def test_the_market_is_served_under_every_policy(
