@@ -164,10 +164,13 @@ def test_the_newest_number_decides_in_whatever_order_records_come(
     newest = 0, ""
     for number, status in order:
         state.apply(number, "organization", *named(organization(ORGANIZATION, status)))
+        state.apply(number, "plan", *named(plan_record(name=status)))
         newest = max(newest, (number, status))
         found = grant(state)
         assert found is not None
         assert found.organization_status == newest[1]
+        assert found.subscription is not None
+        assert found.subscription.plan.name == newest[1]
 
 
 @pytest.mark.parametrize("number", [5, 6, 7])
