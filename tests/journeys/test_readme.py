@@ -143,7 +143,9 @@ def test_the_proofs_hold_after_the_tour(session: Session) -> None:
 
 
 def test_the_guides_revoke_a_key_and_publish_a_product(session: Session) -> None:
-    assert session.of("-X DELETE").split()[0] == "Revoked"
+    assert session.of("-X DELETE $URL/api/developer").split()[0] == "Revoked"
+    assert '"name":"stock.tapas.example"' in session.of("/hosts")
+    assert '"billable_statuses":["2xx","404"]' in session.of("billable_statuses")
     assert '"status":"published"' in session.of("/publish")
 
 
