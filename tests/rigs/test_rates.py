@@ -7,13 +7,17 @@ whose whole flight lies within one window were certainly admitted in it, so thei
 violation and nothing else does: a slow machine can't fail this test, a limiter can.
 """
 
+import time
 from collections import defaultdict
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
 from tests.support.load import Caller, Flight, answered, call_until, certainly_within
 from tests.support.rig import Rig
 from tests.support.soak import Soak
+from tests.support.valkeys import valkey_server
 
 pytestmark = pytest.mark.anyio
 
@@ -32,47 +36,72 @@ def test_what_is_counted_is_only_what_is_certain() -> None:
     assert certainly_within([], 1) == 0
 
 
-@pytest.mark.parametrize("gateways", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("gateways", "store", "broken"),
+    [
+        (1, False, ""),
+        (2, True, ""),
+        (4, False, ""),
+        (4, True, ""),
+        (4, True, "a gateway is killed"),
+        (4, True, "the store is killed"),
+    ],
+)
 async def test_no_sliding_window_holds_more_than_the_limit_and_its_burst(
-    rig: Rig, soak: Soak, gateways: int
+    rig: Rig, soak: Soak, gateways: int, store: bool, broken: str
 ) -> None:
+    """With the shared store, without it, and while something dies."""
     seconds = soak.count(2, 30)
-    windowed, bucketed = await rig.customer("window"), await rig.customer("bucket")
-    limited = await rig.customer("open", rate_per_minute=60)
-    await rig.start_gateways(gateways)
-    callers = {
-        "window": rig.callers(CALLERS // 3, windowed.key, "w"),
-        "bucket": rig.callers(CALLERS // 3, bucketed.key, "b"),
-        "key": rig.callers(CALLERS // 3, limited.key, "k"),
-    }
-    everybody = [caller for each in callers.values() for caller in each]
-    begin = everybody[0]
-    await begin.call()
-    # Several times the limit and for several windows, whatever the machine does in a second.
-    await call_until(
-        everybody,
-        lambda: (
-            begin.attempts[-1].done - begin.attempts[0].done > seconds
-            and sum(len(each.attempts) for each in everybody) > 5 * LIMIT * seconds
-        ),
-    )
-    await rig.stop_gateways()
+    customers = {plan: await rig.customer(plan) for plan in ("window", "bucket")}
+    customers["key"] = await rig.customer("open", rate_per_minute=60)
+    with valkey_server() if store else nullcontext() as valkey:
+        if valkey is not None:
+            rig.settings = replace(rig.settings, valkey_url=valkey.url)
+        await rig.start_gateways(gateways)
+        callers = [
+            caller
+            for plan, customer in customers.items()
+            for caller in rig.callers(CALLERS // 3, customer.key, plan[0])
+        ]
+        begin = time.monotonic()
+        is_broken = not broken
+
+        async def break_it() -> None:
+            nonlocal is_broken
+            await rig.until(lambda: len(rig.upstream.arrivals) > LIMIT)
+            if broken == "a gateway is killed":
+                await rig.replace_gateway(soak.random.randrange(gateways))
+            elif valkey is not None and broken:
+                valkey.kill()
+            is_broken = True
+
+        # Several times the limit and for several windows, whatever the machine does in a second.
+        await call_until(
+            callers,
+            lambda: (
+                is_broken
+                and time.monotonic() - begin > seconds
+                and sum(len(each.attempts) for each in callers) > 5 * LIMIT * seconds
+            ),
+            break_it(),
+        )
+        await rig.stop_gateways()
+    judge(rig, soak, callers, f"{gateways} gateways, {'shared' if store else 'shares'}, {broken}")
+
+
+def judge(rig: Rig, soak: Soak, callers: list[Caller], what: str) -> None:
+    """No window of any length is over; nobody is shut out, who is refused hears how long."""
     seen: dict[str, list[Flight]] = defaultdict(list)
-    for sent, arrival in zip(
-        flights(rig, everybody), (each.tag for each in rig.upstream.arrivals), strict=True
-    ):
-        seen[arrival[0]].append(sent)
+    for flight, arrival in zip(flights(rig, callers), rig.upstream.arrivals, strict=True):
+        seen[arrival.tag[0]].append(flight)
     for width in (0.1, 0.5, 1.0, 2.0):
-        whole = -(-width // 1)
-        assert certainly_within(seen["w"], width) <= LIMIT * whole
-        assert certainly_within(seen["b"], width) <= LIMIT * width + BURST
-    assert certainly_within(seen["k"], 60) <= 60
-    assert min(len(found) for found in seen.values()) >= LIMIT // 4, "nobody is shut out"
-    refused = answered(everybody, 429)
+        assert certainly_within(seen["w"], width) <= LIMIT * -(-width // 1), what
+        assert certainly_within(seen["b"], width) <= LIMIT * width + BURST, what
+    assert certainly_within(seen["k"], 60) <= 60, what
+    assert min(len(seen[name]) for name in "wbk") > 0, "nobody is shut out"
+    refused = answered(callers, 429)
     assert len(refused) > len(rig.upstream.arrivals)
     assert all(int(each.field("retry-after")) >= 1 for each in refused)
-    for name, bound in (("w", LIMIT), ("b", LIMIT + BURST)):
-        soak.say(
-            f"{gateways} gateways, {name}: worst second {certainly_within(seen[name], 1)} of"
-            f" {bound}, {len(seen[name])} served in {seconds} s"
-        )
+    worst = {name: certainly_within(seen[name], 1) for name in "wb"}
+    served = {name: len(seen[name]) for name in "wbk"}
+    soak.say(f"{what}: worst second {worst} of {LIMIT} and {LIMIT + BURST}; served {served}")
