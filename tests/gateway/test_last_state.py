@@ -87,8 +87,11 @@ async def test_a_file_that_has_doubled_is_written_anew(
     kept.let_go()
 
 
-async def test_a_torn_or_broken_file_gives_what_was_whole_before_it(path: Path, soak: Soak) -> None:
+async def test_a_torn_or_broken_file_gives_what_was_whole_before_it(
+    path: Path, soak: Soak, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cut at any byte, or with any byte another: the state as of some change, or none."""
+    monkeypatch.setattr(last_state, "BATCH_RECORDS", 7)
     chance, state, kept = soak.random, a_state(), LastState(path)
     await kept.save(state)
     as_of: dict[int, Known] = {5: known(state)}
