@@ -142,6 +142,18 @@ async def test_a_host_is_served_as_long_as_the_feed_says_so(
     assert await asked() == 421
 
 
+async def test_before_the_first_records_no_host_is_unknown(
+    served: OpenGate, upstream: Upstream
+) -> None:
+    served.gate.state.become(served.gate.state.empty())
+    served.gate.state.complete = False
+
+    [answer] = await ask(served, at(b"GET", b"/echo"))
+
+    assert (answer.status, answer.code, answer["retry-after"]) == (503, "unavailable", "1")
+    assert upstream.seen == []
+
+
 async def test_our_own_host_is_ours_whatever_a_record_says(
     served: OpenGate, upstream: Upstream
 ) -> None:
