@@ -20,9 +20,7 @@ from tools.generate_docs import ERRORS, errors_page
 
 # Codes of the specification that nothing answers yet, and the planned work that brings them.
 AWAITED = {
-    "balance_exhausted": "The billing engine",
     "payment_failed": "Payment providers",
-    "spend_limit_reached": "The billing engine",
 }
 
 
