@@ -28,6 +28,7 @@ from nimbus.gateway.meter import Journal
 from nimbus.gateway.server import SWEEP_SECONDS, ClientConnection, Door
 from nimbus.gateway.state import State
 from nimbus.gateway.store import Store
+from nimbus.gateway.suspects import Suspects
 from nimbus.gateway.upstream import Upstream
 from nimbus.gateway.valkey import Address, read_url
 from nimbus.gateway.verify import KeyLookups
@@ -73,6 +74,7 @@ async def _serve(settings: Settings) -> None:
         lookups=lookups,
         journal=journal,
         pepper=secret(settings, "pepper_1"),
+        suspects=Suspects(link.report),
     )
     pool = Pool(settings.private_networks)
     tls = _tls(settings)

@@ -23,10 +23,12 @@ from nimbus.gateway.permit import Permit, call_ids, compile_permit
 from nimbus.gateway.respond import Refused
 from nimbus.gateway.route import Match, WrongMethod, without_parameter
 from nimbus.gateway.state import Product, State
+from nimbus.gateway.suspects import Suspects
 from nimbus.gateway.verify import KEY_PARAMETER, KeyedHash, KeyLookups, read_secret
+from nimbus.gateway.websocket import handshake_fault
 from nimbus.gateway.windows import NamedWindows, RateWindows, may_come
 from nimbus.rules.grants import Grant, decide, parameter_verdict, well_formed
-from nimbus.rules.metering import BILLABLE, LIVE, encode_call, meters_text
+from nimbus.rules.metering import BILLABLE, CONTINUED, LIVE, encode_call, meters_text
 
 Meters = tuple[tuple[str, Decimal], ...]
 
@@ -40,7 +42,7 @@ _NOTHING: Meters = ()
 class Gate:
     """What calls are judged by: the tables that any engine of the data path works with."""
 
-    __slots__ = ("journal", "keyed_hash", "leases", "lookups", "state", "windows")
+    __slots__ = ("journal", "keyed_hash", "leases", "lookups", "state", "suspects", "windows")
 
     def __init__(  # noqa: PLR0917 - the tables, in the order of the pipeline
         self,
@@ -50,6 +52,7 @@ class Gate:
         lookups: KeyLookups,
         journal: Journal,
         pepper: bytes,
+        suspects: Suspects,
     ) -> None:
         self.state = state
         self.windows = windows
@@ -57,6 +60,7 @@ class Gate:
         self.lookups = lookups
         self.journal = journal
         self.keyed_hash = KeyedHash(pepper).digest
+        self.suspects = suspects
 
 
 class Call:
@@ -73,6 +77,7 @@ class Call:
         "as_of",
         "bytes_in",
         "bytes_out",
+        "continued",
         "digest",
         "forwarded",
         "forwarded_at",
@@ -115,6 +120,7 @@ class Call:
         self.bytes_out = 0
         self.meters = _NOTHING
         self.forwarded = False
+        self.continued = False
         self.held = False
         self.leased = None
         self.open = False
@@ -133,9 +139,11 @@ class Call:
         permit, origin = self.permit, self.origin
         ended = clock.monotonic_ns() // 1000
         flags, units, leased, held, holds = permit.flags | origin.flags, 0, 0, 0, b""
+        if self.continued:
+            flags |= CONTINUED
         if served and status in permit.billable:
             flags |= BILLABLE
-            units = permit.units
+            units = 0 if self.continued else permit.units
             leased = units if self.leased else 0
             if self.held:
                 flags, held, holds = flags | permit.held_flags, permit.held_micro, permit.holds
@@ -164,6 +172,21 @@ class Call:
                 holds,
             ),
         )
+
+    def go_on(self, status: int) -> None:
+        """Write down what a long stream has carried so far, and what it carries from now on in
+        another slot. The first part is the call; it is billed and can't be given back any more.
+        """
+        sequence = self.gate.journal.reserve() if self.open else None
+        if sequence is None:
+            return
+        self.complete(status, True)
+        self.sequence, self.open, self.continued = sequence, True, True
+        self.as_of = clock.now_us()
+        self.started = self.forwarded_at = self.answered_at = clock.monotonic_us()
+        self.bytes_in = self.bytes_out = 0
+        self.meters = _NOTHING
+        self.leased, self.held = False, False
 
     def give_back(self) -> None:
         """Return what was borrowed for the call: it is not billed, or not made."""
@@ -203,14 +226,19 @@ def locate(call: Call, product: Product | None, path: bytes) -> Refused | None:
         return Refused("rate_limited", "Too many requests come from this address.", lines)
     if not gate.state.complete:
         return Refused("unavailable", "The gateway has just started.", respond.retry_after(1))
-    if product is None:
-        return _UNLOCATED
-    match = product.routes.find(head.line.method, path)
-    if match.__class__ is not Match:
-        return _no_route(match)
+    if gate.state.blocks:
+        until = gate.state.blocked_until(call.origin.address, call.as_of)
+        if until is not None:
+            lines = respond.retry_after(respond.seconds(clock.to_us(until) - call.as_of))
+            return Refused("rate_limited", "This address is blocked for a time.", lines)
+    match = None if product is None else product.routes.find(head.line.method, path)
+    if product is None or match.__class__ is not Match:
+        return _no_route(call, match)
     call.product, call.match = product, match
     if head.block.websocket:
-        return Refused("not_implemented", "WebSockets are not served yet.")
+        refused = _no_websocket(head, product)
+        if refused is not None:
+            return refused
     return _identify(call)
 
 
@@ -220,6 +248,7 @@ def admit(call: Call, now: int) -> Refused | None:
     """
     grant, match = call.grant, call.match
     if grant is None:
+        call.gate.suspects.refused_key(call.origin.address, call.digest, now)
         return Refused("invalid_api_key")
     permit = grant.permits.get(match.key)
     if (
@@ -243,6 +272,9 @@ def admit(call: Call, now: int) -> Refused | None:
             return _over_rate(call, limiters, now)
     for _, limiter in limiters:
         limiter.take(now)
+    if call.origin.packed not in permit.origins:
+        permit.origins.add(call.origin.packed)
+        call.gate.suspects.used_key(grant.key.id, call.origin.address, now)
     return None
 
 
@@ -306,10 +338,27 @@ def open_call(call: Call) -> Refused | None:
     return None
 
 
-def _no_route(match: object) -> Refused:
+def suspected(call: Call) -> Refused | None:
+    """Why a key that is not known here is not even looked up: its address brings many such."""
+    pause = call.gate.suspects.pause(call.origin.address, call.started)
+    if not pause:
+        return None
+    lines = respond.retry_after(respond.seconds(pause))
+    return Refused("rate_limited", "Many calls from this address were refused.", lines)
+
+
+def _no_route(call: Call, match: object) -> Refused:
     if isinstance(match, WrongMethod):
         return Refused("method_not_allowed", "", b"Allow: %s\r\n" % match.allow)
+    call.gate.suspects.unknown_path(call.origin.address, call.head.line.path, call.started)
     return _UNLOCATED
+
+
+def _no_websocket(head: RequestHead, product: Product) -> Refused | None:
+    if not product.websockets:
+        return Refused("not_implemented", "This product has no WebSockets.")
+    fault = handshake_fault(head)
+    return Refused("malformed_request", fault) if fault else None
 
 
 def _identify(call: Call) -> Refused | None:
@@ -324,6 +373,7 @@ def _identify(call: Call) -> Refused | None:
     call.grant = gate.state.grant(call.digest, product)
     # Only a hash that is known proves what was hashed; of the others the form has to be a key's.
     if call.grant is None and not well_formed(secret):
+        gate.suspects.refused_key(call.origin.address, call.digest, call.started)
         return Refused("invalid_api_key")
     return None
 

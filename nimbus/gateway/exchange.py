@@ -13,12 +13,14 @@ from typing import Final, Protocol
 from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.errors import CATALOGUE
+from nimbus.gateway import websocket
 from nimbus.gateway.call import CLIENT_GONE, CLIENT_GONE_CODE, Call
 from nimbus.gateway.forward import Pool, UpstreamConnection
 from nimbus.gateway.head import Block, Field, RequestHead, ResponseHead
 from nimbus.gateway.origin import Origin, trace_line
 from nimbus.gateway.respond import Refused
 from nimbus.gateway.upstream import Upstream
+from nimbus.gateway.websocket import METER, has_switched
 from nimbus.rules.metering import parse_meters
 
 log = get_logger("gateway.exchange")
@@ -115,6 +117,9 @@ class Client(Protocol):
     def hold(self, *, paused: bool) -> None:
         """Read no more of the request's body for now, or read on."""
 
+    def switched(self) -> None:
+        """The answer was 101: what the caller sends from now on is its WebSocket's."""
+
 
 class ClientExchange:
     """Streams one request and its answer; `call` is None for the management API."""
@@ -132,6 +137,7 @@ class ClientExchange:
         "_pool",
         "_request",
         "_sent_head",
+        "_switched",
         "_upstream",
         "call",
         "method",
@@ -163,6 +169,7 @@ class ClientExchange:
         self._pending_bytes = 0
         self._head: ResponseHead | None = None
         self._sent_head = False
+        self._switched = False
         self._chunked = False
         self._keep_alive = request.line.minor == 1 and request.block.stays
         self._out: list[bytes | memoryview] = []
@@ -173,7 +180,21 @@ class ClientExchange:
         lane.busy += 1
         if lane.breaker.failures:
             lane.breaker.start()
-        self._pool.send(self, self._upstream, lane)
+        self._pool.send(self, self._upstream, lane, fresh=self.call is not None and self.upgrades)
+
+    @property
+    def upgrades(self) -> bool:
+        """Whether the caller asks for a WebSocket."""
+        return self._request.block.websocket
+
+    def write_down(self, before: int) -> None:
+        """Write down what a stream has carried, if its last record began before this instant of
+        machine time (microseconds).
+        """
+        call, head = self.call, self._head
+        if call is not None and head is not None and call.started < before:
+            self._count_bytes(call)
+            call.go_on(head.status)
 
     # What the client's side calls.
 
@@ -196,6 +217,12 @@ class ClientExchange:
             self._pending_bytes += len(piece)
             if self._pending_bytes > PENDING:
                 self._client.hold(paused=True)
+
+    def tunnel_data(self, data: bytes) -> None:
+        """What the caller sends over its WebSocket."""
+        if self._connection is not None and self.call is not None:
+            self.call.bytes_in += len(data)
+            self._connection.relay(data)
 
     def request_broken(self, code: str) -> None:
         """The rest of the request can't be had: its body is malformed, cut or too slow. The
@@ -259,6 +286,18 @@ class ClientExchange:
         end = _END if self._keep_alive and head.length is not None else self._framing(head)
         self._out += (start, limits, b"X-Request-Id: ", self._client.request_id, end)
 
+    def upstream_switched(self, head: ResponseHead) -> bool:
+        """The upstream answers 101: whether it opens the WebSocket that the caller wants."""
+        call = self.call
+        if call is None or not self.upgrades or not has_switched(head, self._request.block):
+            return False
+        self.upstream_head(head)
+        self._switched = True
+        self._keep_alive = False
+        self.upstream_flush()
+        self._client.switched()
+        return True
+
     def upstream_data(self, piece: bytes | memoryview) -> None:
         """Pass a piece of the answer on, at the next flush."""
         if self.call is not None:
@@ -280,6 +319,8 @@ class ClientExchange:
         self.over = True
         self._lane.busy -= 1
         if call is not None:
+            if self._switched:
+                self._count_bytes(call)
             call.complete(head.status, True)
         self.upstream_flush()
         if self._keep_alive:
@@ -306,6 +347,10 @@ class ClientExchange:
         """
         if self.over:
             return
+        if self._switched:
+            self._end(101, served=True)
+            self._client.cut()
+            return
         self._connection = None
         self._lane.breaker.fail(self._pool.now)
         if self.call is None:
@@ -326,14 +371,23 @@ class ClientExchange:
         self._lane.busy -= 1
         self._lane.breaker.abandon()
         if self.call is not None:
+            self._count_bytes(self.call)
             self.call.complete(status, served, code)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()
         self._pool.cancel(self)
 
+    def _count_bytes(self, call: Call) -> None:
+        """What a WebSocket carries is a meter of its own."""
+        carried = call.bytes_in + call.bytes_out
+        if self._switched and carried:
+            call.meters += ((METER, Decimal(carried)),)
+
     def _framing(self, head: ResponseHead) -> bytes:
         """The last lines of the answer's head, from the end of the request id on."""
+        if head.status == 101:
+            return b"\r\n" + websocket.LINES + b"\r\n"
         if head.length is None and self.method != b"HEAD" and head.status not in {204, 304}:
             if self._request.line.minor == 1:
                 self._chunked = True
@@ -354,7 +408,6 @@ def _head_for_upstream(request: RequestHead, call: Call) -> bytes:
     if lines is None:
         lines = block.made[permit.auth] = _caller_lines(block, permit.auth)
     method, query, request_id = line.method, call.query, call.request_id
-    plain = block.length == 0 and method not in _WITH_BODY
     return b"".join(
         (
             method,
@@ -368,7 +421,7 @@ def _head_for_upstream(request: RequestHead, call: Call) -> bytes:
             request_id,
             b"\r\n",
             block.trace or trace_line(request_id),
-            b"\r\n" if plain else _body_lines(block.length, method),
+            _end_lines(block, method),
         )
     )
 
@@ -407,6 +460,15 @@ def _caller_lines(block: Block, auth: bytes) -> bytes:
     passed = _passed(block.fields, block.connection, _NOT_FOR_UPSTREAMS, _OURS_PREFIXES)
     kept = [pair for pair in passed if pair[0].lower() != auth]
     return _lines([*kept, (b"X-Forwarded-Host", block.authority)])
+
+
+def _end_lines(block: Block, method: bytes) -> bytes:
+    """The last lines of a call's head, which depend on its body or the protocol it wants."""
+    if block.websocket:
+        return websocket.LINES + b"\r\n"
+    if block.length == 0 and method not in _WITH_BODY:
+        return b"\r\n"
+    return _body_lines(block.length, method)
 
 
 def _body_lines(length: int | None, method: bytes) -> bytes:

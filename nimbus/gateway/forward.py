@@ -52,6 +52,9 @@ class Exchange(Protocol):
     def upstream_head(self, head: ResponseHead) -> None:
         """The final answer begins."""
 
+    def upstream_switched(self, head: ResponseHead) -> bool:
+        """An answer of 101 has come: whether it was asked for. Then payload is what follows."""
+
     def upstream_data(self, piece: bytes | memoryview) -> None:
         """A piece of the answer's payload; more follows."""
 
@@ -148,6 +151,13 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head is None:
             self.deadline = self._pool.now + self.upstream.answer_us
 
+    def relay(self, data: bytes) -> None:
+        """Send what a caller says over its WebSocket."""
+        if self._transport is not None:
+            self._transport.write(data)
+            if self.deadline:
+                self.deadline = self._pool.now + STREAM_IDLE
+
     def pause(self) -> None:
         """Read no more of the answer for now."""
         if self.usable and self._transport is not None:
@@ -201,7 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         exchange, head = self._exchange, self._head
-        until_close = head is not None and head.length is None and not head.chunked
+        until_close = head is not None and self._left == _NO_LENGTH and self._reader is None
         if exchange is not None and until_close:
             self._exchange = None
             self._discard()
@@ -229,9 +239,13 @@ class UpstreamConnection(asyncio.Protocol):
             if head.status >= 200:
                 break
             self._interim += 1
+            if head.status == 101 and exchange.upstream_switched(head):
+                self._head, self._left, self._reader = head, _NO_LENGTH, None
+                break
             if head.status == 101 or self._interim > MAX_INTERIM:
                 raise BadMessageError("upstream_unreachable", "interim answers")
-        self._begin(exchange, head)
+        if self._head is None:
+            self._begin(exchange, head)
         rest, self._buffer = bytes(self._buffer), bytearray()
         if self._exchange is exchange:
             self._take_payload(exchange, rest)

@@ -65,6 +65,7 @@ class Shortage:
 
 @dataclass(slots=True)
 class _Lease:
+    standing_id: UUID
     available: int = 0
     known: bool = False  # the house has spoken of it, or could not for too long
     left: int | None = None  # neither used nor lent, as last heard
@@ -94,7 +95,7 @@ class Leases:
         self._gateways = gateways
         self._ask = ask
         self._give_back = give_back
-        self._leases: dict[UUID, _Lease] = {}
+        self._leases: dict[int, _Lease] = {}  # by the number of the id, which is quick to find
 
     def take(self, needs: Needs) -> bool | None:
         """Take the units of each need without waiting: True when they were leased, False when
@@ -103,18 +104,16 @@ class Leases:
         Leased is all or nothing. The first call on a standing waits for what the house says of
         it under every policy, so that each answer can tell the truth about the quota.
         """
-        leases = self._leases
+        covered = []
         for standing, units in needs:
             if standing.limit is not None:
-                lease = leases.get(standing.id)
+                lease = self._leases.get(standing.id.int)
                 if lease is None or not lease.known or lease.available < units:
                     return self._take_short(needs)
-        leased = False
-        for standing, units in needs:
-            if standing.limit is not None:
-                leased = True
-                self._count(standing.id, leases[standing.id], units)
-        return leased
+                covered.append((lease, units))
+        for lease, units in covered:
+            self._count(lease, units)
+        return bool(covered)
 
     def _take_short(self, needs: Needs) -> bool | None:
         """Not every need is covered: whether the call may go on all the same (False, not None)."""
@@ -185,7 +184,7 @@ class Leases:
                 lease = self._of(standing.id)
                 lease.available += units
                 if self._scarce(lease):
-                    self._return(standing.id, lease)
+                    self._return(lease)
 
     def answer(self, standing_id: UUID, granted: Granted | None) -> None:
         """The database has answered a lease, or could not (None)."""
@@ -206,7 +205,7 @@ class Leases:
 
     def remaining(self, standing: Standing) -> int | None:
         """What is left of a standing as far as is known here; None before the first lease."""
-        lease = self._leases.get(standing.id)
+        lease = self._leases.get(standing.id.int)
         if lease is None or lease.left is None:
             return None
         return lease.left + lease.available
@@ -214,26 +213,27 @@ class Leases:
     def return_idle(self) -> None:
         """Give back what was not used for a while, and what is held while little is left."""
         now = clock.monotonic()
-        for standing_id, lease in list(self._leases.items()):
+        for number, lease in list(self._leases.items()):
             idle = lease.used_at + IDLE_SECONDS < now
             if lease.available and (idle or (self._scarce(lease) and not lease.waiting)):
-                self._return(standing_id, lease)
+                self._return(lease)
             if idle and not lease.available and not lease.asked and not lease.answered:
-                del self._leases[standing_id]
+                del self._leases[number]
 
     def return_all(self) -> None:
         """Give everything back: this gateway stops."""
-        for standing_id, lease in self._leases.items():
+        for lease in self._leases.values():
             if lease.available:
-                self._return(standing_id, lease)
+                self._return(lease)
 
     def _of(self, standing_id: UUID) -> _Lease:
-        lease = self._leases.get(standing_id)
+        lease = self._leases.get(standing_id.int)
         if lease is None:
-            lease = self._leases[standing_id] = _Lease(used_at=clock.monotonic())
+            lease = _Lease(standing_id, used_at=clock.monotonic())
+            self._leases[standing_id.int] = lease
         return lease
 
-    def _count(self, standing_id: UUID, lease: _Lease, units: int) -> None:
+    def _count(self, lease: _Lease, units: int) -> None:
         lease.available -= units
         now = clock.monotonic()
         lease.used_at = now
@@ -243,7 +243,7 @@ class Leases:
             lease.second, lease.this_second = second, 0
         lease.this_second += units
         if lease.available * 2 < lease.recent:
-            self._renew(standing_id, 0)
+            self._renew(lease.standing_id, 0)
 
     def _renew(self, standing_id: UUID, needed: int) -> None:
         lease = self._of(standing_id)
@@ -267,12 +267,12 @@ class Leases:
             return False
         return _sized(lease, 0, SECOND * lease.grain, self._gateways) == 0
 
-    def _return(self, standing_id: UUID, lease: _Lease) -> None:
+    def _return(self, lease: _Lease) -> None:
         units, lease.available = lease.available, 0
         lease.empty_until = 0
         if lease.left is not None:
             lease.left += units
-        self._give_back(standing_id, units)
+        self._give_back(lease.standing_id, units)
 
 
 def _sized(lease: _Lease, needed: int, recent: int, gateways: int) -> int:

@@ -22,6 +22,7 @@ import psycopg
 
 from nimbus.base import clock
 from nimbus.base.config import Settings
+from nimbus.base.ids import new_id
 from nimbus.base.log import get_logger
 from nimbus.base.secrets import database_login
 from nimbus.gateway import last_state
@@ -30,11 +31,13 @@ from nimbus.gateway.leases import Granted, Leases
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.state import Row, State
 from nimbus.gateway.verify import KeyLookups
+from nimbus.rules.abuse import Sign
 
 log = get_logger("gateway.link")
 
 POLL_SECONDS = 1
 RETRY_SECONDS = 0.5
+SIGNS_MAX = 100  # that wait to be told
 SAVE_SECONDS = 5
 CALL_SECONDS = 2  # one statement
 FIRST_SECONDS = 60  # the first look at the feed, and each slice of a snapshot
@@ -57,6 +60,7 @@ class Link:
         self._asked: dict[UUID, int] = {}
         self._returned: dict[UUID, int] = {}
         self._keys: list[bytes] = []
+        self._signs: list[tuple[UUID, Sign]] = []
         self._work = asyncio.Event()
         self.tried = asyncio.Event()  # the feed was followed to its head, or can't be now
         self._down = True
@@ -83,6 +87,12 @@ class Link:
         """Look a key up; the answer comes later, and always."""
         self._keys.append(digest)
         self._wake()
+
+    def report(self, sign: Sign) -> None:
+        """Tell the house of signs of abuse, now or when it can be told; a flood is cut off."""
+        if len(self._signs) < SIGNS_MAX:
+            self._signs.append((new_id(), sign))
+            self._work.set()
 
     async def run(self) -> None:
         """Keep both connections for as long as the gateway lives."""
@@ -212,8 +222,8 @@ class Link:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._asked or self._returned or self._keys:
-                for step in (self._borrow, self._give_back, self._look_up):
+            while self._asked or self._returned or self._keys or self._signs:
+                for step in (self._borrow, self._give_back, self._look_up, self._tell):
                     async with asyncio.timeout(CALL_SECONDS):
                         await step(connection)
                 self._failures = 0
@@ -240,6 +250,16 @@ class Link:
             await connection.execute(
                 "SELECT gateway_give_back(%s, %s, %s)", (self._journal.producer, standing, units)
             )
+
+    async def _tell(self, connection: Connection) -> None:
+        if self._signs:
+            alert, sign = self._signs[0]
+            network = None if sign.network is None else str(sign.network)
+            await connection.execute(
+                "SELECT gateway_alert(%s, %s, %s, %s, %s, %s)",
+                (self._journal.producer, alert, sign.kind, network, sign.key_id, sign.count),
+            )
+            self._signs.pop(0)
 
     async def _borrow(self, connection: Connection) -> None:
         if not self._asked:

@@ -59,9 +59,13 @@ class Origins:
         """The origin of a connection: the peer's address."""
         return Origin(plain_address(text), self._scheme)
 
+    def trusts(self, peer: Origin) -> bool:
+        """Whether a connection is that of a trusted proxy."""
+        return bool(self._trusted) and _is_in(peer.address, self._trusted)
+
     def of_call(self, peer: Origin, block: Block) -> Origin:
         """The peer, or the last address that trusted proxies did not vouch for."""
-        if not self._trusted or not _is_in(peer.address, self._trusted):
+        if not self.trusts(peer):
             return peer
         named = [
             part.strip() for value in block.values(b"x-forwarded-for") for part in value.split(b",")

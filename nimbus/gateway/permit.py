@@ -7,7 +7,7 @@ ids of its journal record, header lines ready to send. It is kept in `grant.perm
 changes what the grant says makes another grant, and the permits go with the old one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_address
 from typing import Final, NamedTuple
@@ -41,6 +41,7 @@ class Permit:
     standings with what is told of them. `billable` are the statuses that are billed, `ids` and
     `flags` those of the journal record. `held` is what a call takes beside its quota and whoever
     stores it gives back: `held_micro` of money, and `holds` of meters that only the answer tells.
+    `origins` are the addresses from which it was used.
     """
 
     route: Route
@@ -68,6 +69,7 @@ class Permit:
     held_micro: int
     held_flags: int
     holds: bytes
+    origins: set[bytes] = field(default_factory=set)
 
     def limits(self, windows: RateWindows, now: int) -> tuple[tuple[bytes, Window], ...]:
         """The limiters in force, by name; `now` in microseconds of machine time."""

@@ -177,13 +177,14 @@ local function ask_bucket(ask)
     -- What has drained since is not given back: it might have drained for others.
     full = math.max(now, full - math.max(0, ask.back * interval - (now - ask.mark)))
   end
+  -- Tokens that live longer than usual count as granted so much later: that is charged on top.
   local extra = math.max(0, ask.life - ask.base)
-  local free = capacity * interval - (full - now) - extra
+  local free = capacity * interval - (full - now)
   local granted = lend(math.max(0, math.floor(free / interval)), ask.need, ask.want, ask.gateways)
   if granted > 0 then full = full + extra + granted * interval end
   if granted > 0 or ask.back > 0 then keep(full, interval) end
   free = capacity * interval - (full - now)
-  local pause = granted < ask.need and math.max(1, math.ceil(interval + extra - free)) or 0
+  local pause = granted < ask.need and math.max(1, math.ceil(interval - free)) or 0
   local reset = full > now and math.ceil((full - now - 1) % interval) + 1 or 0
   return {granted, math.max(0, math.floor(free / interval)), pause, now, reset}
 end

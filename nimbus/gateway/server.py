@@ -9,9 +9,11 @@ the buffer. It is in one of these states:
     BODY     the request's body is streamed to the upstream
     ANSWER   the request is whole, the answer is on its way
     LINGER   we have said all; what still comes is thrown away until the caller closes
+    TUNNEL   a WebSocket: bytes go both ways until one side ends
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from enum import Enum
 from ipaddress import ip_address
@@ -31,13 +33,14 @@ from nimbus.gateway.call import (
     locate,
     note_refused,
     open_call,
+    suspected,
 )
 from nimbus.gateway.exchange import PENDING, ClientExchange
 from nimbus.gateway.forward import WRITE_BUFFER, Pool
 from nimbus.gateway.head import MAX_BODY, BadMessageError, HeadReader, RequestHead, known_request
 from nimbus.gateway.origin import Origin, Origins, new_request_id
 from nimbus.gateway.respond import Refused
-from nimbus.gateway.upstream import Network, Upstream
+from nimbus.gateway.upstream import Address, Network, Upstream
 from nimbus.rules.limits import SECOND
 
 log = get_logger("gateway.server")
@@ -45,7 +48,10 @@ log = get_logger("gateway.server")
 HEAD_SECONDS: Final = 10
 IDLE_SECONDS: Final = 75
 API_BODY: Final = 1_048_576  # what the API takes; said here, or it is lost while the body comes
-BODY_SECONDS: Final = 30  # without a byte of the body
+BODY_SECONDS: Final = 30  # for a body to come at BODY_RATE or faster; what is ahead is not saved up
+BODY_RATE: Final = 240  # bytes a second
+PART_SECONDS: Final = 30  # after which a stream's usage is written down, and again
+MAX_PER_ADDRESS: Final = 256  # connections of one address to this process
 STALL_SECONDS: Final = 60  # without the caller reading a byte of the answer
 LINGER_SECONDS: Final = 2
 LINGER_BYTES: Final = 4_194_304
@@ -58,6 +64,7 @@ class _State(Enum):
     BODY = 3
     ANSWER = 4
     LINGER = 5
+    TUNNEL = 6
 
 
 # The states of the common path, by names that are quick to find.
@@ -83,6 +90,7 @@ class Door:
         self.hosts = hosts
         self.origins = Origins(b"https" if tls else b"http", trusted_proxies)
         self.connections: set[ClientConnection] = set()
+        self._from: Counter[Address] = Counter()
         self.stopping = False
         self.empty = asyncio.Event()  # stopping, and the last connection is gone
 
@@ -92,7 +100,16 @@ class Door:
         for connection in list(self.connections):
             if 0 < connection.deadline < now:
                 connection.expire()
+            connection.write_down(now - PART_SECONDS * SECOND)
         self.pool.sweep(now)
+
+    def came(self, connection: "ClientConnection", peer: Origin) -> bool:
+        """A connection is there: whether its address may have one more. Proxies may have any."""
+        self.connections.add(connection)
+        if self.origins.trusts(peer):
+            return True
+        self._from[peer.address] += 1
+        return self._from[peer.address] <= MAX_PER_ADDRESS
 
     def stop(self) -> None:
         """Take no further request: idle connections close, the others after their answer."""
@@ -102,9 +119,13 @@ class Door:
         if not self.connections:
             self.empty.set()
 
-    def left(self, connection: "ClientConnection") -> None:
+    def left(self, connection: "ClientConnection", peer: Origin) -> None:
         """A connection is closed."""
         self.connections.discard(connection)
+        if peer.address in self._from:
+            self._from[peer.address] -= 1
+            if not self._from[peer.address]:
+                del self._from[peer.address]
         if self.stopping and not self.connections:
             self.empty.set()
 
@@ -161,8 +182,10 @@ class ClientConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self._peer = self._door.origins.of_peer(peer[0])
-        self._door.connections.add(self)
         self._due(IDLE_SECONDS)
+        if not self._door.came(self, self._peer):
+            self.request_id = new_request_id()
+            self.refuse(_TOO_MANY, close=True)
 
     def data_received(self, data: bytes) -> None:
         buffer = self._reader.buffer
@@ -175,7 +198,11 @@ class ClientConnection(asyncio.Protocol):
                 return
             self._due(HEAD_SECONDS)
         elif self._state is _State.BODY:
-            self._due(BODY_SECONDS)
+            self._earn(len(data))
+        elif self._state is _State.TUNNEL:
+            if self._exchange is not None:
+                self._exchange.tunnel_data(data)
+            return
         elif self._state is _State.LINGER:
             self._throw_away(data)
             return
@@ -194,7 +221,7 @@ class ClientConnection(asyncio.Protocol):
         return self._transport is not None and self._transport.can_write_eof()
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._door.left(self)
+        self._door.left(self, self._peer)
         self._transport = None
         self.deadline = 0
         if self._task is not None:
@@ -240,6 +267,19 @@ class ClientConnection(asyncio.Protocol):
             self.finished()
         else:
             self.ended()
+
+    def switched(self) -> None:
+        """The answer was 101: what the caller sends from now on is its WebSocket's."""
+        self._state = _State.TUNNEL
+        early = bytes(self._reader.buffer)
+        if early and self._exchange is not None:
+            self._reader.buffer.clear()
+            self._exchange.tunnel_data(early)
+
+    def write_down(self, before: int) -> None:
+        """Let a long stream be written down as far as it has come."""
+        if self._exchange is not None:
+            self._exchange.write_down(before)
 
     def finished(self) -> None:
         """The answer is written: on to the next request, if there may be one."""
@@ -352,7 +392,7 @@ class ClientConnection(asyncio.Protocol):
             product, path = state.product(place[0]), place[1]
         else:
             product, path = state.product_of_host(block.host), request.line.path
-            if product is None:
+            if product is None and state.complete:
                 self.refuse(Refused("unknown_host"), close=request.has_body)
                 return
         call = Call(door.gate, request, origin, request_id)
@@ -361,7 +401,11 @@ class ClientConnection(asyncio.Protocol):
         if refused is not None:
             self._refuse_call(refused)
         elif call.grant is None:
-            self._await(self._look_up(call))
+            refused = suspected(call)
+            if refused is None:
+                self._await(self._look_up(call))
+            else:
+                self._refuse_call(refused)
         else:
             self._admit(call, call.started)
 
@@ -500,7 +544,7 @@ class ClientConnection(asyncio.Protocol):
             return
         waits = len(self._reader.buffer) > PENDING and self._state is not _State.HEAD
         reading = self._state is _State.LINGER or not (
-            waits or (self._held and self._state is _State.BODY)
+            waits or (self._held and self._state in {_State.BODY, _State.TUNNEL})
         )
         if self._full and self._state is _State.HEAD:
             reading = False
@@ -511,8 +555,16 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._transport.pause_reading()
 
+    def _earn(self, size: int) -> None:
+        """A piece of the body has come: time for the rest, as much as BODY_RATE gives for it."""
+        latest = self._door.pool.now + BODY_SECONDS * SECOND
+        self.deadline = min(self.deadline + size * SECOND // BODY_RATE, latest)
+
     def _due(self, seconds: float) -> None:
         self.deadline = self._door.pool.now + int(seconds * SECOND)
 
 
 _NOWHERE: Final = Origin(ip_address("0.0.0.0"), b"http")  # noqa: S104 - until connected
+_TOO_MANY: Final = Refused(
+    "unavailable", "Too many connections come from this address.", respond.retry_after(1)
+)

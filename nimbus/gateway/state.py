@@ -88,7 +88,7 @@ class State:
         self._products_by_slug: dict[bytes, Product] = {}
         self._products_by_host: dict[bytes, Product] = {}
         self._plans: dict[UUID, Plan] = {}
-        self._blocks: dict[str, Block] = {}
+        self.blocks: dict[str, Block] = {}
         self._forget_grants()
 
     def empty(self) -> "State":
@@ -159,7 +159,7 @@ class State:
         """When an address that is refused now is let in again (business time); None: it is in."""
         ends = [
             block.ends_at
-            for block in self._blocks.values()
+            for block in self.blocks.values()
             if block.network is not None
             and block.network.version == address.version
             and address in block.network
@@ -254,9 +254,9 @@ class State:
             )
 
     def _take_block(self, entity_id: str, record: Record | None) -> None:
-        self._blocks.pop(entity_id, None)
+        self.blocks.pop(entity_id, None)
         if record is not None:
-            self._blocks[entity_id] = Block(
+            self.blocks[entity_id] = Block(
                 network=None if record["network"] is None else ip_network(record["network"]),
                 key_id=_id(record["key_id"]),
                 ends_at=clock.from_wire(record["ends_at"]),
@@ -322,7 +322,7 @@ class State:
                 for standing in counted.get("standings", ())
             ),
             blocked_until=max(
-                (block.ends_at for block in self._blocks.values() if block.key_id == key.id),
+                (block.ends_at for block in self.blocks.values() if block.key_id == key.id),
                 default=None,
             ),
         )

@@ -20,9 +20,11 @@ from nimbus.gateway.leases import Granted, Leases
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.server import ClientConnection, Door
 from nimbus.gateway.state import Record, State
+from nimbus.gateway.suspects import Suspects
 from nimbus.gateway.upstream import Upstream as Place
 from nimbus.gateway.verify import KeyLookups, digest_of
 from nimbus.gateway.windows import RateWindows
+from nimbus.rules.abuse import Sign
 from nimbus.rules.grants import key_check
 from nimbus.rules.metering import SlotState, UsageEvent, read_segment
 
@@ -158,6 +160,7 @@ class House:
     asked: list[tuple[UUID, int]] = field(default_factory=list)
     hidden_keys: dict[bytes, Record] = field(default_factory=dict)
     looked_up: list[bytes] = field(default_factory=list)
+    signs: list[Sign] = field(default_factory=list)
 
     def lease(self, standing: UUID, units: int) -> Granted | None:
         self.asked.append((standing, units))
@@ -463,7 +466,8 @@ async def open_gate(
         lookups.answer(digest, found=None if house.gone else record is not None)
 
     journal = Journal(folder / "journal", UUID(int=99))
-    gate = Gate(state, RateWindows(0, gateways), leases, lookups, journal, PEPPER)
+    suspects = Suspects(house.signs.append)
+    gate = Gate(state, RateWindows(0, gateways), leases, lookups, journal, PEPPER, suspects)
     pool = Pool(LOOPBACK, upstream_tls)
     socket_path = str(folder / "api.sock")
     api = Place(False, "", 0, b"", b"", None, 2, 5, socket_path)
