@@ -206,8 +206,10 @@ async def test_two_gateways_lend_themselves_no_unit_too_many(
                 return not isinstance(found, Shortage)
             return True
 
+        one.link._keys += [number.to_bytes(32) for number in range(2_000)]
         calls = [take(gate) for _ in range(40) for gate in (one, two)]
         taken = await asyncio.gather(*calls)
+        assert one.link._keys, "a flood of unknown keys keeps no lease waiting"
         assert sum(taken) == LIMIT
         [standing] = one.standing(market.secret)
         assert counters(settings, standing) == (0, LIMIT)
