@@ -31,6 +31,8 @@ from tools.corpus.gateway import REBIND_NAME
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 HEAVY: Final = 5  # what /heavy weighs when a case does not say
+# The assumed limits of an upstream; where no timer is meant, the house's shorter ones.
+CONNECT_MS, ANSWER_MS = 5_000, 60_000
 SECOND_ROUTE: Final = "/second"  # where cases send what is pipelined behind the first request
 OTHER_PRODUCT, OTHER_SUBSCRIPTION = UUID(int=20), UUID(int=22)
 
@@ -261,7 +263,12 @@ class Gateway:
             for method in METHODS
         ]
         hosts = [self._corpus.host]
-        return house.product_record(self._upstream_port, routes=routes, hosts=hosts)
+        record = house.product_record(self._upstream_port, routes=routes, hosts=hosts)
+        if self.kind.scale != 1:
+            for upstream in record["upstreams"].values():
+                upstream["connect_timeout_ms"] = int(CONNECT_MS / self.kind.scale)
+                upstream["answer_timeout_ms"] = int(ANSWER_MS / self.kind.scale)
+        return record
 
 
 def _used_slots(path: Path, after: int) -> list[Slot]:

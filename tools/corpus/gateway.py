@@ -48,7 +48,8 @@ def divide_timers(scale: float) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith(gateway_package):
             for constant, value in list(vars(module).items()):
-                if constant.endswith("_SECONDS") and isinstance(value, int | float):
+                timer = constant.endswith("_SECONDS") and isinstance(value, int | float)
+                if timer or constant == "STREAM_IDLE":
                     setattr(module, constant, value / scale)
 
 
