@@ -291,9 +291,9 @@ class ClientExchange:
         call = self.call
         if call is None or not self.upgrades or not has_switched(head, self._request.block):
             return False
-        self.upstream_head(head)
         self._switched = True
         self._keep_alive = False
+        self.upstream_head(head)
         self.upstream_flush()
         self._client.switched()
         return True
