@@ -11,7 +11,7 @@ writes a socket: `store.py` carries what `Fleet` asks, `rates.lua` answers.
    admits by its own share only from then on, and the store lends the others no absent share.
 4. By itself a gateway admits its share (`limits.share`). A bucket opens empty, so that what was
    granted before fits in. A window admits, until one window after, no more than this gateway's own
-   calls of the window before: their places come free, and nobody else's are known.
+   calls that lie in it as it opens: their places come free, and nobody else's are known.
 5. Each remembers its own calls of the window. When the store's data may be lost (another server,
    empty, flushed, a clock that stepped), or a gateway has admitted by itself, a new epoch begins:
    all stop, tell the store what they remember, and go on when all have.
@@ -129,7 +129,7 @@ class Shared:
         if now < self._expires:
             return 0
         if self._fleet.phase is Phase.ALONE:
-            return max(self._fleet.opens - now, self._by_itself(now).wait(now))
+            return self._fleet.opens - now if self.may_come(now) else self._by_itself(now).wait(now)
         return max(ASK_AGAIN, self._retry_at - now)
 
     def take(self, now: int) -> None:
@@ -173,7 +173,8 @@ class Shared:
     def reset(self, now: int) -> int:
         """Microseconds until more calls may become available."""
         if self._fleet.phase is Phase.ALONE:
-            return max(self._fleet.opens - now, self._by_itself(now).reset(now))
+            closed = self._fleet.opens - now
+            return closed if closed > 0 else self._by_itself(now).reset(now)
         return max(0, self._reset_at - now)
 
     def idle(self, now: int) -> bool:
@@ -278,7 +279,7 @@ class Shared:
                 waiter.set_result(None)
 
     def _by_itself(self, now: int) -> Limiter:
-        """The limiter that holds without the store."""
+        """The limiter that holds without the store, once that has opened."""
         fleet = self._fleet
         part = share(self.rate, fleet.place, fleet.gateways)
         if self._losses != fleet.losses:

@@ -83,7 +83,7 @@ class Gcra:
     def take(self, now: int) -> None:
         """Count a call that was admitted."""
         full_at = self._full_at
-        self._full_at = (max(now, full_at)) + self._interval
+        self._full_at = max(now, full_at) + self._interval
 
     def remaining(self, now: int) -> int:
         """How many calls would be admitted at once."""
@@ -200,17 +200,17 @@ def promise(limiter: Promising, now: int) -> tuple[int, int]:
     """What a caller is told: how many calls remain, and for how many seconds that holds.
 
     Within those seconds it is never told a higher number, though calls may leave the window
-    meanwhile: seconds are whole on the wire, so the instant it was told lies a little later.
-    Example: 5 a minute, calls at 0 s and 10.5 s: "4 for 60 s", "3 for 50 s"; at 60 s the first has
-    left, and a call then is told "3 for 11 s". Source: spec 09 Q-08.
+    meanwhile: seconds are whole on the wire, so what was told ends up to a second later than the
+    reset; until then the number stays. Example: 5 a minute, calls at 0 s and 10.5 s: "4 for 60 s",
+    "3 for 50 s" (till 60.5 s); at 61 s the first has left: "3 for 10 s". Source: spec 09 Q-08.
     """
     remaining = limiter.remaining(now)
     if now >= limiter.promised_until:
-        limiter.promised_until = now - -limiter.reset(now) // SECOND * SECOND
+        limiter.promised_until = now + -(-limiter.reset(now) // SECOND) * SECOND + SECOND
     elif remaining > limiter.promised:
         remaining = limiter.promised
     limiter.promised = remaining
-    return remaining, -(-max(0, limiter.promised_until - now) // SECOND)
+    return remaining, max(0, -((now - limiter.promised_until) // SECOND) - 1)
 
 
 def limiter(rate: Rate, opens: int | None = None) -> Limiter:
