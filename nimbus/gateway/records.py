@@ -254,12 +254,13 @@ class _Index:
         mark, part = divmod(hash(name) & 0xFFFFFFFFFF, _INDEX_PARTS)
         slots = self._parts[part]
         if 4 * self._used[part] >= 3 * len(slots):
-            self._parts[part] = array("Q", bytes(8 * (len(slots) + len(slots) // 4)))
+            larger = array("Q", bytes(8 * (len(slots) + len(slots) // 4)))
             for slot in slots:
                 if slot:
-                    self._place(part, slot)
+                    _place(larger, slot)
+            self._parts[part] = slots = larger
         self._used[part] += 1
-        self._place(part, mark << 32 | row)
+        _place(slots, mark << 32 | row)
 
     def rows(self, name: bytes) -> Iterator[int]:
         """The rows that may be of this name."""
@@ -271,12 +272,15 @@ class _Index:
                 yield slot & 0xFFFFFFFF
             position = (position + 1) % len(slots)
 
-    def _place(self, part: int, slot: int) -> None:
-        slots = self._parts[part]
-        position = (slot >> 32) % len(slots)
-        while slots[position]:
-            position = (position + 1) % len(slots)
-        slots[position] = slot
+
+def _place(slots: "array[int]", slot: int) -> None:
+    size = len(slots)
+    position = (slot >> 32) % size
+    while slots[position]:
+        position += 1
+        if position == size:
+            position = 0
+    slots[position] = slot
 
 
 def entity(kind: str, entity_id: str) -> bytes:

@@ -141,9 +141,8 @@ class State:
 
     def take(self, number: int, packed: Packed) -> None:
         """Take one record as the copy on disk has it, into a state that is being filled."""
-        kind, entity_id = entity_of(packed)
-        if kind in _COMPILED:
-            self.apply(number, kind, entity_id, unpack(packed))
+        if KINDS[packed.blob[0]] in _COMPILED:
+            self.apply(number, *entity_of(packed), unpack(packed))
         else:
             self.records.put(number, packed)
 
