@@ -44,7 +44,9 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Why a call can't have its units: the code of spec 08, and seconds until a retry helps."""
+    """Why a call can't have its units: the code of spec 08, and seconds until a retry helps (0:
+    nobody can say).
+    """
 
     code: str
     retry_after: int
@@ -290,5 +292,9 @@ def _settles_later(standing: Standing) -> bool:
 
 
 def _exceeded(standing: Standing, as_of: datetime, *, comes_back: bool) -> Shortage:
-    pause = 1 if comes_back else int((standing.ends_at - as_of).total_seconds()) + 1
+    pause = int((standing.ends_at - as_of).total_seconds()) + 1
+    if comes_back:
+        pause = 1
+    elif standing.kind == "balance":
+        pause = 0
     return Shortage(CODES[standing.kind], pause, standing.ends_at)

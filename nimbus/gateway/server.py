@@ -473,7 +473,8 @@ class ClientConnection(asyncio.Protocol):
         if short is None:
             self._open(call)
             return
-        lines = respond.retry_after(short.retry_after) + call.answer_lines(clock.monotonic_us())
+        lines = respond.retry_after(short.retry_after) if short.retry_after else b""
+        lines += call.answer_lines(clock.monotonic_us())
         refused = Refused(short.code, short.detail(), lines)
         note_refused(call, refused)
         self._refuse_call(refused)

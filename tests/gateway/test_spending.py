@@ -88,8 +88,8 @@ async def test_calls_stop_before_the_amount_is_passed(
     answer = await gate.ask(b"GET", b"/echo")
 
     assert (answer.status, answer.code) == (status, code)
-    assert int(answer["retry-after"]) > 10**9
-    assert (RESET in answer.json["detail"]) == (status == 429)
+    assert answer.has("retry-after") == (RESET in answer.json["detail"]) == (status == 429)
+    assert status == 402 or int(answer["retry-after"]) > 10**9
     assert len(upstream.seen) == 3
     refused = gate.events()[-1]
     assert (refused.refusal, refused.held_micro, refused.held_on) == (code, 0, Held.NOTHING)

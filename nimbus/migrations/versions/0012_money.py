@@ -124,7 +124,8 @@ def _records() -> dict[str, str]:
 
 
 def _standings() -> None:
-    # `used` may fall below zero: what a period of the month before costs can come out lower.
+    # `used` may fall below zero: what a period of the month before costs can come out lower. No
+    # foreign key to the key (none is ever deleted): its lock would come after the advisory one.
     op.execute(
         """CREATE TABLE spend_standings (
             id uuid PRIMARY KEY,
@@ -143,8 +144,7 @@ def _standings() -> None:
             UNIQUE NULLS NOT DISTINCT (organization_id, kind, key_id, period_starts_at),
             CHECK (period_starts_at < period_ends_at),
             CHECK ((kind = 'key_spend') = (key_id IS NOT NULL)),
-            CHECK (kind <> 'balance' OR limit_micro IS NOT NULL),
-            FOREIGN KEY (organization_id, key_id) REFERENCES api_keys (organization_id, id))"""
+            CHECK (kind <> 'balance' OR limit_micro IS NOT NULL))"""
     )
     op.execute("CREATE INDEX ix_spend_standings_key ON spend_standings (key_id)")
     # Limited ones after which no other is open yet: the job opens it when they begin.
@@ -184,7 +184,8 @@ def _standings() -> None:
 
 def _rated_periods() -> None:
     # How far a billing period of a subscription is rated: the position from which the next event
-    # is priced. `cost` is in whole currency units.
+    # is priced. `cost` is in whole currency units. No foreign key: who changes a subscription holds
+    # its row, and waits for the storing that writes here.
     op.execute(
         """CREATE TABLE rated_periods (
             subscription_id uuid NOT NULL,
@@ -196,9 +197,7 @@ def _rated_periods() -> None:
             cells jsonb NOT NULL,
             cost numeric NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now(),
-            PRIMARY KEY (organization_id, subscription_id, period_starts_at),
-            FOREIGN KEY (organization_id, subscription_id)
-                REFERENCES subscriptions (organization_id, id))"""
+            PRIMARY KEY (organization_id, subscription_id, period_starts_at))"""
     )
     op.execute("CREATE INDEX ix_rated_periods_subscription ON rated_periods (subscription_id)")
     protect("rated_periods", two_sided=True, verbs="SELECT")
@@ -238,8 +237,9 @@ def _accounts(names: str) -> None:
 
 def _open() -> None:
     # The rows of the month that `instant` is in, in the organization's time zone, where they are
-    # missing. Between their neighbours: the zone may have been another one then. Rows that people
-    # change are locked before the advisory lock, as they do who come here by trigger.
+    # missing. Between their neighbours: the zone may have been another one then. Everybody takes
+    # the organization's row first, then the advisory lock, then standings; that lock is held to
+    # the commit, so that a limit that changes meanwhile is seen here or sees what was opened.
     op.execute(
         f"""CREATE FUNCTION spend_open(organization uuid, keys uuid[], instant timestamptz)
         RETURNS void LANGUAGE plpgsql {DEFINER} AS $$
@@ -249,8 +249,6 @@ def _open() -> None:
             starts timestamptz;
             ends timestamptz;
         BEGIN
-            PERFORM FROM api_keys k WHERE k.organization_id = organization AND k.id = ANY (keys)
-                ORDER BY k.id FOR KEY SHARE;
             SELECT o.* INTO owner FROM organizations o WHERE o.id = organization FOR KEY SHARE;
             IF NOT FOUND THEN
                 RETURN;

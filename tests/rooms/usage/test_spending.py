@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spend and balances: counted as the bill counts, lent without ever going over, settled exactly."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -21,6 +23,7 @@ from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM
 from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login
+from nimbus.identity import lock_organization_facts
 from nimbus.identity.service.organizations import change_spend_limit
 from nimbus.payments.service.balances import credit
 from nimbus.rules.invoicing import MeterUsage, usage_cost
@@ -403,6 +406,38 @@ async def test_a_balance_is_what_was_credited_and_the_book_has_it(
         owed = await ledger.balance(session, "customer_balance", "EUR", consumer.organization_id)
         assert owed == -500
         assert (await ledger.check(session)).differences == ()
+
+
+async def test_storing_changing_limits_and_changing_plans_at_once_come_to_an_end(
+    contract: Contract, consumer: Person, keys: Sequence[UUID], tmp_path: Path
+) -> None:
+    months = [START + number * 31 * DAY for number in range(6)]
+
+    async def keep_storing() -> None:
+        producer = uuid4()
+        for number, month in enumerate(months, 1):
+            report = {"key_id": keys[number % 2], **reported(reports="1")}
+            await store(producer, [event(contract, producer, number, month, **report)], number)
+
+    async def keep_limiting() -> None:
+        for cents in range(1, 7):
+            await limit_organization(consumer, cents)
+            await limit_key(consumer, keys[cents % 2], cents)
+
+    async def keep_opening() -> None:
+        for _ in months:
+            async with db.transaction(consumer.organization_id, consumer.actor.user_id) as session:
+                await lock_organization_facts(session, consumer.organization_id)
+                await usage.open_standings(session, contract.subscription_id, START)
+
+    async with asyncio.TaskGroup() as group:
+        for work in (keep_storing, keep_storing, keep_limiting, keep_opening):
+            group.create_task(work())
+
+    of_all = await standings(consumer)
+    assert sum(one["used"] for one in of_all) == 12 * REPORT
+    assert all(one["period_ends_at"] == two["period_starts_at"] for one, two in pairwise(of_all))
+    assert await proof(tmp_path) == []
 
 
 async def test_the_proof_finds_money_that_is_wrong(
