@@ -34,6 +34,7 @@ Meters = tuple[tuple[str, Decimal], ...]
 
 # What is recorded when the caller left before the upstream answered; nobody is told it.
 CLIENT_GONE, CLIENT_GONE_CODE = 499, "client_gone"
+NOT_KEPT = "The call can't be kept safely now."
 _UNLOCATED = Refused("route_not_found")
 ASK_STORE = Refused("rate_limited")  # no refusal yet: limits that are shared have to be asked
 _NOTHING: Meters = ()
@@ -330,7 +331,11 @@ async def borrow(call: Call) -> Shortage | None:
 
 def open_call(call: Call) -> Refused | None:
     """Reserve the journal slot, without which nothing is forwarded."""
-    sequence = call.gate.journal.reserve()
+    journal = call.gate.journal
+    if call.match.route.strict_journal and not journal.syncs:
+        call.give_back()
+        return Refused("unavailable", NOT_KEPT, respond.retry_after(1))
+    sequence = journal.reserve()
     if sequence is None:
         call.give_back()
         return Refused("unavailable", "The call can't be metered now.", respond.retry_after(1))

@@ -7,6 +7,7 @@ client's socket. Each direction holds at most what one read brought plus PENDING
 that queues pauses its source.
 """
 
+import asyncio
 from decimal import Decimal
 from typing import Final, Protocol
 
@@ -14,7 +15,7 @@ from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.errors import CATALOGUE
 from nimbus.gateway import websocket
-from nimbus.gateway.call import CLIENT_GONE, CLIENT_GONE_CODE, Call
+from nimbus.gateway.call import CLIENT_GONE, CLIENT_GONE_CODE, NOT_KEPT, Call
 from nimbus.gateway.forward import Pool, UpstreamConnection
 from nimbus.gateway.head import Block, Field, RequestHead, ResponseHead
 from nimbus.gateway.origin import Origin, trace_line
@@ -322,11 +323,27 @@ class ClientExchange:
             if self._switched:
                 self._count_bytes(call)
             call.complete(head.status, True)
+            if call.match.route.strict_journal:
+                call.gate.journal.sync_soon().add_done_callback(self._synced)
+                return
+        self._release()
+
+    def _release(self) -> None:
+        """Hand over the end of the answer."""
         self.upstream_flush()
         if self._keep_alive:
             self._client.finished()
         else:
             self._client.ended()
+
+    def _synced(self, done: asyncio.Future[bool]) -> None:
+        """The call of a strict route is on the disk, or the disk has failed."""
+        if done.result():
+            self._release()
+        elif self._sent_head:
+            self._client.cut()
+        else:
+            self._client.refuse(Refused("unavailable", NOT_KEPT), close=True)
 
     def upstream_flush(self) -> None:
         """Hand over what has come."""
