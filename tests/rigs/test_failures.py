@@ -151,7 +151,8 @@ async def test_a_disk_that_does_not_sync_stops_no_call_and_is_logged(rig: Rig) -
     [process], [caller] = rig.gateways, rig.callers(1, customer.key)
 
     def logged() -> bool:
-        return "journal_not_synced" in process.log.read_text()
+        logged = "journal_not_synced" in process.log.read_text()
+        return logged and len(caller.attempts) > 20
 
     await call_until([caller], logged)
     assert {each.status for each in caller.attempts} == {200}
