@@ -276,7 +276,8 @@ class UpstreamConnection(asyncio.Protocol):
                 if left > 0:
                     self._left = left - size
                 exchange.upstream_data(data)
-            exchange.upstream_flush()
+            if self._exchange is exchange:  # else it is complete, and knows when to let it go
+                exchange.upstream_flush()
 
     def _take_chunks(
         self, exchange: Exchange, reader: BodyReader, data: bytes | memoryview
