@@ -67,7 +67,7 @@ records = st.builds(
         max_size=6,
     ).map(lambda found: tuple(found.items())),
     held_micro=uint,
-    held_on=st.builds(Held, st.integers(0, 15)),
+    held_on=st.builds(Held, st.integers(0, 7)),
     holds=st.dictionaries(
         st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True), st.integers(1, 10**9), max_size=2
     ).map(lambda found: tuple(found.items())),

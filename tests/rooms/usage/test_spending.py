@@ -32,6 +32,7 @@ from nimbus.rules.money import Money
 from nimbus.rules.spending import MICRO, micro
 from nimbus.subscriptions.service import change_plan
 from nimbus.usage.jobs import open_spend
+from nimbus.usage.service import spending
 from tests.support.metered import (
     END,
     START,
@@ -225,6 +226,10 @@ async def test_the_next_month_opens_when_one_begins_however_often_it_is_asked_fo
     await make_key(consumer, limit_cents=50)
     owner = str(consumer.organization_id)
 
+    async with db.system_session(STORING) as session:
+        assert await spending.next_due(session) == MIDNIGHT
+        assert await spending.due(session, MIDNIGHT - HOUR, 9) == []
+        assert await spending.due(session, MIDNIGHT, 9) == [(consumer.organization_id, MIDNIGHT)]
     await open_spend(owner, clock.to_wire(MIDNIGHT - HOUR))
     assert len(await standings(consumer)) == 2
     for _ in range(2):
