@@ -59,11 +59,15 @@ def strict(gate: OpenGate, upstream: Upstream) -> None:
     gate.feed("product", record)
 
 
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 2\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]
+)
 async def test_a_strict_call_is_answered_only_once_it_is_on_the_disk(
-    tmp_path: Path, disk: Disk
+    tmp_path: Path, disk: Disk, framing: bytes
 ) -> None:
     async with open_upstream() as upstream, open_gate(tmp_path, upstream.port) as gate:
         strict(gate, upstream)
+        upstream.say(b"HTTP/1.1 200 OK\r\n" + framing)
         disk.free.clear()
         async with gate.caller() as caller, gate.caller() as other:
             await caller.send(request(b"GET", b"/strict"))
