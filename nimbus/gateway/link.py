@@ -252,14 +252,18 @@ class Link:
             )
 
     async def _tell(self, connection: Connection) -> None:
-        if self._signs:
-            alert, sign = self._signs[0]
-            network = None if sign.network is None else str(sign.network)
+        if not self._signs:
+            return
+        alert, sign = self._signs.pop(0)
+        network = None if sign.network is None else str(sign.network)
+        try:
             await connection.execute(
                 "SELECT gateway_alert(%s, %s, %s, %s, %s, %s)",
                 (self._journal.producer, alert, sign.kind, network, sign.key_id, sign.count),
             )
-            self._signs.pop(0)
+        except psycopg.OperationalError:
+            self._signs.insert(0, (alert, sign))  # said again on the next line, and stored once
+            raise
 
     async def _borrow(self, connection: Connection) -> None:
         if not self._asked:
