@@ -15,7 +15,6 @@ import pytest
 from tests.support.soak import Soak, a_seed
 from tools.corpus import run
 from tools.corpus.__main__ import SHIPPED, cuts_of
-from tools.corpus.accept import check_predicates
 from tools.corpus.check import check_case
 from tools.corpus.form import Case, read_corpus
 from tools.corpus.run import Rig, open_rig
@@ -38,7 +37,6 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
 
 @pytest.mark.parametrize("case", CORPUS.cases, ids=lambda case: case.id)
 async def test_a_hostile_case_ends_safely(rig: Rig, case: Case) -> None:
-    check_predicates(case)
     seed = a_seed()
     print(f"TEST_SEED={seed}")
     report = await check_case(rig, case, cuts_of(case, SPLITS, random.Random(seed)))
@@ -151,7 +149,6 @@ def case_of(folder: Path, entry: dict[str, Any]) -> Case:
     path = folder / "corpus.json"
     path.write_text(json.dumps(document), "utf-8")
     (case,) = read_corpus(path).cases
-    check_predicates(case)
     return case
 
 

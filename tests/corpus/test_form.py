@@ -4,13 +4,14 @@ a gateway that answers wrongly.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nimbus.rules.grants import key_check
-from tools.corpus.accept import Seen, best_match, check_predicates, mismatches
+from tools.corpus.accept import Seen, best_match, mismatches, predicate_fault
 from tools.corpus.caller import Cut
 from tools.corpus.form import FormatError, placeholders, read_corpus
 from tools.corpus.recorder import Received
@@ -55,9 +56,16 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 def test_what_the_runner_does_not_know_is_an_error_that_names_it(
     tmp_path: Path, case: dict[str, Any]
 ) -> None:
-    with pytest.raises(FormatError, match=r"shout|loudly|KEY_C|answer|asleep|moon|smells|colour"):
-        for read in read_corpus(corpus_of(tmp_path, **case)).cases:
-            check_predicates(read)
+    (read,) = read_corpus(corpus_of(tmp_path, **case)).cases
+    fault = read.fault or predicate_fault(read)
+    assert re.search(r"shout|loudly|KEY_C|answer|asleep|moon|smells|colour", fault)
+
+
+def test_what_is_no_corpus_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"format":"other"}', "utf-8")
+    with pytest.raises(FormatError):
+        read_corpus(path)
 
 
 def test_texts_are_bytes_and_the_reserved_prefix_is_ours(tmp_path: Path) -> None:

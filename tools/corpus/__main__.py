@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import uvloop
 
-from tools.corpus.accept import check_predicates
 from tools.corpus.caller import Cut
 from tools.corpus.check import Report, check_case
 from tools.corpus.form import Case, Corpus, FormatError, read_corpus
@@ -32,14 +31,11 @@ def cuts_of(case: Case, splits: int | None, chance: random.Random) -> Iterator[C
     length = len(case.sent)
     if length < 2:
         return
-    volume = sum(
-        len(s.value) * int(s.options.get("count", 1)) for s in case.client if s.name == "repeat"
-    )
     offsets = list(range(1, length))
     if splits is not None:
-        wanted = splits if volume + length < LARGE else min(1, splits)
+        wanted = splits if case.volume < LARGE else min(1, splits)
         offsets = sorted(chance.sample(offsets, min(wanted, len(offsets))))
-    if volume + length < LARGE and (splits is None or splits):
+    if case.volume < LARGE and (splits is None or splits):
         yield Cut(every_byte=True)
     for offset in offsets:
         yield Cut((offset,))
@@ -82,8 +78,6 @@ def _chosen(corpus: Corpus, only: str | None) -> Corpus:
     cases = [case for case in corpus.cases if only in {None, "", case.id}]
     if not cases:
         raise FormatError(f"there is no case {only}")
-    for case in cases:
-        check_predicates(case)
     return Corpus(
         tuple(cases),
         corpus.host,

@@ -204,9 +204,14 @@ class Caller(asyncio.Protocol):
             self._transport.abort()
 
 
-async def connect(port: int) -> Caller:
-    """A connection to the gateway, from a loopback address that nobody else uses."""
-    source = f"127.{random.randint(1, 250)}.{random.randint(0, 250)}.{random.randint(2, 250)}"  # noqa: S311
+def an_address() -> str:
+    """A loopback address that hardly anybody else uses."""
+    first, second, third = random.randint(1, 250), random.randint(0, 250), random.randint(2, 250)  # noqa: S311
+    return f"127.{first}.{second}.{third}"
+
+
+async def connect(port: int, source: str) -> Caller:
+    """A connection to the gateway from this address."""
     _, caller = await asyncio.get_running_loop().create_connection(
         Caller, "127.0.0.1", port, local_addr=(source, 0)
     )

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from nimbus.gateway.server import LINGER_BYTES
 from tools.corpus import rules
-from tools.corpus.accept import Seen, best_match
+from tools.corpus.accept import Seen, best_match, predicate_fault
 from tools.corpus.caller import Cut
 from tools.corpus.child import Fare, Gateway, Kind
 from tools.corpus.form import Case
@@ -51,6 +52,10 @@ async def check_case(rig: Rig, case: Case, cuts: Iterable[Cut] = ()) -> Report:
     if case.unknown_needs:
         report.skipped = ", ".join(sorted(case.unknown_needs))
         return report
+    fault = case.fault or predicate_fault(case)
+    if fault:
+        report.broken.append(fault)
+        return report
     try:
         gateway = await rig.gateway(_kind(case))
         first = await _first(rig, case, gateway, report)
@@ -58,6 +63,9 @@ async def check_case(rig: Rig, case: Case, cuts: Iterable[Cut] = ()) -> Report:
             await _variants(rig, gateway, report, first, list(cuts))
     except UnsupportedError as need:
         report.skipped = str(need)
+    except Exception as error:  # noqa: BLE001 - one case must not end the others
+        report.broken.append(f"the run ended with {error!r}")
+        gateway = await rig.renew(_kind(case))
     report.broken += rules.log_lines(gateway.log_lines(), rig.corpus.keys.values())
     report.seconds = time.monotonic() - began
     return report
@@ -111,7 +119,8 @@ async def _variants(
         seen = await run(cut, warm=warm, twice=twice)
         report.runs += 1
         broken = await _judge(report, run, seen, 1)
-        broken += rules.same_verdict(first, seen)
+        if report.case.volume < LINGER_BYTES:  # above, an answer may be lost by a reset
+            broken += rules.same_verdict(first, seen)
         report.broken += [f"{how}: {sentence}" for sentence in broken]
         if broken:
             return
@@ -129,6 +138,8 @@ async def _judge(report: Report, run: Run, seen: Seen, canaries: int) -> list[st
         if fault:
             broken.append(fault)
             break
+    if seen.died != ("crash" in case.needs):
+        broken.append("G4: the gateway died" if seen.died else "the gateway was not killed")
     outcome, reasons = best_match(seen, case)
     if outcome is None:
         found = f"{seen.statuses[:3]} closed {seen.closed[:3]}"

@@ -198,7 +198,8 @@ class Gateway:
                     continue
                 if not reserved:
                     self._read_until[producer] = slot.sequence
-                (refused if slot.record.refusal else served).append(slot.record)
+                if not slot.record.continued:  # a further part of a long stream is no call
+                    (refused if slot.record.refusal else served).append(slot.record)
         return served, refused, reserved
 
     def forget_events(self) -> None:

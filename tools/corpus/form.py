@@ -93,6 +93,7 @@ class Case:
     needs: frozenset[str]
     config: Mapping[str, int]
     about: str  # what the case says of itself, for what the form does not say
+    fault: str = ""  # why it can't be run: a step, a placeholder or a setting that is not known
 
     @property
     def scripted(self) -> tuple[Step, ...]:
@@ -108,6 +109,12 @@ class Case:
     def sent(self) -> bytes:
         """The bytes of its `send` steps, one after the other."""
         return b"".join(step.value for step in self.client if step.name == "send")
+
+    @property
+    def volume(self) -> int:
+        """How many bytes it sends, about."""
+        repeats = [step for step in self.client if step.name == "repeat"]
+        return len(self.sent) + sum(len(s.value) * int(s.options.get("count", 1)) for s in repeats)
 
     @property
     def unknown_needs(self) -> frozenset[str]:
@@ -147,7 +154,9 @@ def placeholders() -> dict[str, bytes]:
 
 
 def read_corpus(path: Path) -> Corpus:
-    """The cases of a file; raises FormatError for what this runner does not know."""
+    """The cases of a file; raises FormatError when it is none. What this runner does not know of
+    a case stands in its `fault`.
+    """
     document = json.loads(path.read_text("utf-8"))
     if document.get("format") != "http-hostile-corpus" or document.get("version") != 1:
         raise FormatError("the file is not an http-hostile-corpus of version 1")
@@ -155,13 +164,21 @@ def read_corpus(path: Path) -> Corpus:
     setup = document.get("assumed_setup", {})
     defaults = Corpus(())
     return Corpus(
-        cases=tuple(_case(entry, keys) for entry in document["cases"]),
+        cases=tuple(_case_or_fault(entry, keys) for entry in document["cases"]),
         host=setup.get("gateway_host", defaults.host),
         free_routes=tuple(setup.get("free_plan_routes", defaults.free_routes)),
         paid_routes=tuple(setup.get("paid_routes", defaults.paid_routes)),
         other_host=setup.get("other_tenant", {}).get("host", defaults.other_host),
         keys=keys,
     )
+
+
+def _case_or_fault(entry: Mapping[str, Any], keys: Mapping[str, bytes]) -> Case:
+    try:
+        return _case(entry, keys)
+    except FormatError as error:
+        title = entry.get("title", "")
+        return Case(entry["id"], title, (), None, (), frozenset(), {}, title, str(error))
 
 
 def _case(entry: Mapping[str, Any], keys: Mapping[str, bytes]) -> Case:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from nimbus.rules.metering import UsageEvent
 from tools.corpus.accept import Seen, best_match
-from tools.corpus.caller import Caller, Cut, connect
+from tools.corpus.caller import Caller, Cut, an_address, connect
 from tools.corpus.child import HEAVY, Fare, Gateway, Kind
 from tools.corpus.form import Case, Corpus
 from tools.corpus.gateway import ALLOWED, FORBIDDEN
@@ -28,6 +28,7 @@ from tools.corpus.recorder import Received, Recorder
 from tools.corpus.wire import Message, read_answers
 
 PATIENCE: Final = 8  # seconds that an outcome may take to come once all is said
+SCALED_PATIENCE: Final = 20  # the same where timers are divided and the case is about them
 ENDLESS: Final = 2  # seconds to look at what never ends
 OWN_TASKS: Final = 1  # of a gateway at rest: the one that tends it
 QUIET_TURNS: Final = 4  # turns of the gateway's loop without news
@@ -70,6 +71,14 @@ class Rig:
             await canary(self, known)  # what the first call makes is there from now on
         return known
 
+    async def renew(self, kind: Kind) -> Gateway:
+        """A new process of this kind, after a run that was not finished."""
+        gateway = self.gateways[kind]
+        await gateway.kill()
+        self.recorder.stop_listening()
+        await self.recorder.listen(_upstream_hosts())
+        return await self.gateway(kind)
+
 
 @contextlib.asynccontextmanager
 async def open_rig(corpus: Corpus, folder: Path) -> AsyncIterator[Rig]:
@@ -97,6 +106,7 @@ class Run:
         self.case = case
         self.gateway = gateway
         self.callers: list[Caller] = []
+        self.source = an_address()
         self.started = 0.0
         self.spoken = 0.0
         self.peak = 0
@@ -107,7 +117,9 @@ class Run:
         """
         case, recorder = self.case, self.rig.recorder
         self.callers = list(
-            await asyncio.gather(*(connect(self.gateway.port) for _ in range(case.connections)))
+            await asyncio.gather(
+                *(connect(self.gateway.port, self.source) for _ in range(case.connections))
+            )
         )
         begun = await self.gateway.fare()
         skip = 0
@@ -164,6 +176,7 @@ class Run:
         """Hang up, read the journal, and put back what the case has changed."""
         for caller in self.callers:
             caller.hang_up()
+        seen.died = not self.gateway.alive
         crashed = await self._recover()
         seen.events = await self._take_events(reserved_allowed=crashed)
         if crashed:  # the drain may read a dead gateway's journal twice
@@ -257,7 +270,8 @@ class Run:
         """Wait until nothing moves, and then for an outcome; for what never ends, not long."""
         began = time.monotonic()
         quiet, mark = 0, self._mark()
-        while time.monotonic() - began < PATIENCE:
+        patience = PATIENCE if self.gateway.kind.scale == 1 else SCALED_PATIENCE
+        while time.monotonic() - began < patience:
             busy = await self._one_turn()
             if not self.gateway.alive:
                 await asyncio.sleep(0.02)
@@ -350,7 +364,7 @@ async def canary(rig: Rig, gateway: Gateway) -> tuple[str, set[int]]:
     """
     rig.canaries += 1
     nonce = f"{rig.canaries}-{random.getrandbits(64):x}"
-    caller = await connect(gateway.port)
+    caller = await connect(gateway.port, an_address())
     rig.recorder.begin(())
     await caller.send(
         b"GET /echo?nonce=%s HTTP/1.1\r\nHost: %s\r\nX-Api-Key: %s\r\nConnection: close\r\n\r\n"
