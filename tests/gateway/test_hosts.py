@@ -61,6 +61,30 @@ async def test_a_path_at_a_product_s_host_is_the_route_s(
     assert (event.product_id, event.billable) == (PRODUCT, True)
 
 
+async def test_a_websocket_at_a_product_s_host_is_the_route_s(
+    served: OpenGate, upstream: Upstream
+) -> None:
+    wish = (
+        b"Connection: Upgrade",
+        b"Upgrade: websocket",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    record = product_record(upstream.port, hosts=[HOST.decode()], websockets=True)
+    served.feed("product", record)
+    upstream.say(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
+
+    for target in (b"/farms/7", b"http://api.wind.example/farms/7"):
+        [answer] = await ask(served, at(b"GET", target, *wish))
+        assert (answer.status, answer.body) == (403, b"no")
+        assert upstream.seen[-1].line == "GET /v2/site/7 HTTP/1.1"
+        assert upstream.seen[-1].fields["upgrade"] == "websocket"
+    for target, host, status in ((b"/api/docs", HOST, 404), (b"/echo", b"nobody.example", 421)):
+        [answer] = await ask(served, at(b"GET", target, *wish, host=host))
+        assert answer.status == status
+    assert len(upstream.seen) == 2
+
+
 async def test_both_addresses_lead_to_the_same_product_on_one_connection(
     served: OpenGate, upstream: Upstream
 ) -> None:
