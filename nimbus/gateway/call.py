@@ -27,6 +27,7 @@ from nimbus.gateway.suspects import Suspects
 from nimbus.gateway.verify import KEY_PARAMETER, KeyedHash, KeyLookups, read_secret
 from nimbus.gateway.websocket import handshake_fault
 from nimbus.gateway.windows import NamedWindows, RateWindows, may_come
+from nimbus.rules.abuse import ADDRESSES_OF_A_KEY
 from nimbus.rules.grants import Grant, decide, parameter_verdict, well_formed
 from nimbus.rules.metering import BILLABLE, CONTINUED, LIVE, encode_call, meters_text
 
@@ -274,8 +275,7 @@ def admit(call: Call, now: int) -> Refused | None:
     for _, limiter in limiters:
         limiter.take(now)
     if call.origin.packed not in permit.origins:
-        permit.origins.add(call.origin.packed)
-        call.gate.suspects.used_key(grant.key.id, call.origin.address, now)
+        _note_origin(call, permit.origins, now)
     return None
 
 
@@ -357,6 +357,15 @@ def _no_route(call: Call, match: object) -> Refused:
         return Refused("method_not_allowed", "", b"Allow: %s\r\n" % match.allow)
     call.gate.suspects.unknown_path(call.origin.address, call.head.line.path, call.started)
     return _UNLOCATED
+
+
+def _note_origin(call: Call, origins: set[bytes], now: int) -> None:
+    """A key was used from an address that its permit has not seen, or has forgotten."""
+    if len(origins) >= ADDRESSES_OF_A_KEY:
+        origins.clear()
+    origins.add(call.origin.packed)
+    if call.grant is not None:
+        call.gate.suspects.used_key(call.grant.key.id, call.origin.address, now)
 
 
 def _no_websocket(head: RequestHead, product: Product) -> Refused | None:

@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,6 +27,7 @@ from nimbus.gateway.link import Link, load_state, state_file
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.state import Row, State
 from nimbus.gateway.verify import KeyLookups
+from nimbus.rules.abuse import Sign
 from nimbus.rules.grants import Standing, Subscription
 from tests.gateway.house import until
 from tests.support.market import (
@@ -338,3 +340,18 @@ async def test_the_last_good_state_is_on_disk_and_private(
     again = on_disk()
     assert (again.number, again.complete) == (number, True)
     assert again.knows_key(keyed_hash(market.secret))
+
+
+async def test_signs_of_abuse_reach_the_house_once_also_over_a_lost_connection(
+    settings: Settings, market: Market, tmp_path: Path
+) -> None:
+    async with linked(settings, tmp_path / "j") as gate:
+        known = Sign("many_addresses", None, market.key_id, 50)
+        gate.link.report(Sign("refused_keys", ip_network("192.0.2.7/32"), None, 50))
+        cut_connections(settings)
+        gate.link.report(known)
+
+        def kinds() -> list[str]:
+            return [row[0] for row in execute(settings, "SELECT kind FROM abuse_alerts ORDER BY 1")]
+
+        await until(lambda: kinds() == ["many_addresses", "refused_keys"])
