@@ -20,7 +20,7 @@ from tools.corpus.form import Case, read_corpus
 from tools.corpus.run import Rig, open_rig
 
 CORPUS = read_corpus(SHIPPED)
-SPLITS = 2  # offsets a case, beside byte by byte
+SPLITS = 1  # offsets a case, beside after every byte
 WHOLLY_SPLIT = 2  # cases split at every offset; all of them in `make soak`
 
 
