@@ -268,8 +268,17 @@ def test_tokens_that_one_gateway_did_not_use_are_there_for_another(client: Clien
     world = World(client, SEED)
     rate = Rate(2_000, 10)
     fleet = fleet_of(world, 2)
-    load(world, fleet[:1], rate, 4 * rate.amount, 0.1)
-    key = fleet[0].fleet.key(fleet[0].limit(NAME, rate))
+    limit = fleet[0].limit(NAME, rate)
+    left_over = []
+    for number in range(120):
+        for _ in range(8 if number % 40 < 12 else 0):
+            fleet[0].call(limit)
+        world.until(world.now + 5_000)
+        left_over.append(limit.remaining(fleet[0].clock()) - limit._left)
+    assert any(left_over), "tokens were fetched ahead"
+    key = fleet[0].fleet.key(limit)
+    world.until(world.now + SECOND // 2)
+    fleet[0].call(limit)
     world.until(world.now + SECOND // 2)
     total = client.call(b"LINDEX", key, b"0")
     assert isinstance(total, bytes)
