@@ -17,6 +17,7 @@ from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.gateway.body import BodyReader
 from nimbus.gateway.head import BadMessageError, ResponseHead, known_answer, read_response
+from nimbus.gateway.reading import BoundedReads
 from nimbus.gateway.respond import Refused, retry_after, seconds
 from nimbus.gateway.upstream import Network, UnreachableError, Upstream, vetted_addresses
 from nimbus.rules.breaker import Breaker
@@ -93,7 +94,7 @@ class Lane:
         return None
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(BoundedReads):
     """One connection; carries one exchange at a time. `deadline` (0: none) and `idle_since` are
     microseconds of machine time.
     """
@@ -103,6 +104,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_exchange",
         "_head",
+        "_held",
         "_interim",
         "_left",
         "_pool",
@@ -130,6 +132,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reused = False  # it has carried an exchange before
         self._answered = False  # a byte of the answer has come
         self._interim = 0
+        self._held = False  # the caller does not take more of the answer now
 
     @property
     def usable(self) -> bool:
@@ -141,7 +144,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Carry this exchange from now on."""
         self._exchange = exchange
         self._head = None
-        self._answered, self._interim = False, 0
+        self._answered, self._interim, self._held = False, 0, False
         exchange.upstream_ready(self)
 
     def write(self, data: bytes) -> None:
@@ -160,14 +163,26 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more of the answer for now."""
+        self._held = True
         if self.usable and self._transport is not None:
             self.deadline = 0
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
+        self._held = False
         if self.usable and self._transport is not None:
             self.deadline = self._pool.now + STREAM_IDLE
+            self._transport.resume_reading()
+
+    def breathe(self) -> None:
+        """Let others have their turn before the next read."""
+        if self.usable and self._transport is not None:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._held and self.usable and self._transport is not None:
             self._transport.resume_reading()
 
     def abandon(self) -> None:

@@ -39,6 +39,7 @@ from nimbus.gateway.exchange import PENDING, ClientExchange
 from nimbus.gateway.forward import WRITE_BUFFER, Pool
 from nimbus.gateway.head import MAX_BODY, BadMessageError, HeadReader, RequestHead, known_request
 from nimbus.gateway.origin import Origin, Origins, new_request_id
+from nimbus.gateway.reading import BoundedReads
 from nimbus.gateway.respond import Refused
 from nimbus.gateway.upstream import Address, Network, Upstream
 from nimbus.rules.limits import SECOND
@@ -130,7 +131,7 @@ class Door:
             self.empty.set()
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(BoundedReads):
     """One connection of a caller. `deadline` is in microseconds of machine time; 0 is none."""
 
     __slots__ = (
@@ -208,6 +209,12 @@ class ClientConnection(asyncio.Protocol):
             return
         buffer += data
         self._advance()
+
+    def breathe(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._reading = False
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._pace)
 
     def eof_received(self) -> bool:
         self._ended = True

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads of a bounded size: what a socket has is taken into one buffer, and copied from there.
+
+By itself uvloop brings up to 256,000 bytes at once, which a peer that does not read would then
+hold in memory; and it reads on while there is more, before what was read could be sent.
+"""
+
+import asyncio
+from typing import Final
+
+READ_BYTES: Final = 65_536
+_BUFFER: Final = memoryview(bytearray(READ_BYTES))  # a read is copied before the next one begins
+
+
+class BoundedReads(asyncio.BufferedProtocol):
+    """A protocol that gets its bytes by `data_received`, at most READ_BYTES at a time; after that
+    many `breathe` is called: stop reading for now, and go on in the loop's next round.
+    """
+
+    __slots__ = ()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's signature
+        """Where the loop puts what it reads."""
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes have been read."""
+        self.data_received(bytes(_BUFFER[:nbytes]))
+        if nbytes == READ_BYTES:
+            self.breathe()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        raise NotImplementedError
+
+    def breathe(self) -> None:
+        """Let others have their turn before the next read."""
+        raise NotImplementedError
