@@ -21,6 +21,7 @@ from tools.corpus.run import open_rig
 SHIPPED: Final = Path("tests/cases/http_corpus.json")
 RESULT: Final = Path("build/corpus.json")
 LARGE: Final = 262_144  # a case that sends more than this is split less often
+LARGE_SPLITS: Final = 8  # offsets of such a case when the others are split at all of theirs
 REFUSAL_SECONDS, REFUSAL_CPU = 0.05, 0.005  # rule G7
 
 
@@ -32,9 +33,10 @@ def cuts_of(case: Case, splits: int | None, chance: random.Random) -> Iterator[C
     if length < 2:
         return
     offsets = list(range(1, length))
-    if splits is not None:
-        wanted = splits if case.volume < LARGE else min(1, splits)
-        offsets = sorted(chance.sample(offsets, min(wanted, len(offsets))))
+    wanted = len(offsets) if splits is None else splits
+    if case.volume >= LARGE:
+        wanted = min(wanted, LARGE_SPLITS if splits is None else 1)
+    offsets = sorted(chance.sample(offsets, min(wanted, len(offsets))))
     if case.volume < LARGE and (splits is None or splits):
         yield Cut(every_byte=True)
     for offset in offsets:
