@@ -4,6 +4,7 @@
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,10 +32,16 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            valkey.command(self.socket),
+            # Ends with the tests, however they end.
+            [
+                sys.executable,
+                "-m",
+                "nimbus.base.process",
+                str(os.getpid()),
+                *valkey.command(self.socket),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            cwd="/",
         )
         while not valkey.answers(self.socket):
             assert self.process.poll() is None, "Valkey has ended"
