@@ -45,8 +45,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+machine_ns = time.time_ns
+"""Nanoseconds since 1970 by the machine, for what needs no object."""
+
 monotonic_ns = time.monotonic_ns
-"""The same in nanoseconds, where even a call in between would be felt."""
+"""`monotonic` in nanoseconds, where even a call in between would be felt."""
 
 
 def monotonic_us() -> int:

@@ -8,10 +8,10 @@ made by counting: the time, bits that are this process's own, and a number that 
 
 import itertools
 import os
-import time
 from ipaddress import ip_address
 from typing import Final
 
+from nimbus.base import clock
 from nimbus.gateway.head import Block
 from nimbus.gateway.upstream import Address, Network
 from nimbus.gateway.windows import PER_ADDRESS, RateWindows, Window
@@ -104,7 +104,7 @@ _prefix: tuple[int, bytes] = (0, b"")
 def new_request_id() -> bytes:
     """A request's id: a UUIDv7 in its usual text form, unique beyond this process."""
     global _prefix  # noqa: PLW0603 - one sequence a process
-    millisecond = time.time_ns() // 1_000_000
+    millisecond = clock.machine_ns() // 1_000_000
     if millisecond != _prefix[0]:
         high, low = divmod(millisecond, 0x10000)
         own = (_own & 0xFFF, 0x8000 | _own >> 12 & 0x3FFF)

@@ -31,8 +31,8 @@ ENTITY_BYTES = 17
 # Ids that many records have in common stay in the shape.
 _SHARED = frozenset(("product_id", "provider_organization_id", "plan_version_id"))
 _OWNER = ("organization_id",)
-_ID, _DIGEST, _INSTANT = "\0i", "\0d", "\0t"
-_SIZES = {_ID: 16, _DIGEST: 32, _INSTANT: 8}
+_ID, _BYTES32, _INSTANT = "\0i", "\0d", "\0t"
+_SIZES = {_ID: 16, _BYTES32: 32, _INSTANT: 8}
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _HEX = re.compile("[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -63,7 +63,7 @@ class _Shape:
         self.owner: int | None = None
         place = ENTITY_BYTES
         for names, value in _leaves(json.loads(text)[1]) if text else ():
-            if value == _DIGEST:
+            if value == _BYTES32:
                 self.digests += (place,)
             elif names == _OWNER:
                 self.owner = place
@@ -339,7 +339,7 @@ def _take_out(value: Any, name: str, parts: list[bytes]) -> Any:
         return _ID
     if length == 64 and _HEX.fullmatch(value):
         parts.append(bytes.fromhex(value))
-        return _DIGEST
+        return _BYTES32
     if length == 27 and _TIME.fullmatch(value):
         microseconds = (datetime.fromisoformat(value) - _EPOCH) // _MICROSECOND
         parts.append(_MICROSECONDS.pack(microseconds))
@@ -368,7 +368,7 @@ def _put_back(value: Any, reader: _Reader) -> Any:
         return [_put_back(item, reader) for item in value]
     if value == _ID:
         return str(UUID(bytes=reader.take(16)))
-    if value == _DIGEST:
+    if value == _BYTES32:
         return reader.take(32).hex()
     if value == _INSTANT:
         [microseconds] = _MICROSECONDS.unpack(reader.take(8))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from hmac import compare_digest
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from uuid import UUID
 
@@ -305,7 +306,7 @@ class State:
         return grant
 
     def _grant(self, record: Record, digest: str, product_id: UUID) -> Grant:
-        retired = digest != record["hash"]
+        retired = not compare_digest(digest, record["hash"])
         key = _key(record, clock.from_wire(record["retires_at"]) if retired else None)
         organization = self.records.get("organization", record["organization_id"])
         return Grant(
