@@ -151,7 +151,6 @@ class Call:
                 flags, held, holds = flags | permit.held_flags, permit.held_micro, permit.holds
         else:
             self.give_back()
-        started, forwarded_at = self.started, self.forwarded_at or ended
         self.gate.journal.complete(
             self.sequence,
             encode_call(
@@ -159,13 +158,13 @@ class Call:
                 permit.ids,
                 status,
                 flags,
-                (
-                    ended - started,
-                    (self.answered_at or ended) - forwarded_at,
-                    self.bytes_in,
-                    self.bytes_out,
-                ),
-                (units, leased, held),
+                ended - self.started,
+                (self.answered_at or ended) - (self.forwarded_at or ended),
+                self.bytes_in,
+                self.bytes_out,
+                units,
+                leased,
+                held,
                 origin.packed,
                 self.head.line.method,
                 b"" if self.forwarded or not code else code.encode(),
@@ -300,8 +299,13 @@ def note_refused(call: Call, refused: Refused) -> None:
             call_ids(grant, call.product, call.match.route),
             CATALOGUE[refused.code].status,
             live | call.origin.flags,
-            (clock.monotonic_us() - call.started, 0, 0, 0),
-            (0, 0, 0),
+            clock.monotonic_us() - call.started,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
             call.origin.packed,
             call.head.line.method,
             refused.code.encode(),

@@ -260,8 +260,13 @@ def encode_record(record: UsageEvent) -> bytes:
         ),
         record.status,
         flags,
-        (record.duration_us, record.upstream_us, record.bytes_in, record.bytes_out),
-        (record.units, record.leased, record.held_micro),
+        record.duration_us,
+        record.upstream_us,
+        record.bytes_in,
+        record.bytes_out,
+        record.units,
+        record.leased,
+        record.held_micro,
         record.ip.packed,
         record.method.encode("ascii")[:MAX_METHOD],
         record.refusal.encode("ascii")[:MAX_CODE],
@@ -281,8 +286,13 @@ def encode_call(  # noqa: PLR0917 - names cost time here, and the order is that 
     ids: bytes,
     status: int,
     flags: int,
-    sizes: tuple[int, int, int, int],
-    units: tuple[int, int, int],
+    duration_us: int,
+    upstream_us: int,
+    bytes_in: int,
+    bytes_out: int,
+    units: int,
+    leased: int,
+    held_micro: int,
     ip: bytes,
     method: bytes,
     refusal: bytes,
@@ -293,35 +303,32 @@ def encode_call(  # noqa: PLR0917 - names cost time here, and the order is that 
     """The payload of a finished call from its parts, for a writer that keeps them ready.
 
     `occurred_us` microseconds since 1970, `ids` of `record_ids`, `flags` of LIVE, BILLABLE,
-    IPV6 and CONTINUED; `sizes` are duration and upstream's part in microseconds, bytes in and
-    bytes out; `units` are units, how many of them leased, and held money; `ip` 4 or 16 bytes.
+    IPV6 and CONTINUED; `upstream_us` is the upstream's part of the duration, `leased` that of the
+    units, `ip` 4 or 16 bytes.
     Raises ValueError when the texts don't fit a slot.
     """
     if len(meters) > MAX_USAGE_TEXT or len(refusal) + len(holds) > MAX_HOLDS_TEXT:
         raise ValueError("the reported usage does not fit a slot")
-    return b"".join(
-        (
-            _CALL.pack(
-                occurred_us,
-                ids,
-                status,
-                flags,
-                *sizes,
-                *units,
-                ip,
-                len(method),
-                len(refusal),
-                len(request_id),
-                len(meters),
-                len(holds),
-            ),
-            method,
-            refusal,
-            request_id,
-            meters,
-            holds,
-        )
+    fixed = _CALL.pack(
+        occurred_us,
+        ids,
+        status,
+        flags,
+        duration_us,
+        upstream_us,
+        bytes_in,
+        bytes_out,
+        units,
+        leased,
+        held_micro,
+        ip,
+        len(method),
+        len(refusal),
+        len(request_id),
+        len(meters),
+        len(holds),
     )
+    return b"%b%b%b%b%b%b" % (fixed, method, refusal, request_id, meters, holds)
 
 
 def decode_slot(data: bytes | memoryview, sequence: int, producer: UUID) -> Slot:
