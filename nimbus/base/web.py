@@ -78,6 +78,8 @@ class Unit:
         """The request's transaction over all organizations: platform pages only."""
         assert self._session is None, "one transaction a request"
         self._session = await self._stack.enter_async_context(db.system_session(reason))
+        if self.idempotency is not None:
+            await _claim(self._session, self.idempotency)  # the one that had it has ended
         return self._session
 
 
@@ -182,6 +184,19 @@ async def _idempotent(
         "operation": operation,
         "key": key,
     }
+    digest = hashlib.sha256(await request.body()).digest()
+    claim = {**identity, "request_hash": digest}
+    await _claim(session, claim)
+    unit_of(request).idempotency = claim
+
+
+async def _claim(session: AsyncSession, claim: dict[str, Any]) -> None:
+    """Hold an idempotency key until the transaction ends.
+
+    Raises `Replay` for a request that was answered, 409 for one that is still running, 422 for
+    another request with this key.
+    """
+    identity = {name: value for name, value in claim.items() if name != "request_hash"}
     lock = hashlib.sha256("|".join(map(str, identity.values())).encode()).digest()[:8]
     taken = await session.scalar(
         text("SELECT pg_try_advisory_xact_lock(:lock)"),
@@ -189,7 +204,6 @@ async def _idempotent(
     )
     if not taken:
         raise Refusal("idempotency_in_flight", "The first request with this key is still running.")
-    digest = hashlib.sha256(await request.body()).digest()
     row = (
         await session.execute(
             text(
@@ -201,9 +215,8 @@ async def _idempotent(
         )
     ).one_or_none()
     if row is None:
-        unit_of(request).idempotency = {**identity, "request_hash": digest}
         return
-    if not compare_digest(row.request_hash, digest):
+    if not compare_digest(row.request_hash, claim["request_hash"]):
         raise Refusal("idempotency_conflict", "This key was used with a different request.")
     headers = {"Idempotency-Replayed": "true"}
     raise Replay(JSONResponse(row.response, status_code=row.status, headers=headers))
