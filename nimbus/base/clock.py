@@ -40,10 +40,8 @@ def machine_now() -> datetime:
     return datetime.now(UTC)
 
 
-def monotonic() -> float:
-    """Seconds that only go forward, for timeouts and rate windows."""
-    return time.monotonic()
-
+monotonic = time.monotonic
+"""Seconds that only go forward, for timeouts and rate windows."""
 
 machine_ns = time.time_ns
 """Nanoseconds since 1970 by the machine, for what needs no object."""

@@ -26,9 +26,10 @@ from nimbus.gateway.state import Product, State
 from nimbus.gateway.suspects import Suspects
 from nimbus.gateway.verify import KEY_PARAMETER, KeyedHash, KeyLookups, read_secret
 from nimbus.gateway.websocket import handshake_fault
-from nimbus.gateway.windows import NamedWindows, RateWindows, may_come
+from nimbus.gateway.windows import NamedWindows, RateWindows, count, may_come
 from nimbus.rules.abuse import ADDRESSES_OF_A_KEY
 from nimbus.rules.grants import Grant, decide, parameter_verdict, well_formed
+from nimbus.rules.limits import promise
 from nimbus.rules.metering import BILLABLE, CONTINUED, LIVE, encode_call, meters_text
 
 Meters = tuple[tuple[str, Decimal], ...]
@@ -127,10 +128,11 @@ class Call:
         self.leased = None
         self.open = False
 
-    def complete(self, status: int, served: bool, code: str = "") -> None:
+    def complete(self, status: int, served: bool, code: str = "", ended: int = 0) -> None:
         """Write down how the call ended, before its last byte leaves; later calls change
         nothing. `served` says that the upstream answered and its answer was passed on; `code`
-        says why not. A call that never went to the upstream becomes a refused record.
+        says why not. A call that never went to the upstream becomes a refused record. `ended` is
+        machine time in microseconds, read here when the caller has no fresh reading.
 
         Billed is a live call that the upstream answered with a status that the product bills;
         everything else gives its units back. Source: spec 03 "What is billed".
@@ -139,7 +141,7 @@ class Call:
             return
         self.open = False
         permit, origin = self.permit, self.origin
-        ended = clock.monotonic_ns() // 1000
+        ended = ended or clock.monotonic_ns() // 1000
         flags, units, leased, held, holds = permit.flags | origin.flags, 0, 0, 0, b""
         if self.continued:
             flags |= CONTINUED
@@ -204,16 +206,20 @@ class Call:
         is known.
         """
         gate, permit = self.gate, self.permit
-        lines = permit.policy_line
-        if lines:
-            lines += respond.rate_line(permit.limits(gate.windows, now), now)
+        limiters = permit.limits(gate.windows, now)
+        if len(limiters) == 1:
+            lines = permit.rate_lines % promise(limiters[0][1], now)
+        else:
+            lines = permit.policy_line + respond.rate_line(limiters, now)
         least: int | None = None
         told = b""
         for standing, prepared in permit.quotas:
             remaining = gate.leases.remaining(standing)
             if remaining is not None and (least is None or remaining < least):
                 least, told = remaining, prepared
-        return lines if least is None else b"%s%s%d\r\n" % (lines, told, max(0, least))
+        if least is None:
+            return lines
+        return b"%s%s%d\r\n" % (lines, told, max(0, least))
 
 
 def locate(call: Call, product: Product | None, path: bytes) -> Refused | None:
@@ -266,13 +272,9 @@ def admit(call: Call, now: int) -> Refused | None:
             note_refused(call, refused)
             return refused
     limiters = permit.limits(call.gate.windows, now)
-    for _, limiter in limiters:
-        if limiter.wait(now):
-            if may_come(limiters, now):
-                return ASK_STORE
-            return _over_rate(call, limiters, now)
-    for _, limiter in limiters:
-        limiter.take(now)
+    # The usual call has one limit, which decides alone.
+    if limiters[0][1].admit(now) if len(limiters) == 1 else count(limiters, now):
+        return ASK_STORE if may_come(limiters, now) else _over_rate(call, limiters, now)
     if call.origin.packed not in permit.origins:
         _note_origin(call, permit.origins, now)
     return None

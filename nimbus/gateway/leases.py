@@ -106,6 +106,15 @@ class Leases:
         Leased is all or nothing. The first call on a standing waits for what the house says of
         it under every policy, so that each answer can tell the truth about the quota.
         """
+        if len(needs) == 1:  # the usual call, without a list
+            standing, units = needs[0]
+            if standing.limit is None:
+                return False
+            lease = self._leases.get(standing.id.int)
+            if lease is None or not lease.known or lease.available < units:
+                return self._take_short(needs)
+            self._count(lease, units)
+            return True
         covered = []
         for standing, units in needs:
             if standing.limit is not None:

@@ -38,8 +38,9 @@ class Permit:
     upstream's own credential line, `base_path` (after a space) stands before the path on its
     request line, `head` is what follows the target there, with our lines that are the same for
     all calls. `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited
-    standings with what is told of them. `billable` are the statuses that are billed, `ids` and
-    `flags` those of the journal record. `held` is what a call takes beside its quota and whoever
+    standings with what is told of them. `rate_lines` are the header lines of a single limit, with
+    places for what remains and for how many seconds. `billable` are the statuses that are billed,
+    `ids` and `flags` those of the journal record. `held` is what a call takes beside its quota and whoever
     stores it gives back: `held_micro` of money, and `holds` of meters that only the answer tells.
     `origins` are the addresses from which it was used.
     """
@@ -57,6 +58,7 @@ class Permit:
     head: bytes
     subjects: tuple[Subject, ...]
     policy_line: bytes
+    rate_lines: bytes
     limiters: tuple[tuple[bytes, Window], ...]
     generation: int
     needs: Needs
@@ -97,6 +99,7 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         standings = grant.subscription.standings_at(CALLS, as_of)
     subjects = _subjects(grant, route)
     held = _held(grant, route, as_of) if live else _NOTHING_HELD
+    policy_line = respond.policy_line((name, rate) for name, _, rate in subjects)
     closed = _closed(grant, upstream, needs_quota=asks_quota, open_=standings) or held.closed
     return Permit(
         route=route,
@@ -111,7 +114,10 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         base_path=b" " if upstream is None else b" " + upstream.base_path,
         head=b"" if upstream is None else _head(upstream, grant.subscription),
         subjects=subjects,
-        policy_line=respond.policy_line((name, rate) for name, _, rate in subjects),
+        policy_line=policy_line,
+        rate_lines=policy_line + b'RateLimit: "%s";r=%%d;t=%%d\r\n' % subjects[0][0].encode()
+        if subjects
+        else b"",
         limiters=(),
         generation=-1,
         needs=tuple((standing, route.weight) for standing in standings),

@@ -10,7 +10,8 @@ from nimbus.base import clock
 from nimbus.gateway.tokens import Fleet, Phase, Shared
 from nimbus.rules.limits import SECOND, Limiter, Rate, limiter, share
 
-PER_ADDRESS = Rate(20_000, 1)  # calls a second from one address, before anything is known of it
+# Calls a second from one address, before anything is known of it; a bucket is one number.
+PER_ADDRESS = Rate(20_000, 1, 2_000)
 ADDRESS = "address"
 PRUNE_ABOVE = 50_000  # limiters in memory
 WAIT_SECONDS = 2  # for the shared store's word
@@ -62,7 +63,7 @@ class RateWindows:
         deadline = clock.monotonic_us() + WAIT_SECONDS * SECOND
         while True:
             now = clock.monotonic_us()
-            pause = admit(limiters, now)
+            pause = count(limiters, now)
             if not pause or now >= deadline or not may_come(limiters, now):
                 return pause
             short = [one for _, one in limiters if isinstance(one, Shared) and one.wait(now)]
@@ -104,7 +105,7 @@ class RateWindows:
             self._fleet.forget(now)
 
 
-def admit(limiters: NamedWindows, now: int) -> int:
+def count(limiters: NamedWindows, now: int) -> int:
     """Count one call against all of them, or against none: 0, or microseconds to wait."""
     pause = max((each.wait(now) for _, each in limiters), default=0)
     if not pause:

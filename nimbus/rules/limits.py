@@ -90,7 +90,8 @@ class Gcra:
         ahead = self._full_at - now
         if ahead <= 0:
             return self.capacity
-        return max(0, (self._tolerance + self._interval - ahead) // self._interval)
+        calls = (self._tolerance + self._interval - ahead) // self._interval
+        return max(0, calls)
 
     def reset(self, now: int) -> int:
         """Microseconds until one more call becomes available; 0 when all are."""
@@ -210,7 +211,8 @@ def promise(limiter: Promising, now: int) -> tuple[int, int]:
     elif remaining > limiter.promised:
         remaining = limiter.promised
     limiter.promised = remaining
-    return remaining, max(0, -((now - limiter.promised_until) // SECOND) - 1)
+    seconds = (limiter.promised_until - now - 1) // SECOND
+    return remaining, max(0, seconds)
 
 
 def limiter(rate: Rate, opens: int | None = None) -> Limiter:
