@@ -49,6 +49,7 @@ METER = {"key": "m{}", "unit": "panels", "aggregation": "max"}
 PRODUCT = {"slug": "p-{}", "name": "Product"}
 KEY = {"name": "k-{}", "environment": "Test"}
 GUEST = {"email": "g{}@solar.example", "role": "viewer"}
+BLOCK = {"network": "203.0.113.0/24", "minutes": 5, "reason": "It scans: {}"}
 CREDIT = {"amount": {"amount_minor": 100, "currency": "EUR"}, "reason": "paid {}"}
 REQUESTS = {
     # A plan is taken once: the first answer of the next test is 200, and is repeated as such.
@@ -70,6 +71,8 @@ REQUESTS = {
     "create_meter": Request(METER, {**METER, "unit": "roofs"}),
     "create_plan": Request(PLAN, {**PLAN, "name": "Other"}),
     "admin_credit_balance": Request(CREDIT, {**CREDIT, "reason": "other {}"}, by="admin"),
+    "add_product_host": Request({"name": "{}.solar.example"}, {"name": "other{}.solar.example"}),
+    "set_block": Request(BLOCK, {**BLOCK, "minutes": 6}, by="admin"),
     "create_route": Request(ROUTE, {**ROUTE, "method": "PUT"}),
 }
 
