@@ -16,7 +16,7 @@ from nimbus.base.log import get_logger
 from nimbus.errors import CATALOGUE
 from nimbus.gateway import websocket
 from nimbus.gateway.call import CLIENT_GONE, CLIENT_GONE_CODE, NOT_KEPT, Call
-from nimbus.gateway.forward import Pool, UpstreamConnection
+from nimbus.gateway.forward import Lane, Pool, UpstreamConnection
 from nimbus.gateway.head import Block, Field, RequestHead, ResponseHead
 from nimbus.gateway.origin import Origin, trace_line
 from nimbus.gateway.respond import Refused
@@ -147,11 +147,12 @@ class ClientExchange:
         "retryable",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - one is made for each call, and names cost time
         self,
         client: Client,
         pool: Pool,
         upstream: Upstream,
+        lane: Lane,
         request: RequestHead,
         call: Call | None,
     ) -> None:
@@ -163,7 +164,7 @@ class ClientExchange:
         self._client = client
         self._pool = pool
         self._upstream = upstream
-        self._lane = pool.lane(upstream)
+        self._lane = lane
         self._request = request
         self._connection: UpstreamConnection | None = None
         self._pending: list[bytes] | None = None
@@ -181,7 +182,8 @@ class ClientExchange:
         lane.busy += 1
         if lane.breaker.failures:
             lane.breaker.start()
-        self._pool.send(self, self._upstream, lane, fresh=self.call is not None and self.upgrades)
+        upgrades = self.call is not None and self._request.block.websocket
+        self._pool.send(self, self._upstream, lane, fresh=upgrades)
 
     @property
     def upgrades(self) -> bool:
@@ -286,6 +288,31 @@ class ClientExchange:
             limits = call.answer_lines(now)
         end = _END if self._keep_alive and head.length is not None else self._framing(head)
         self._out += (start, limits, b"X-Request-Id: ", self._client.request_id, end)
+
+    def upstream_whole(self, head: ResponseHead, payload: bytes) -> None:
+        """A whole answer at once, which is the usual one: all steps in one, and one write."""
+        call = self.call
+        if call is None or not self._keep_alive or call.match.route.strict_journal:
+            self.upstream_head(head)
+            self.upstream_last(payload)
+            return
+        lane, client = self._lane, self._client
+        if lane.breaker.failures:
+            lane.breaker.succeed()
+        lane.busy -= 1
+        self.over = True
+        self._connection = None
+        start = head.made.get(_FROM_UPSTREAM) or _start_from_upstream(head)
+        if head.made[_USAGE]:
+            call.meters = _reported(head.made[_USAGE], call)
+        call.bytes_out = len(payload)
+        call.answered_at = now = clock.monotonic_ns() // 1000
+        limits = call.answer_lines(now)
+        call.complete(head.status, True, "", now)
+        client.write(
+            b"%b%bX-Request-Id: %b\r\n\r\n%b" % (start, limits, client.request_id, payload)
+        )
+        client.finished()
 
     def upstream_switched(self, head: ResponseHead) -> bool:
         """The upstream answers 101: whether it opens the WebSocket that the caller wants."""

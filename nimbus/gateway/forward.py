@@ -53,6 +53,9 @@ class Exchange(Protocol):
     def upstream_head(self, head: ResponseHead) -> None:
         """The final answer begins."""
 
+    def upstream_whole(self, head: ResponseHead, payload: bytes) -> None:
+        """The final answer, all at once, on a connection that is free again."""
+
     def upstream_switched(self, head: ResponseHead) -> bool:
         """An answer of 101 has come: whether it was asked for. Then payload is what follows."""
 
@@ -140,12 +143,16 @@ class UpstreamConnection(BoundedReads):
         transport = self._transport
         return transport is not None and not transport.is_closing()
 
-    def start(self, exchange: Exchange) -> None:
-        """Carry this exchange from now on."""
+    def start(self, exchange: Exchange) -> bool:
+        """Carry this exchange from now on; False when the connection is closed."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
         self._exchange = exchange
         self._head = None
         self._answered, self._interim, self._held = False, 0, False
         exchange.upstream_ready(self)
+        return True
 
     def write(self, data: bytes) -> None:
         """Send a part of the request; the answer is due from now on."""
@@ -215,6 +222,11 @@ class UpstreamConnection(BoundedReads):
                 head = known_answer(data)
                 if head is None:
                     self._read_head(exchange, data)
+                elif head.whole == len(data) <= _COPIED and exchange.request_sent:
+                    self._exchange = None
+                    self._reused = True
+                    self._pool.release(self)
+                    exchange.upstream_whole(head, data[head.size :])
                 else:
                     self._begin(exchange, head)
                     large = len(data) > _COPIED
@@ -373,9 +385,8 @@ class Pool:
         """
         while lane.idle and not fresh:
             connection = lane.idle.pop()
-            if connection.usable:
-                connection.upstream = upstream
-                connection.start(exchange)
+            connection.upstream = upstream
+            if connection.start(exchange):
                 return
         task = asyncio.get_running_loop().create_task(self._connect(exchange, upstream, lane))
         self._connecting[exchange] = task
@@ -440,8 +451,8 @@ class Pool:
         self._open.add(connection)
         if self._connecting.pop(exchange, None) is None:
             connection.abandon()
-        else:
-            connection.start(exchange)
+        elif not connection.start(exchange):
+            exchange.upstream_failed("upstream_unreachable")
 
     async def _dial(self, upstream: Upstream, lane: Lane) -> UpstreamConnection:
         loop = asyncio.get_running_loop()

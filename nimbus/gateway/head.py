@@ -158,7 +158,8 @@ class RequestHead:
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
     """An upstream's final answer. `length` None: chunked when `chunked`, else until it closes;
-    `size` is the head's own.
+    `size` is the head's own, `whole` that of head and payload when the connection stays open after
+    them, else -1.
     Shared by all answers with the same head; `made` is room for what follows from it.
     """
 
@@ -170,6 +171,7 @@ class ResponseHead:
     chunked: bool
     keep_alive: bool
     size: int
+    whole: int
     made: dict[bytes, bytes] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -440,6 +442,7 @@ def _response_head(
         length, coded = 0, False
     elif not coded and not sized:
         length = None
+    keep_alive = minor == 1 and b"close" not in connection and (coded or length is not None)
     return ResponseHead(
         status=status,
         reason=reason,
@@ -447,8 +450,9 @@ def _response_head(
         connection=connection,
         length=length,
         chunked=coded,
-        keep_alive=minor == 1 and b"close" not in connection and (coded or length is not None),
+        keep_alive=keep_alive,
         size=size,
+        whole=-1 if length is None or not keep_alive else size + length,
     )
 
 

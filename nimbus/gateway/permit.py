@@ -40,8 +40,9 @@ class Permit:
     all calls. `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited
     standings with what is told of them. `rate_lines` are the header lines of a single limit, with
     places for what remains and for how many seconds. `billable` are the statuses that are billed,
-    `ids` and `flags` those of the journal record. `held` is what a call takes beside its quota and whoever
-    stores it gives back: `held_micro` of money, and `holds` of meters that only the answer tells.
+    `ids` and `flags` those of the journal record. `held` is what a call takes beside its quota and
+    whoever stores it gives back: `held_micro` of money, and `holds` of meters that only the answer
+    tells.
     `origins` are the addresses from which it was used.
     """
 

@@ -36,7 +36,7 @@ from nimbus.gateway.call import (
     suspected,
 )
 from nimbus.gateway.exchange import PENDING, ClientExchange
-from nimbus.gateway.forward import WRITE_BUFFER, Pool
+from nimbus.gateway.forward import WRITE_BUFFER, Lane, Pool
 from nimbus.gateway.head import MAX_BODY, BadMessageError, HeadReader, RequestHead, known_request
 from nimbus.gateway.origin import Origin, Origins, new_request_id
 from nimbus.gateway.reading import BoundedReads
@@ -301,7 +301,7 @@ class ClientConnection(BoundedReads):
             self._due(HEAD_SECONDS)
             self._advance()
         else:
-            self._due(IDLE_SECONDS)
+            self.deadline = self._door.pool.now + IDLE_SECONDS * SECOND
 
     def ended(self) -> None:
         """The answer is written, and was the last."""
@@ -420,7 +420,8 @@ class ClientConnection(BoundedReads):
         if request.block.length is not None and request.block.length > API_BODY:
             self.refuse(Refused("payload_too_large", "The body is over 1 MiB."), close=True)
         else:
-            self._forward(self._door.api, None)
+            api = self._door.api
+            self._forward(api, self._door.pool.lane(api), None)
 
     def _admit(self, call: Call, now: int) -> None:
         """Steps 3 to 7: at once, or after the store of shared limits was asked."""
@@ -454,8 +455,8 @@ class ClientConnection(BoundedReads):
         """Step 9: forward the call, if its upstream takes it and it can be written down."""
         upstream = call.permit.upstream
         assert upstream is not None, "a permit without an upstream refuses"
-        pool = self._door.pool
-        refused = pool.lane(upstream).refusal(upstream, call.started)
+        lane = self._door.pool.lane(upstream)
+        refused = lane.refusal(upstream, call.started)
         if refused is not None:
             call.give_back()
             note_refused(call, refused)
@@ -464,7 +465,7 @@ class ClientConnection(BoundedReads):
         if refused is not None:
             self._refuse_call(refused)
         else:
-            self._forward(upstream, call)
+            self._forward(upstream, lane, call)
 
     async def _look_up(self, call: Call) -> None:
         found = await call.gate.lookups.find(call.digest)
@@ -498,11 +499,12 @@ class ClientConnection(BoundedReads):
             log.exception("fault", request_id=self.request_id.decode())
             self.cut()
 
-    def _forward(self, upstream: Upstream, call: Call | None) -> None:
+    def _forward(self, upstream: Upstream, lane: Lane, call: Call | None) -> None:
         request = self._request
         if request is None or self._transport is None:
             return
-        exchange = self._exchange = ClientExchange(self, self._door.pool, upstream, request, call)
+        pool = self._door.pool
+        exchange = self._exchange = ClientExchange(self, pool, upstream, lane, request, call)
         if request.block.length == 0:
             self._state = _ANSWER
         else:
