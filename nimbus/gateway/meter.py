@@ -60,7 +60,8 @@ class Journal:
         self.producer = producer
         self._slots = slots_per_segment
         self._sequence = 0  # the last one reserved
-        self._last = 0  # the last one that the segment being filled has room for
+        self._first = 1  # the first one of the segment being filled
+        self._last = 0  # the last one that it has room for
         self._segments: list[_Segment] = []  # the last is the one being filled
         self._next: Future[_Segment | None] | None = None
         self._disk = ThreadPoolExecutor(2, "journal")  # one may hang in a sync
@@ -100,9 +101,7 @@ class Journal:
 
     def complete(self, sequence: int, payload: bytes) -> None:
         """Write down what came of the call that holds this slot: a payload of `rules.metering`."""
-        segment = self._segments[-1]
-        if sequence < segment.header.first_sequence:
-            segment = self._segment_of(sequence)
+        segment = self._segments[-1] if sequence >= self._first else self._segment_of(sequence)
         offset = segment.base + sequence * SLOT_SIZE
         start = offset + SLOT_HEAD_SIZE
         segment.memory[start : start + len(payload)] = payload
@@ -205,6 +204,7 @@ class Journal:
         if segment is None:
             return False
         self._segments.append(segment)
+        self._first = segment.header.first_sequence
         self._last = segment.header.last_sequence
         return True
 

@@ -51,6 +51,7 @@ MAX_METHOD, MAX_CODE, MAX_REQUEST_ID = 8, 32, 40
 _HEADER = struct.Struct("<8sHHI16sQQ")
 _SLOT = struct.Struct("<QBBH")
 _CRC = struct.Struct("<I")
+_SLOT_HEAD = struct.Struct("<QBBHI")  # of a slot, with its checksum
 SLOT_HEAD_SIZE = _SLOT.size + _CRC.size
 # occurred_at µs · six ids · status · flags · duration · upstream · in · out · units · leased
 # · held money · ip
@@ -227,16 +228,17 @@ def slot_offset(header: SegmentHeader, sequence: int) -> int:
 
 def encode_reserved(sequence: int) -> bytes:
     """The head of a slot that a call in flight holds."""
-    fixed = _SLOT.pack(sequence, _RESERVED, VERSION, 0)
-    return fixed + _CRC.pack(crc32(fixed))
+    check = crc32(_SLOT.pack(sequence, _RESERVED, VERSION, 0))
+    return _SLOT_HEAD.pack(sequence, _RESERVED, VERSION, 0, check)
 
 
 def encode_completed(sequence: int, payload: bytes) -> bytes:
     """The head of a finished call's slot. The payload goes to `offset + SLOT_HEAD_SIZE` and must
     be written before the head.
     """
-    fixed = _SLOT.pack(sequence, _COMPLETED, VERSION, len(payload))
-    return fixed + _CRC.pack(crc32(payload, crc32(fixed)))
+    length = len(payload)
+    check = crc32(payload, crc32(_SLOT.pack(sequence, _COMPLETED, VERSION, length)))
+    return _SLOT_HEAD.pack(sequence, _COMPLETED, VERSION, length, check)
 
 
 def encode_record(record: UsageEvent) -> bytes:
