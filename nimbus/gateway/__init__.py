@@ -6,6 +6,7 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -102,6 +103,10 @@ async def _serve(settings: Settings) -> None:
         server = await loop.create_server(
             lambda: ClientConnection(door), sock=listener, ssl=tls, backlog=BACKLOG
         )
+        # What is there now stays: a collection need not look at it again. A call's own objects
+        # go with their last reference.
+        gc.collect()
+        gc.freeze()
         announce_ready()
         _logger.info("ready", port=settings.port, gateway=str(journal.producer), index=index)
         await stop.wait()

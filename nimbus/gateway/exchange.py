@@ -452,21 +452,17 @@ def _head_for_upstream(request: RequestHead, call: Call) -> bytes:
     if lines is None:
         lines = block.made[permit.auth] = _caller_lines(block, permit.auth)
     method, query, request_id = line.method, call.query, call.request_id
-    return b"".join(
-        (
-            method,
-            permit.base_path,
-            call.match.upstream_path,
-            b"" if query is None else b"?" + query,
-            permit.head,
-            lines,
-            call.origin.lines,
-            b"X-Request-Id: ",
-            request_id,
-            b"\r\n",
-            block.trace or trace_line(request_id),
-            _end_lines(block, method),
-        )
+    return b"%b%b%b%b%b%b%bX-Request-Id: %b\r\n%b%b" % (
+        method,
+        permit.base_path,
+        call.match.upstream_path,
+        b"" if query is None else b"?" + query,
+        permit.head,
+        lines,
+        call.origin.lines,
+        request_id,
+        block.trace or trace_line(request_id),
+        _end_lines(block, method),
     )
 
 

@@ -65,7 +65,7 @@ class Origins:
 
     def of_call(self, peer: Origin, block: Block) -> Origin:
         """The peer, or the last address that trusted proxies did not vouch for."""
-        if not self.trusts(peer):
+        if not self._trusted or not self.trusts(peer):
             return peer
         named = [
             part.strip() for value in block.values(b"x-forwarded-for") for part in value.split(b",")

@@ -456,7 +456,9 @@ class ClientConnection(BoundedReads):
         upstream = call.permit.upstream
         assert upstream is not None, "a permit without an upstream refuses"
         lane = self._door.pool.lane(upstream)
-        refused = lane.refusal(upstream, call.started)
+        refused = None
+        if lane.busy >= upstream.max_concurrent or lane.breaker.failures:
+            refused = lane.refusal(upstream, call.started)
         if refused is not None:
             call.give_back()
             note_refused(call, refused)

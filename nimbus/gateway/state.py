@@ -175,7 +175,7 @@ class State:
         """What the key with this hash may do at a product; None for an unknown key. The same
         object until something it depends on changes, or long nobody asked for it.
         """
-        found = self._grants.get((digest, product.id))
+        found = self._grants.get((digest, product.id.int))  # a number is quick to hash
         return self._join(digest, product.id) if found is None else found
 
     def _brings_back(self, entity_id: str, record: Record | None) -> bool:
@@ -200,8 +200,8 @@ class State:
                 del self._grants[place]
 
     def _forget_grants(self) -> None:
-        self._grants: dict[tuple[bytes, UUID], Grant] = {}
-        self._grants_of: dict[str | None, set[tuple[bytes, UUID]]] = {}
+        self._grants: dict[tuple[bytes, int], Grant] = {}
+        self._grants_of: dict[str | None, set[tuple[bytes, int]]] = {}
 
     def _keep(self, digest: bytes, grant: Grant) -> None:
         """Keep a grant at hand, in place of the oldest one when there are many."""
@@ -209,7 +209,7 @@ class State:
             place, oldest = next(iter(self._grants.items()))
             del self._grants[place]
             self._grants_of[str(oldest.key.organization_id)].discard(place)
-        place = digest, grant.product_id
+        place = digest, grant.product_id.int
         self._grants[place] = grant
         self._grants_of.setdefault(str(grant.key.organization_id), set()).add(place)
 
