@@ -41,6 +41,7 @@ TEND_SECONDS = 1
 FIRST_STATE_SECONDS = 5
 DRAIN_SECONDS = 10  # for calls in flight, when stopping
 LOOPBACK_NAMES = frozenset((b"localhost", b"127.0.0.1", b"[::1]"))
+GARBAGE = 10_000  # objects more than there were, before a collection looks at the young ones
 API_ANSWER_SECONDS = 600  # a simulated year may take minutes; a dead API is noticed at once
 
 _logger = log.get_logger("gateway")
@@ -103,10 +104,11 @@ async def _serve(settings: Settings) -> None:
         server = await loop.create_server(
             lambda: ClientConnection(door), sock=listener, ssl=tls, backlog=BACKLOG
         )
-        # What is there now stays: a collection need not look at it again. A call's own objects
-        # go with their last reference.
+        # What is there now stays: no collection need look at it again. A call's own objects go
+        # with their last reference, so collections only find what faults leave: they may be rare.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GARBAGE)
         announce_ready()
         _logger.info("ready", port=settings.port, gateway=str(journal.producer), index=index)
         await stop.wait()

@@ -142,7 +142,9 @@ class Call:
         self.open = False
         permit, origin = self.permit, self.origin
         ended = ended or clock.monotonic_ns() // 1000
-        flags, units, leased, held, holds = permit.flags | origin.flags, 0, 0, 0, b""
+        flags = permit.flags | origin.flags
+        units = leased = held = 0
+        holds = b""
         if self.continued:
             flags |= CONTINUED
         if served and status in permit.billable:

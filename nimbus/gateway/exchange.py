@@ -253,8 +253,8 @@ class ClientExchange:
 
     # What the upstream's side calls.
 
-    def upstream_ready(self, connection: UpstreamConnection) -> None:
-        """Send the request's head, and the body as far as it has come."""
+    def upstream_ready(self, connection: UpstreamConnection) -> bytes:
+        """The request's head, and the body as far as it has come."""
         self._connection = connection
         call = self.call
         if call is None:
@@ -268,7 +268,7 @@ class ClientExchange:
             if self._pending_bytes > PENDING:
                 self._client.hold(paused=False)
             self._pending, self._pending_bytes = None, 0
-        connection.write(head)
+        return head
 
     def upstream_head(self, head: ResponseHead) -> None:
         """Translate the answer's head; it leaves with the first bytes of the body."""

@@ -47,8 +47,8 @@ class Exchange(Protocol):
     retryable: bool
     request_sent: bool
 
-    def upstream_ready(self, connection: "UpstreamConnection") -> None:
-        """A connection is there: write the request to it."""
+    def upstream_ready(self, connection: "UpstreamConnection") -> bytes:
+        """A connection is there: what is sent of the request now. More goes to its `write`."""
 
     def upstream_head(self, head: ResponseHead) -> None:
         """The final answer begins."""
@@ -151,7 +151,8 @@ class UpstreamConnection(BoundedReads):
         self._exchange = exchange
         self._head = None
         self._answered, self._interim, self._held = False, 0, False
-        exchange.upstream_ready(self)
+        transport.write(exchange.upstream_ready(self))
+        self.deadline = self._pool.now + self.upstream.answer_us
         return True
 
     def write(self, data: bytes) -> None:
