@@ -208,17 +208,19 @@ class Call:
         is known.
         """
         gate, permit = self.gate, self.permit
-        limiters = permit.limits(gate.windows, now)
+        limiters = permit.limiters
+        if permit.generation != gate.windows.generation:
+            limiters = permit.limits(gate.windows, now)
         if len(limiters) == 1:
             lines = permit.rate_lines % promise(limiters[0][1], now)
         else:
             lines = permit.policy_line + respond.rate_line(limiters, now)
-        least: int | None = None
-        told = b""
-        for standing, prepared in permit.quotas:
-            remaining = gate.leases.remaining(standing)
-            if remaining is not None and (least is None or remaining < least):
-                least, told = remaining, prepared
+        quotas, leases = permit.quotas, gate.leases
+        if len(quotas) == 1:
+            standing, told = quotas[0]
+            least = leases.remaining(standing)
+        else:
+            least, told = leases.scarcest(quotas)
         if least is None:
             return lines
         return b"%s%s%d\r\n" % (lines, told, max(0, least))
@@ -273,7 +275,10 @@ def admit(call: Call, now: int) -> Refused | None:
         if refused is not None:
             note_refused(call, refused)
             return refused
-    limiters = permit.limits(call.gate.windows, now)
+    windows = call.gate.windows
+    limiters = permit.limiters
+    if permit.generation != windows.generation:
+        limiters = permit.limits(windows, now)
     # The usual call has one limit, which decides alone.
     if limiters[0][1].admit(now) if len(limiters) == 1 else count(limiters, now):
         return ASK_STORE if may_come(limiters, now) else _over_rate(call, limiters, now)
@@ -386,9 +391,13 @@ def _no_websocket(head: RequestHead, product: Product) -> Refused | None:
 def _identify(call: Call) -> Refused | None:
     """Steps 2 and 3: the hash of the one credential, and whose it is."""
     head, product, gate = call.head, call.product, call.gate
-    secret = read_secret(head, key_in_query=product.key_in_query)
-    if isinstance(secret, str):
-        return Refused(secret)
+    secret = head.secret
+    # The usual credential stands apart, alone; else all places are looked at.
+    if secret is None or product.key_in_query or head.block.credentials:
+        found = read_secret(head, key_in_query=product.key_in_query)
+        if isinstance(found, str):
+            return Refused(found)
+        secret = found
     query = head.line.query
     call.query = None if query is None else without_parameter(query, KEY_PARAMETER)
     call.digest = gate.keyed_hash(secret)

@@ -183,7 +183,7 @@ class ClientExchange:
         if lane.breaker.failures:
             lane.breaker.start()
         upgrades = self.call is not None and self._request.block.websocket
-        self._pool.send(self, self._upstream, lane, fresh=upgrades)
+        self._pool.send(self, self._upstream, lane, upgrades)
 
     @property
     def upgrades(self) -> bool:

@@ -345,7 +345,7 @@ class UpstreamConnection(BoundedReads):
         stale = self._reused and not self._answered and code == "upstream_unreachable"
         if stale and exchange.retryable:
             exchange.retryable = False
-            self._pool.send(exchange, self.upstream, self.lane, fresh=True)
+            self._pool.send(exchange, self.upstream, self.lane, True)
         else:
             exchange.upstream_failed(code)
 
@@ -378,9 +378,7 @@ class Pool:
             lane = self._lanes[upstream.place] = Lane()
         return lane
 
-    def send(
-        self, exchange: Exchange, upstream: Upstream, lane: Lane, *, fresh: bool = False
-    ) -> None:
+    def send(self, exchange: Exchange, upstream: Upstream, lane: Lane, fresh: bool) -> None:
         """Give the exchange a connection: an idle one now, else a new one soon. It hears of it
         by `upstream_ready` or `upstream_failed`.
         """

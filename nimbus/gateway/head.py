@@ -189,10 +189,11 @@ def known_request(data: bytes) -> RequestHead | None:
     further look; None sends the caller to a HeadReader, which comes to the same result.
     """
     end = data.find(b"\r\n\r\n") + 4
-    start = data.find(b"\r\n")
     if end < 4 or end > MAX_REQUEST_LINE:
         return None
-    line = _lines.get(data[:start]) or _known_line(data[:start])
+    start = data.find(b"\r\n")
+    first = data[:start]
+    line = _lines.get(first) or _known_line(first)
     if line is None:
         return None
     prefix, secret, rest = _take_credential(data, start, end)

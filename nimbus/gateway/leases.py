@@ -221,6 +221,17 @@ class Leases:
             return None
         return lease.left + lease.available
 
+    def scarcest(self, quotas: tuple[tuple[Standing, bytes], ...]) -> tuple[int | None, bytes]:
+        """What is left of the standing with the least left, and what stands beside it; None while
+        nothing is known.
+        """
+        least, beside = None, b""
+        for standing, one in quotas:
+            remaining = self.remaining(standing)
+            if remaining is not None and (least is None or remaining < least):
+                least, beside = remaining, one
+        return least, beside
+
     def return_idle(self) -> None:
         """Give back what was not used for a while, and what is held while little is left."""
         now = clock.monotonic()
@@ -246,8 +257,7 @@ class Leases:
 
     def _count(self, lease: _Lease, units: int) -> None:
         lease.available -= units
-        now = clock.monotonic()
-        lease.used_at = now
+        lease.used_at = now = clock.monotonic()
         second = int(now)
         if second != lease.second:
             lease.recent = lease.this_second if second == lease.second + 1 else 0

@@ -75,7 +75,9 @@ class Permit:
     origins: set[bytes] = field(default_factory=set)
 
     def limits(self, windows: RateWindows, now: int) -> tuple[tuple[bytes, Window], ...]:
-        """The limiters in force, by name; `now` in microseconds of machine time."""
+        """The limiters in force, by name; `now` in microseconds of machine time. Who sees that the
+        generation is still the same takes `limiters` without asking.
+        """
         if self.generation != windows.generation:
             self.limiters = tuple(
                 (subject[0].encode(), windows.limiter(subject, now)) for subject in self.subjects

@@ -25,7 +25,7 @@ class BoundedReads(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes have been read."""
-        self.data_received(bytes(_BUFFER[:nbytes]))
+        self.data_received(_BUFFER[:nbytes].tobytes())
         if nbytes == READ_BYTES:
             self.breathe()
 

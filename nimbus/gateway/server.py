@@ -193,7 +193,8 @@ class ClientConnection(BoundedReads):
         if self._state is _HEAD and not buffer and not self._full:
             head = known_request(data)
             if head is not None:
-                buffer += data[head.size :]
+                if len(data) > head.size:
+                    buffer += data[head.size :]
                 self.deadline = 0
                 self._begin(head)
                 return

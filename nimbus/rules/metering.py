@@ -309,7 +309,9 @@ def encode_call(  # noqa: PLR0917 - names cost time here, and the order is that 
     units, `ip` 4 or 16 bytes.
     Raises ValueError when the texts don't fit a slot.
     """
-    if len(meters) > MAX_USAGE_TEXT or len(refusal) + len(holds) > MAX_HOLDS_TEXT:
+    if (meters or holds or refusal) and (
+        len(meters) > MAX_USAGE_TEXT or len(refusal) + len(holds) > MAX_HOLDS_TEXT
+    ):
         raise ValueError("the reported usage does not fit a slot")
     fixed = _CALL.pack(
         occurred_us,
