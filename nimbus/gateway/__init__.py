@@ -104,11 +104,7 @@ async def _serve(settings: Settings) -> None:
         server = await loop.create_server(
             lambda: ClientConnection(door), sock=listener, ssl=tls, backlog=BACKLOG
         )
-        # What is there now stays: no collection need look at it again. A call's own objects go
-        # with their last reference, so collections only find what faults leave: they may be rare.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE)
+        _spare_collections()
         announce_ready()
         _logger.info("ready", port=settings.port, gateway=str(journal.producer), index=index)
         await stop.wait()
@@ -125,6 +121,15 @@ async def _serve(settings: Settings) -> None:
     journal.close()
     os.close(place)
     _logger.info("stopped")
+
+
+def _spare_collections() -> None:
+    """Let the garbage collector pass over all there is now, which stays, and come rarely: a call's
+    own objects go with their last reference, so that it only finds what faults leave.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
 
 
 async def _finish(door: Door) -> None:
