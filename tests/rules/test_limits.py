@@ -56,6 +56,19 @@ def running(steps: list[int]) -> list[int]:
 
 
 @given(rates, gaps)
+@example(Rate(300, 1), [0, 1_000, 0, SECOND])
+def test_who_asks_and_takes_at_once_is_told_the_same(rate: Rate, steps: list[int]) -> None:
+    at_once, apart = limiter(rate), limiter(rate)
+    for now in running(steps):
+        pause = apart.wait(now)
+        if not pause:
+            apart.take(now)
+        assert at_once.admit(now) == pause
+        assert at_once.remaining(now) == apart.remaining(now)
+        assert at_once.reset(now) == apart.reset(now)
+
+
+@given(rates, gaps)
 @example(Rate(1, 1, 1), [0] * 5)
 def test_no_window_holds_more_than_the_limit_and_its_burst(rate: Rate, steps: list[int]) -> None:
     found = admitted(rate, running(steps))
