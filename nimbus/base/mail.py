@@ -75,6 +75,8 @@ def build(
     `MailAddressError` for a recipient that is not one address, ValueError for a line break in
     the subject.
     """
+    if "\r" in subject or "\n" in subject:
+        raise ValueError("a subject is one line")  # the library lets a last line break pass
     name, sender = parseaddr(mail_from)
     author = _address(sender, name)
     message = EmailMessage(policy=SMTP)

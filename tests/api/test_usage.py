@@ -202,6 +202,7 @@ async def test_the_log_lists_every_call_newest_first_page_by_page(
         "status": 404,
         "code": None,
         "billable": True,
+        "continued": False,
         "units": 3,
         "meters": {},
         "duration_ms": 1.5,

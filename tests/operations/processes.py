@@ -67,7 +67,12 @@ class Nimbus:
             pid_file = self.data_dir / "pg" / "postmaster.pid"
             lines = pid_file.read_text().splitlines() if pid_file.exists() else []
             return [int(lines[0])] if lines and is_alive(int(lines[0])) else []
-        return [pid for pid in processes_of(self.data_dir) if command_of(pid)[3:4] == [role]]
+        commands = {pid: command_of(pid)[2:4] for pid in processes_of(self.data_dir)}
+        return [
+            pid
+            for pid, words in commands.items()
+            if words == ["nimbus", role] or words[:1] == [f"nimbus.{role}"]
+        ]
 
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = 180) -> T:

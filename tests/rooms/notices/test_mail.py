@@ -8,7 +8,7 @@ import email.policy
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nimbus.base.mail import (
@@ -127,6 +127,7 @@ async def test_a_subject_is_only_ever_a_subject(subject):
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
+@example("\n", "")
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_any_name_and_subject_give_the_same_headers_or_a_refusal(subject, name):
     try:
