@@ -76,7 +76,8 @@ def build(
     the subject.
     """
     if "\r" in subject or "\n" in subject:
-        raise ValueError("a subject is one line")  # the library lets a last line break pass
+        # The library lets a last one pass.
+        raise ValueError("a subject holds no linefeed or carriage return")
     name, sender = parseaddr(mail_from)
     author = _address(sender, name)
     message = EmailMessage(policy=SMTP)
