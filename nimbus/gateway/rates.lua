@@ -4,7 +4,8 @@
 -- KEYS[1]  the fleet: its epoch, how many gateways it has, who has been heard of and when
 -- KEYS[2]  one limit's state; absent for `hello` and `bye`
 --          window: a list: tokens in it, then pairs (when they leave it, how many)
---          bucket: "FULL_AT INTERVAL", as in Gcra of rules/limits.py
+--          bucket: six numbers: FULL_AT INTERVAL, as in Gcra of rules/limits.py, LATEST instant
+--          that tokens count for, LONGEST base of tokens, that of the time BEFORE, and SINCE when
 -- Every key goes away by itself once forgetting it changes nothing.
 
 local clock = redis.call('TIME')
@@ -148,45 +149,71 @@ local function ask_window(ask)
   return {granted, math.max(0, capacity - total), pause, leaves, head and head - now or 0}
 end
 
+-- Tokens that live longer than usual (`ask.base`) may be used so much later, so they count as
+-- granted so much later: the bucket is at least as full as at that instant, which costs nothing
+-- where it is. That goes as far as three quarters of it; for a life longer still (`base`) it drains
+-- slower, as long as a window may hold these tokens.
 local function bucket(ask)
   local amount = ask.amount - ask.reserved
   local capacity = ask.burst - ask.reserved_burst
   if amount <= 0 then return nil end
-  local interval = math.ceil((ask.period + ask.base) / amount)
   local stored = redis.call('GET', key)
-  local full = 0
+  local one = {full = 0, latest = 0, longest = 0, before = 0, since = now, capacity = capacity}
+  one.holds = ask.period + ask.life_max
+  local weighed
   if stored then
-    local at, before = string.match(stored, '(%d+) (%d+)')
-    -- So many tokens weigh more while absent gateways have their share of the amount.
-    full = now + math.max(0, at - now) * math.max(1, interval / before)
+    local found = {}
+    for number in string.gmatch(stored, '%d+') do found[#found + 1] = tonumber(number) end
+    one.full, weighed, one.latest = found[1], found[2], found[3]
+    one.longest, one.before, one.since = found[4], found[5], found[6]
+    if now - one.since > one.holds then
+      one.longest, one.before, one.since = 0, one.longest, now
+    end
   end
-  if not ask.trusted then full = math.max(full, ask.epoch + capacity * interval) end
-  return math.max(full, now), interval, capacity
+  local room = math.floor((capacity - 1) * ask.period / amount * 3 / 4)
+  one.base = math.max(ask.base, ask.life - room)
+  local base = math.max(one.base, one.longest, one.before)
+  one.interval = math.ceil((ask.period + base) / amount)
+  if weighed and one.interval > weighed then
+    -- So many tokens weigh more now.
+    one.full = now + math.max(0, one.full - now) * one.interval / weighed
+    one.latest = now + ask.period
+  end
+  if not ask.trusted then one.full = math.max(one.full, ask.epoch + capacity * one.interval) end
+  one.full = math.max(one.full, now)
+  return one
 end
 
-local function keep(full, interval)
-  full = math.ceil(full)
-  redis.call('SET', key, text(full) .. ' ' .. text(interval),
-    'PX', math.ceil(math.max(0, full - now) / 1000) + 1000)
+local function keep(one)
+  local full = math.ceil(one.full)
+  local numbers = {full, one.interval, one.latest, one.longest, one.before, one.since}
+  for place, number in ipairs(numbers) do numbers[place] = text(number) end
+  local rest = math.max(full - now, one.longest + one.before > 0 and one.holds or 0)
+  redis.call('SET', key, table.concat(numbers, ' '), 'PX', math.ceil(rest / 1000) + 1000)
 end
 
 local function ask_bucket(ask)
-  local full, interval, capacity = bucket(ask)
-  if not full then return {0, 0, ask.period, 0, ask.period} end
+  local one = bucket(ask)
+  if not one then return {0, 0, ask.period, 0, ask.period} end
+  local interval, counts = one.interval, now + math.max(0, ask.life - one.base)
   if ask.back > 0 then
-    -- What has drained since is not given back: it might have drained for others.
-    full = math.max(now, full - math.max(0, ask.back * interval - (now - ask.mark)))
+    -- Without those tokens it might have been empty at a grant since, and drained no further.
+    local since = math.max(0, one.latest - ask.mark)
+    one.full = math.max(now, one.full - math.max(0, ask.back * interval - since))
   end
-  -- Tokens that live longer than usual count as granted so much later: that is charged on top.
-  local extra = math.max(0, ask.life - ask.base)
-  local free = capacity * interval - (full - now)
-  local granted = lend(math.max(0, math.floor(free / interval)), ask.need, ask.want, ask.gateways)
-  if granted > 0 then full = full + extra + granted * interval end
-  if granted > 0 or ask.back > 0 then keep(full, interval) end
-  free = capacity * interval - (full - now)
+  local all = one.capacity * interval
+  local free = math.max(0, math.floor((all - (one.full - now)) / interval))
+  local granted = lend(free, ask.need, ask.want, ask.gateways)
+  if granted > 0 then
+    one.full = math.max(one.full, counts) + granted * interval
+    one.latest = math.max(one.latest, counts)
+    if one.base > ask.base then one.longest = math.max(one.longest, one.base) end
+  end
+  if granted > 0 or ask.back > 0 then keep(one) end
+  free = all - (one.full - now)
   local pause = granted < ask.need and math.max(1, math.ceil(interval - free)) or 0
-  local reset = full > now and math.ceil((full - now - 1) % interval) + 1 or 0
-  return {granted, math.max(0, math.floor(free / interval)), pause, now, reset}
+  local reset = one.full > now and math.ceil((one.full - now - 1) % interval) + 1 or 0
+  return {granted, math.max(0, math.floor(free / interval)), pause, counts, reset}
 end
 
 -- ask EPOCH GATEWAYS NOW LIFE KIND AMOUNT BURST PERIOD BASE NEED WANT BACK MARK LAPSE LIFE_MAX
@@ -230,7 +257,7 @@ local function tell_window()
   redis.call('PEXPIRE', key, math.ceil((pairs_[#pairs_][1] - now) / 1000) + 1000)
 end
 
--- tell EPOCH KIND AMOUNT BURST PERIOD BASE TOKENS [LEAVES_IN COUNT]...
+-- tell EPOCH KIND AMOUNT BURST PERIOD BASE TOKENS [LEAVES_IN COUNT]... (a bucket: LIFE_MAX)
 -- What this gateway has admitted and the store may not know: of a bucket `tokens`, of a window
 -- pairs.
 local function tell()
@@ -239,12 +266,14 @@ local function tell()
     tell_window()
     return 0
   end
-  local ask = {
+  local one = bucket({
     amount = tonumber(ARGV[4]), burst = tonumber(ARGV[5]), period = tonumber(ARGV[6]),
-    base = tonumber(ARGV[7]), reserved = 0, reserved_burst = 0, trusted = true,
-  }
-  local full, interval, capacity = bucket(ask)
-  keep(math.min(full + ARGV[8] * interval, now + capacity * interval), interval)
+    base = tonumber(ARGV[7]), life = 0, life_max = tonumber(ARGV[9]),
+    reserved = 0, reserved_burst = 0, trusted = true,
+  })
+  local all = one.capacity * one.interval
+  one.full = math.min(one.full + ARGV[8] * one.interval, now + all)
+  keep(one)
   return 0
 end
 

@@ -5,7 +5,8 @@ The law, for a limit of A calls in any window W and a burst B (none: B = 0). Not
 writes a socket: `store.py` carries what `Fleet` asks, `rates.lua` answers.
 
 1. A token is admitted within its life after it was granted, on this gateway's clock from the
-   sending of its ask. The store keeps A and B in windows of W + life.
+   sending of its ask. The store keeps A and B in windows of W + life; a bucket rather counts
+   tokens as granted later by what their life is longer than usual, while it is so full anyway.
 2. Unused tokens go back once, when their life is over; of an unknown outcome never.
 3. A gateway counts as present until LAPSE after the store's last instant that it has heard. It
    admits by its own share only from then on, and the store lends the others no absent share.
@@ -254,7 +255,7 @@ class Shared:
         kind, tail = b"window", []
         if self._own is None:
             tokens = -(-max(0, self._owed - now) // self._own_interval)
-            kind, tail = b"bucket", [tokens]
+            kind, tail = b"bucket", [tokens, LIFE_MAX]
             if not tokens:
                 return None
         else:
@@ -322,7 +323,7 @@ class Fleet:
         self._heard_at = now  # whoever had this place before may have been heard of until now
         self._behind: int | None = None  # the store's clock minus ours, at least
         self._ahead = 0  # the same, at most
-        self._slowest = 0
+        self._trip = self._swing = 0  # the way to the store and back: the mean, the deviation
         self._told_at = 0
 
     def want(self, limit: Shared) -> None:
@@ -346,8 +347,12 @@ class Fleet:
         return bool(self.lent)
 
     def life(self, usual: int) -> int:
-        """The life of a token asked for now: longer while the store answers slowly."""
-        return min(max(usual, 3 * self._slowest), LIFE_MAX)
+        """The life of a token asked for now: longer while the store answers slowly.
+
+        The mean of the trips and five deviations, much as TCP waits for an answer (RFC 6298). A
+        token that comes later goes back; a longer life costs a short window more than that does.
+        """
+        return min(max(usual, self._trip + 5 * self._swing), LIFE_MAX)
 
     def lost(self, now: int) -> None:
         """The store does not answer: from a lapse after it was last heard, by our share."""
@@ -425,8 +430,9 @@ class Fleet:
     def answered(self, limit: Shared, reply: Reply, asked: int, life: int, now: int) -> bool:
         """The answer to an ask; whether the store wants to be greeted first."""
         late = isinstance(reply, list) and reply == [_LATE]
-        slow = min(now - asked, LIFE_MAX)
-        self._slowest = max(self._slowest - self._slowest // 256, 2 * slow if late else slow)
+        off = min(now - asked, LIFE_MAX) - self._trip
+        self._swing += (abs(off) - self._swing) // 4
+        self._trip += off // 8
         if isinstance(reply, list) and len(reply) == 1:
             limit.drop()
             return not late

@@ -54,6 +54,7 @@ class World:
     serial: int = 0
     garbage: Reply = None
     greeting: int = SECOND // 10
+    stalls: int = 0  # how long, at most, a gateway's process is not scheduled, ten times a second
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -111,11 +112,30 @@ class Gateway:
         self._greeting_since: int | None = None
         self._sweeping = False
         self._last = 0
+        self._runs_from = 0
         self.fleet = Fleet(place, gateways, self.clock(), self._flush)
-        world.at(world.now + world.random.randint(0, 1000), self._greet)
+        self.at(world.now + world.random.randint(0, 1000), self._greet)
+        if world.stalls:
+            self._stall()
 
     def clock(self) -> int:
         return self.world.now + self.offset
+
+    def at(self, instant: int, action: Callable[[], None]) -> None:
+        """Do something in this process: once it is scheduled again, if it is not."""
+
+        def run() -> None:
+            if self.world.now < self._runs_from:
+                self.at(self._runs_from, action)
+            else:
+                action()
+
+        self.world.at(instant, run)
+
+    def _stall(self) -> None:
+        world = self.world
+        self._runs_from = world.now + world.random.randint(0, world.stalls)
+        world.at(self._runs_from + world.random.randint(0, SECOND // 5), self._stall)
 
     def limit(self, name: bytes, rate: Rate) -> Shared:
         found = self.fleet.limits.get(name)
@@ -123,28 +143,35 @@ class Gateway:
             found = self.fleet.limits[name] = Shared(self.fleet, name, rate)
         return found
 
-    def call(self, limit: Shared, give_up: int | None = None) -> None:
+    def call(
+        self,
+        limit: Shared,
+        give_up: int | None = None,
+        answered: Callable[[], None] | None = None,
+    ) -> None:
         """One call comes here; when it finds no token it waits if one may come."""
         if not self.alive:
             return
         world, now = self.world, self.clock()
         pause = limit.admit(now)
-        if not pause:
-            world.admitted.append((world.now, self.place))
-            return
         give_up = world.now + PATIENCE if give_up is None else give_up
-        if not limit.may_come(now) or world.now >= give_up:
-            world.refused += 1
+        if not pause or not limit.may_come(now) or world.now >= give_up:
+            if pause:
+                world.refused += 1
+            else:
+                world.admitted.append((world.now, self.place))
+            if answered is not None:
+                answered()
             return
-        again = partial(self.call, limit, give_up)
+        again = partial(self.call, limit, give_up, answered)
         if self.fleet.phase is not Phase.SHARED:
-            world.at(world.now + 20_000, again)
+            self.at(world.now + 20_000, again)
             return
-        waiter = Waiter(lambda: world.at(world.now, again))
+        waiter = Waiter(lambda: self.at(world.now, again))
         limit.waiters.append(waiter)  # type: ignore[arg-type]
         rest = limit.rest(now)
         if rest:
-            world.at(world.now + rest, lambda: self._rested(limit, waiter))
+            self.at(world.now + rest, lambda: self._rested(limit, waiter))
         elif not limit.asking:
             self.fleet.want(limit)
 
@@ -158,7 +185,7 @@ class Gateway:
         self.alive = False
 
     def _flush(self) -> None:
-        self.world.at(self.world.now, self._ask)
+        self.at(self.world.now, self._ask)
 
     def _ask(self) -> None:
         asked = self.clock()
@@ -170,12 +197,12 @@ class Gateway:
             self._hello()
         if self.fleet.lent and not self._sweeping:
             self._sweeping = True
-            self.world.at(self.world.now + 20_000, self._sweep)
+            self.at(self.world.now + 20_000, self._sweep)
 
     def _sweep(self) -> None:
         self._sweeping = self.alive and self.fleet.collect(self.clock())
         if self._sweeping:
-            self.world.at(self.world.now + 20_000, self._sweep)
+            self.at(self.world.now + 20_000, self._sweep)
 
     def _greet(self) -> None:
         world = self.world
@@ -187,7 +214,7 @@ class Gateway:
         elif since is None:
             self._hello()
         joining = self.fleet.phase is Phase.JOINING
-        world.at(world.now + (20_000 if joining else world.greeting), self._greet)
+        self.at(world.now + (20_000 if joining else world.greeting), self._greet)
 
     def _hello(self) -> None:
         self._greeting_since = self.world.now
@@ -210,7 +237,7 @@ class Gateway:
         def execute() -> None:
             if world.up and not self.cut:
                 reply = world.evaluate(key, words)
-                world.at(world.now + world.latency(), lambda: receive(reply))
+                self.at(world.now + world.latency(), lambda: receive(reply))
 
         def receive(reply: Reply) -> None:
             if epoch != self._epochs or self.cut or not self.alive:
