@@ -113,11 +113,11 @@ async def traffic(found: list[Caller]) -> AsyncIterator[None]:
 
 
 def calls_go_on(found: list[Caller]) -> bool:
-    """Whether more than two windows' worth came through since the count was last reset."""
-    return len(together(found)) > 2 * RATE.amount
+    """Whether more than one window's worth came through."""
+    return len(together(found)) > RATE.amount
 
 
-@pytest.mark.parametrize("gateways", [1, 2, 4])
+@pytest.mark.parametrize("gateways", [1, 4])
 async def test_gateways_over_one_valkey_hold_the_limit_in_every_window(
     server: Server, gateways: int
 ) -> None:
@@ -154,7 +154,7 @@ async def test_whatever_happens_to_valkey_no_window_is_over_the_limit_and_calls_
                 server.signal(signal.SIGCONT)
             await until(lambda: all(shared(caller) for caller in found))
             count = len(together(found))
-            await until(lambda: len(together(found)) > count + 2 * RATE.amount)
+            await until(lambda: len(together(found)) > count + RATE.amount)
         assert worst_window(together(found), SECOND) <= RATE.amount
 
 
