@@ -211,10 +211,10 @@ class Call:
         limiters = permit.limiters
         if permit.generation != gate.windows.generation:
             limiters = permit.limits(gate.windows, now)
-        if len(limiters) == 1:
-            lines = permit.rate_lines % promise(limiters[0][1], now)
-        else:
-            lines = permit.policy_line + respond.rate_line(limiters, now)
+        promises: tuple[int, ...] = ()
+        for _, limiter in limiters:
+            promises += promise(limiter, now)
+        lines = permit.rate_lines % promises
         quotas, leases = permit.quotas, gate.leases
         if len(quotas) == 1:
             standing, told = quotas[0]

@@ -38,8 +38,8 @@ class Permit:
     upstream's own credential line, `base_path` (after a space) stands before the path on its
     request line, `head` is what follows the target there, with our lines that are the same for
     all calls. `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited
-    standings with what is told of them. `rate_lines` are the header lines of a single limit, with
-    places for what remains and for how many seconds. `billable` are the statuses that are billed,
+    standings with what is told of them. `rate_lines` are the header lines about limits, with places
+    for what remains of each and for how many seconds. `billable` are the statuses that are billed,
     `ids` and `flags` those of the journal record. `held` is what a call takes beside its quota and
     whoever stores it gives back: `held_micro` of money, and `holds` of meters that only the answer
     tells.
@@ -58,7 +58,6 @@ class Permit:
     base_path: bytes
     head: bytes
     subjects: tuple[Subject, ...]
-    policy_line: bytes
     rate_lines: bytes
     limiters: tuple[tuple[bytes, Window], ...]
     generation: int
@@ -117,10 +116,7 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         base_path=b" " if upstream is None else b" " + upstream.base_path,
         head=b"" if upstream is None else _head(upstream, grant.subscription),
         subjects=subjects,
-        policy_line=policy_line,
-        rate_lines=policy_line + b'RateLimit: "%s";r=%%d;t=%%d\r\n' % subjects[0][0].encode()
-        if subjects
-        else b"",
+        rate_lines=policy_line + respond.rate_template(name for name, _, _ in subjects),
         limiters=(),
         generation=-1,
         needs=tuple((standing, route.weight) for standing in standings),

@@ -14,7 +14,7 @@ from email.utils import format_datetime
 
 from nimbus.base import clock
 from nimbus.errors import CATALOGUE, problem_type
-from nimbus.rules.limits import SECOND, Promising, Rate, promise
+from nimbus.rules.limits import SECOND, Rate
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _MARK = "00000000-0000-0000-0000-000000000000"
@@ -108,9 +108,11 @@ def policy_line(rates: Iterable[tuple[str, Rate]]) -> bytes:
     return f"RateLimit-Policy: {', '.join(policies)}\r\n".encode() if policies else b""
 
 
-def rate_line(limiters: Iterable[tuple[bytes, Promising]], now: int) -> bytes:
-    """RateLimit: what the limiters leave to the caller, and for how long that holds."""
-    states = [b'"%s";r=%d;t=%d' % (name, *promise(limiter, now)) for name, limiter in limiters]
+def rate_template(names: Iterable[str]) -> bytes:
+    """RateLimit, with two places for each limit: calls that remain, and seconds for which that
+    holds (see `rules.limits.promise`).
+    """
+    states = [b'"%s";r=%%d;t=%%d' % name.encode() for name in names]
     return b"RateLimit: %s\r\n" % b", ".join(states) if states else b""
 
 

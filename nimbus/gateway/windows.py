@@ -107,7 +107,9 @@ class RateWindows:
 
 def count(limiters: NamedWindows, now: int) -> int:
     """Count one call against all of them, or against none: 0, or microseconds to wait."""
-    pause = max((each.wait(now) for _, each in limiters), default=0)
+    pause = 0
+    for _, each in limiters:
+        pause = max(pause, each.wait(now))
     if not pause:
         for _, each in limiters:
             each.take(now)
