@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nimbus.gateway import tokens
 from nimbus.gateway.tokens import Phase
 from nimbus.rules.limits import SECOND, Rate, promise
-from tests.support.fleets import Gateway, World
+from tests.support.fleets import Gateway, World, worst_window
 from tests.support.soak import Soak
 from tests.support.valkeys import Client, Server, valkey_server
 
@@ -267,6 +267,26 @@ def test_a_gateway_that_is_killed_and_starts_again_brings_no_second_allowance(
         storm(world, fleet, rate, world.random.choice([0.05, 1.3]), 0.5)
         fleet[place] = Gateway(world, place, 3)
     assert world.worst(rate.period_s * SECOND) <= rate.amount + (rate.burst or 0)
+
+
+@pytest.mark.parametrize("failure", ["flushed", "down"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_gateway_killed_as_the_store_loses_its_data_brings_no_more_than_its_own_calls_again(
+    client: Client, failure: str, seed: int
+) -> None:
+    world, rate = World(client, seed), Rate(12, 3, 4)
+    fleet = fleet_of(world, 3)
+    storm(world, fleet, rate, 2, 0.5)
+    fail(world, fleet, failure)
+    storm(world, fleet, rate, 3, 0.5)
+    own = sorted(instant for instant, place in world.admitted if place == 0)
+    forgotten = worst_window(own, rate.period_s * SECOND)
+    fleet[0].kill()
+    mend(world, fleet)
+    fleet[0] = Gateway(world, 0, 3)
+    storm(world, fleet, rate, 8, 0.5)
+    worst = world.worst(rate.period_s * SECOND)
+    assert worst <= rate.amount + (rate.burst or 0) + forgotten
 
 
 @pytest.mark.parametrize("gateways", [1, 4])
