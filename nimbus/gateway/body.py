@@ -112,7 +112,8 @@ class BodyReader:
             if len(buffer) - position > budget + 1:
                 raise BadMessageError(code, "A chunk's extensions or trailers are too long.")
             return None
-        if ILLEGAL.search(buffer, position, end) is not None:
+        # One byte further: a bare CR just before the line's own end is seen for what it is.
+        if ILLEGAL.search(buffer, position, end + 1) is not None:
             raise BadMessageError("malformed_request", "A chunk line holds an illegal byte.")
         return bytes(buffer[position:end])
 

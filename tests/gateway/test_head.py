@@ -371,6 +371,7 @@ BAD_CHUNKS = [
     (b"5\r\nhello\r\n0\r\nContent-Length: 3\r\n\r\n", "malformed_request"),
     (b"5\r\nhello\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n", "malformed_request"),
     (b"5\r\nhello\r\n0\r\nX : y\r\n\r\n", "malformed_request"),
+    (b"0\r\nX: y\r\r\n\r\n", "malformed_request"),
     (b"0\r\n" + b"X-T: v\r\n" * 2_000 + b"\r\n", "headers_too_large"),
     (b"0\r\nX-T: " + b"v" * 9_000 + b"\r\n\r\n", "headers_too_large"),
     (b"".join(b"1;" + b"x" * 2_048 + b"\r\na\r\n" for _ in range(20)), "malformed_request"),
