@@ -83,7 +83,10 @@ def chunks_are_read_the_same(data: bytes) -> None:
         return
     payload, _, done = whole
     theirs = [each for each in (_h11_chunks(data), _httptools_chunks(data)) if each is not None]
-    assert theirs, "both others refuse it"
+    if not theirs:
+        # RFC 9112 section 7.1.1 has white space before an extension be read; they don't.
+        assert re.search(rb"[0-9A-Fa-f][ \t]+;", data), "both others refuse it"
+        return
     if done:
         assert payload in theirs, "nobody else reads the same payload"
 
