@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 GATEWAYS, CALLS = 3, 36
 HOST = "api.rig.example"
-PATH = f"/work/{CALLS}"
+PATH = f"/calls/{CALLS}"
 SERVED, UNKNOWN, NOT_ALLOWED = {200}, {421}, {403}
 
 

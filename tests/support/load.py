@@ -49,7 +49,7 @@ class Upstream:
 
 
 class _UpstreamConnection(asyncio.Protocol):
-    """Answers each call to `/work/…`; to `/stream/…` it answers without an end, and of
+    """Answers each call to `/calls/…`; to `/stream/…` it answers without an end, and of
     `/upload/…` it reads no more than the head.
     """
 
@@ -143,7 +143,7 @@ class Caller:
     reader: asyncio.StreamReader | None = None
     writer: asyncio.StreamWriter | None = None
 
-    async def call(self, path: str = "work") -> Attempt:
+    async def call(self, path: str = "calls") -> Attempt:
         """One call to `/{path}/{tag}`; whatever happens is written down and answered."""
         if self.writer is None:
             await self._connect()

@@ -81,7 +81,7 @@ PLANS = (
     plan("bucket", 80, "overage", MANY, (50, 20)),
 )
 ROUTES: tuple[dict[str, Any], ...] = (
-    {"method": "GET", "path": "/work/{tag}"},
+    {"method": "GET", "path": "/calls/{tag}"},
     {"method": "GET", "path": "/stream/{tag}"},
     {"method": "POST", "path": "/upload/{tag}"},
     {"method": "GET", "path": "/better/{tag}", "minimum_plan": "better"},
