@@ -19,13 +19,15 @@ callers were answered, what the upstream saw, the stored events, the counter, th
 repeats it. Nothing here is judged by how fast the machine is.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.conftest import Server
 from tests.support.rig import Market, Rig, make_market, make_rig
+from tests.support.valkeys import valkey_server
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +47,11 @@ async def rig(server: Server, market: Market) -> AsyncIterator[Rig]:
     """A rig of the test's own."""
     async with make_rig(server, market) as made:
         yield made
+
+
+@pytest.fixture
+def store(rig: Rig) -> Iterator[None]:
+    """The Valkey that several gateways share, as the supervisor gives them one."""
+    with valkey_server() as valkey:
+        rig.settings = replace(rig.settings, valkey_url=valkey.url)
+        yield

@@ -17,7 +17,7 @@ from nimbus.catalog.service.hosts import add_host, remove_host
 from nimbus.catalog.service.products import change_product
 from tests.support.rig import Market, Rig
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("store")]
 
 GATEWAYS, CALLS = 3, 36
 HOST = "api.rig.example"
