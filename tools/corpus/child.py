@@ -76,6 +76,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Start the process, anew after it was killed; returns once it listens."""
+        self._hang_up()
         self._starts += 1
         self._folder.mkdir(parents=True, exist_ok=True)
         control = str(self._folder / f"control-{self._starts}")
@@ -106,8 +107,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """End the process."""
-        if self._writer is not None:
-            self._writer.close()
+        self._hang_up()
         if self.alive and self._process is not None:
             self._process.terminate()
             await self._process.wait()
@@ -117,6 +117,11 @@ class Gateway:
         if self.alive and self._process is not None:
             self._process.kill()
             await self._process.wait()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
     async def died(self, seconds: float) -> bool:
         """Whether it dies by itself within this time."""
