@@ -9,7 +9,6 @@ at a time.
 """
 
 import asyncio
-import hmac
 import re
 from collections.abc import Callable
 from hashlib import sha256
@@ -49,13 +48,10 @@ def read_secret(head: RequestHead, *, key_in_query: bool) -> bytes | str:
     return found[0]
 
 
-def digest_of(pepper: bytes, secret: bytes) -> bytes:
-    """The keyed hash under which a key is stored: HMAC-SHA256 of the whole secret."""
-    return hmac.digest(pepper, secret, "sha256")
-
-
 class KeyedHash:
-    """The same for one pepper, whose part of the work is done beforehand."""
+    """The hash under which keys are stored, HMAC-SHA256 of the whole secret with one pepper, whose
+    part of the work is done beforehand.
+    """
 
     __slots__ = ("_inner", "_outer")
 

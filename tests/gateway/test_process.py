@@ -19,7 +19,6 @@ from nimbus.base.config import Settings, to_environment
 from nimbus.gateway.last_state import pieces
 from nimbus.gateway.link import state_file
 from nimbus.gateway.state import State
-from nimbus.gateway.verify import digest_of
 from nimbus.rules.metering import SlotState
 from tests.gateway.house import (
     KEY,
@@ -30,6 +29,7 @@ from tests.gateway.house import (
     Caller,
     Upstream,
     count_slots,
+    digest_of,
     key_record,
     plan_record,
     product_record,

@@ -8,7 +8,6 @@ import pytest
 
 from nimbus.base import clock
 from nimbus.errors import CATALOGUE
-from nimbus.gateway.verify import digest_of
 from nimbus.rules.metering import SlotState
 from tests.gateway.house import (
     KEY,
@@ -22,6 +21,7 @@ from tests.gateway.house import (
     OpenGate,
     Upstream,
     count_slots,
+    digest_of,
     key_record,
     plan_record,
     product_record,
