@@ -33,7 +33,7 @@ ROUTERS: Sequence[APIRouter] = (
     *catalog.routers,
     subscriptions.router,
     access.router,
-    usage.router,
+    *usage.routers,
     billing.router,
     payments.router,
     notices.router,

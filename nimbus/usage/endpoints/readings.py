@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP of usage: what was called, what is left, the log."""
+"""What was called, what is left, the log."""
 
 import base64
 import binascii
