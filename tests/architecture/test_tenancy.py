@@ -29,6 +29,7 @@ PLATFORM_TABLES = {
     "procrastinate_jobs": "the job queue",
     "procrastinate_periodic_defers": "the job queue",
     "procrastinate_workers": "the job queue",
+    "proof_runs": "what the nightly proofs found; the operator's, nimbus_app has no grant on it",
     "terms_versions": "the operator's terms, the same for all",
     "test_clock": "one instant for the whole installation",
     "throttles": "hashed buckets of who tries too often, before anyone is known",
