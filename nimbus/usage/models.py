@@ -227,6 +227,30 @@ class RatedPeriod(Base):
     cost: Mapped[Decimal] = mapped_column(Numeric)
 
 
+class Export(Base):
+    """A file of logged calls that a member asked for; it lies under the data folder until
+    `expires_at`. `reason` says why a failed one did.
+    """
+
+    __tablename__ = "usage_exports"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    organization_id: Mapped[UUID]
+    user_id: Mapped[UUID]
+    format: Mapped[str] = mapped_column(Text)
+    filters: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    starts_at: Mapped[datetime] = mapped_column(Instant)
+    ends_at: Mapped[datetime] = mapped_column(Instant)
+    status: Mapped[str] = mapped_column(Text, default="Waiting")
+    rows_done: Mapped[int] = mapped_column(BigInteger, default=0)
+    rows_total: Mapped[int] = mapped_column(BigInteger, default=0)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    reason: Mapped[str | None] = mapped_column(Text)
+    expires_at: Mapped[datetime] = mapped_column(Instant)
+    created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
+    updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """How far a producer's journal is stored; `ended` once it is dead and wholly stored."""
