@@ -76,7 +76,7 @@ DEFINER_FUNCTIONS = {
     "spend_limit_changed": "standings follow a limit; who changes it may not write one",
     "spend_open": "a month's standings are limited by rows of other rooms",
     "throttle_take": "a visitor may take from a bucket without seeing the others",
-    "usage_consumers": "a provider reads the names of those who subscribe to it, and no more of them",
+    "usage_consumers": "a provider reads the names of those who subscribe to it, and no more",
     "usage_partition": "partitions are made ahead by who stores usage and owns nothing",
 }
 GATEWAY_FUNCTIONS = {
