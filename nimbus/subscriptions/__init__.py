@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract between a consumer and a plan, through time. The room's door."""
 
-from nimbus.subscriptions.models import SubscriptionFacts
+from nimbus.subscriptions.models import AddOnTerms, SubscriptionFacts, Terms
 from nimbus.subscriptions.queries import (
     due_for_billing,
     facts_of,
@@ -9,12 +9,16 @@ from nimbus.subscriptions.queries import (
     lock_subscription,
     next_billing,
     subscription_facts,
+    terms_between,
+    terms_of_periods,
 )
 from nimbus.subscriptions.service import Started, renew_period, restore, start, suspend
 
 __all__ = [
+    "AddOnTerms",
     "Started",
     "SubscriptionFacts",
+    "Terms",
     "due_for_billing",
     "facts_of",
     "live_subscriptions",
@@ -25,4 +29,6 @@ __all__ = [
     "start",
     "subscription_facts",
     "suspend",
+    "terms_between",
+    "terms_of_periods",
 ]

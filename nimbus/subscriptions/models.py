@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of subscriptions, and the facts of one that other rooms get."""
+"""The tables of subscriptions and of their terms over time, and the facts that other rooms get."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,6 +48,31 @@ class SubscriptionFacts:
     auto_renew: bool
     payment: Literal["invoice", "method"] | None
     version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddOnTerms:
+    """An add-on under contract: a catalogue item's version, so many times."""
+
+    plan_id: UUID
+    plan_version_id: UUID
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a subscription was under in `period`: half-open, UTC.
+
+    `plan_version_id` says everything that was agreed, contract prices too: those are a version of
+    the plan made for one organization. `served` False: paused, without access and without fee.
+    """
+
+    period: Period
+    plan_id: UUID
+    plan_version_id: UUID
+    add_ons: tuple[AddOnTerms, ...]
+    served: bool
+    reason: str
 
 
 class Subscription(Base):
@@ -99,3 +124,41 @@ class Subscription(Base):
     def period(self) -> Period:
         """The running period."""
         return Period(self.period_starts_at, self.period_ends_at)
+
+
+class ContractTerms(Base):
+    """From `effective_at` on, until the next row, this holds; rows are only added."""
+
+    __tablename__ = "contract_terms"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    subscription_id: Mapped[UUID]
+    number: Mapped[int]
+    effective_at: Mapped[datetime] = mapped_column(Instant)
+    plan_id: Mapped[UUID]
+    plan_version_id: Mapped[UUID]
+    served: Mapped[bool]
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
+
+
+class ContractAddOn(Base):
+    """An add-on that belongs to one row of terms."""
+
+    __tablename__ = "contract_add_ons"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    terms_id: Mapped[UUID]
+    plan_id: Mapped[UUID]
+    plan_version_id: Mapped[UUID]
+    quantity: Mapped[int]
+
+    def terms(self) -> AddOnTerms:
+        """What it says, as a value."""
+        return AddOnTerms(
+            plan_id=self.plan_id, plan_version_id=self.plan_version_id, quantity=self.quantity
+        )

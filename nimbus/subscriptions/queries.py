@@ -2,15 +2,25 @@
 """Reads of subscriptions. Row-level security decides last; these filters say what is meant."""
 
 import hashlib
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from uuid import UUID
 
 from sqlalchemy import Select, and_, case, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.errors import Refusal
-from nimbus.subscriptions.models import Subscription, SubscriptionFacts
+from nimbus.rules.periods import Period
+from nimbus.subscriptions.models import (
+    AddOnTerms,
+    ContractAddOn,
+    ContractTerms,
+    Subscription,
+    SubscriptionFacts,
+    Terms,
+)
 
 # A suspended or paused subscription waits.
 BILLABLE = and_(
@@ -145,6 +155,83 @@ async def due_to_advance(
 async def next_to_advance(session: AsyncSession) -> datetime | None:
     """When the next trial or cancelled subscription comes to its end."""
     return await session.scalar(select(func.min(ENDING_AT)).where(ENDING))
+
+
+async def last_terms(session: AsyncSession, subscription_id: UUID) -> ContractTerms | None:
+    """The terms that hold now, None before the first are written."""
+    return await session.scalar(
+        select(ContractTerms)
+        .where(ContractTerms.subscription_id == subscription_id)
+        .order_by(ContractTerms.number.desc())
+        .limit(1)
+    )
+
+
+async def terms_between(
+    session: AsyncSession, subscription_id: UUID, period: Period
+) -> tuple[Terms, ...]:
+    """What a subscription was under during `period`, in order of time.
+
+    The parts tile `period` from the subscription's start to its end (`ends_at`, whether it has
+    come or will): nothing before and after. Two changes at the same instant: the later one holds.
+    Empty for one that the transaction may not see.
+    """
+    found = await terms_of_periods(session, {subscription_id: period})
+    return found.get(subscription_id, ())
+
+
+async def terms_of_periods(
+    session: AsyncSession, periods: Mapping[UUID, Period]
+) -> dict[UUID, tuple[Terms, ...]]:
+    """The same of many subscriptions, each in its own period; three statements however many."""
+    ids = list(periods)
+    rows: defaultdict[UUID, list[ContractTerms]] = defaultdict(list)
+    for row in await session.scalars(
+        select(ContractTerms)
+        .where(ContractTerms.subscription_id.in_(ids))
+        .order_by(ContractTerms.number)
+    ):
+        rows[row.subscription_id].append(row)
+    add_ons: defaultdict[UUID, list[AddOnTerms]] = defaultdict(list)
+    for taken in await session.scalars(
+        select(ContractAddOn)
+        .join(ContractTerms, ContractTerms.id == ContractAddOn.terms_id)
+        .where(ContractTerms.subscription_id.in_(ids))
+        .order_by(ContractAddOn.plan_id)
+    ):
+        add_ons[taken.terms_id].append(taken.terms())
+    ends = await session.execute(
+        select(Subscription.id, Subscription.ends_at).where(Subscription.id.in_(ids))
+    )
+    return {
+        subscription_id: _tiles(rows[subscription_id], add_ons, periods[subscription_id], ends_at)
+        for subscription_id, ends_at in ends
+    }
+
+
+def _tiles(
+    rows: Sequence[ContractTerms],
+    add_ons: Mapping[UUID, list[AddOnTerms]],
+    period: Period,
+    ends_at: datetime | None,
+) -> tuple[Terms, ...]:
+    last = period.ends_at if ends_at is None else min(period.ends_at, ends_at)
+    starts = [*(row.effective_at for row in rows), last]
+    parts = []
+    for row, (begins, ends) in zip(rows, pairwise(starts), strict=True):
+        part = Period(max(begins, period.starts_at), min(ends, last))
+        if part.starts_at < part.ends_at:
+            parts.append(
+                Terms(
+                    period=part,
+                    plan_id=row.plan_id,
+                    plan_version_id=row.plan_version_id,
+                    add_ons=tuple(add_ons.get(row.id, ())),
+                    served=row.served,
+                    reason=row.reason,
+                )
+            )
+    return tuple(parts)
 
 
 def _found(row: Subscription | None) -> Subscription:

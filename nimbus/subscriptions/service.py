@@ -33,7 +33,7 @@ from nimbus.subscriptions.events import (
     SubscriptionRestored,
     SubscriptionSuspended,
 )
-from nimbus.subscriptions.models import Subscription, SubscriptionFacts
+from nimbus.subscriptions.models import ContractTerms, Subscription, SubscriptionFacts
 
 Payment = Literal["invoice", "method"] | None
 Direction = Literal["upgrade", "downgrade"]
@@ -82,6 +82,7 @@ async def start(
     subscription = _new(organization, plan, payment, as_of, trial=trial)
     session.add(subscription)
     await session.flush()
+    await _write_terms(session, subscription, as_of, "start")
     _announce(session, actor, SubscriptionCreated, subscription, plan)
     return Started(subscription.facts(), created=True)
 
@@ -111,7 +112,7 @@ async def change_plan(
     if (plan.rank > current.rank) != (direction == "upgrade") or plan.plan_id == current.plan_id:
         text = f"That plan is no {direction} of the present one."
         raise field_error("plan", f"no_{direction}", text)
-    await _change(session, actor, subscription, plan, current, at_once=at_once)
+    await _change(session, actor, subscription, plan, current, as_of=as_of, at_once=at_once)
     return subscription
 
 
@@ -169,6 +170,7 @@ async def renew_period(
         subscription.plan_version_id = UUID(change["plan_version_id"])
         subscription.scheduled_change = None
         subscription.version += 1
+        await _write_terms(session, subscription, subscription.period_ends_at, "change_plan")
     plan = await catalog.plan_facts(session, subscription.plan_version_id)
     _enter_period(subscription, plan, subscription.period_number + 1)
     _announce(session, actor, SubscriptionRenewed, subscription, plan)
@@ -226,7 +228,7 @@ async def _start_again(
         return
     current = await catalog.plan_facts(session, live.plan_version_id)
     at_once = plan.rank > current.rank or live.status_at(as_of) == "Trial"
-    await _change(session, actor, live, plan, current, at_once=at_once)
+    await _change(session, actor, live, plan, current, as_of=as_of, at_once=at_once)
 
 
 async def _change(
@@ -236,6 +238,7 @@ async def _change(
     plan: PlanFacts,
     current: PlanFacts,
     *,
+    as_of: datetime,
     at_once: bool,
 ) -> None:
     stored: SubscriptionState = subscription.status  # type: ignore[assignment]  # settled
@@ -250,6 +253,7 @@ async def _change(
     if at_once or stored == "Trial":
         subscription.plan_id, subscription.plan_version_id = plan.plan_id, plan.plan_version_id
         subscription.scheduled_change = None
+        await _write_terms(session, subscription, as_of, "change_plan")
     else:
         subscription.scheduled_change = {
             "plan_id": str(plan.plan_id),
@@ -260,6 +264,27 @@ async def _change(
     subscription.version += 1
     now = current if subscription.scheduled_change else plan
     _announce(session, actor, SubscriptionChanged, subscription, now, before=before)
+    await session.flush()
+
+
+async def _write_terms(
+    session: AsyncSession, subscription: Subscription, effective_at: datetime, reason: str
+) -> None:
+    """Write down what holds from `effective_at` on; its history tells what is to be billed."""
+    last = await queries.last_terms(session, subscription.id)
+    session.add(
+        ContractTerms(
+            organization_id=subscription.organization_id,
+            provider_organization_id=subscription.provider_organization_id,
+            subscription_id=subscription.id,
+            number=1 if last is None else last.number + 1,
+            effective_at=effective_at,
+            plan_id=subscription.plan_id,
+            plan_version_id=subscription.plan_version_id,
+            served=True,
+            reason=reason,
+        )
+    )
     await session.flush()
 
 

@@ -168,6 +168,7 @@ async def test_a_downgrade_waits_for_the_period_s_end_unless_asked_for_at_once(a
     )
     assert waiting["plan"]["slug"] == "professional"
     assert waiting["scheduled_change"] == {"plan": "starter", "at": "2026-06-01T00:00:00Z"}
+    clock.set_instant(datetime(2026, 6, 1, tzinfo=UTC))
     renewed = await renew(started)
     again = await renew_at(started, datetime(2026, 6, 1, tzinfo=UTC))
 
