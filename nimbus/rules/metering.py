@@ -24,8 +24,8 @@ Source: spec 03 "The pipeline" step 10, spec 09 U-01 to U-06.
 
 import re
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum, IntFlag
@@ -35,6 +35,7 @@ from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 from zlib import crc32
 
+from nimbus.rules import latency
 from nimbus.rules.money import EXACT
 
 MAGIC = b"NIMBJRNL"
@@ -428,7 +429,7 @@ class Cell:
     """Quantities of one meter added up: how many events, their sum, the largest, the latest.
 
     Of events at the same instant the one with the greater id is the later. The size of the calls
-    stands in the cells of `api_calls` only.
+    stands in the cells of `api_calls` only, and how many of them took how long (`rules.latency`).
     """
 
     events: int
@@ -440,6 +441,7 @@ class Cell:
     duration_us: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    latency: Mapping[int, int] = field(default_factory=dict)
 
 
 def is_counted(event: UsageEvent) -> bool:
@@ -499,6 +501,10 @@ def merge(one: Cell, other: Cell) -> Cell:
         duration_us=one.duration_us + other.duration_us,
         bytes_in=one.bytes_in + other.bytes_in,
         bytes_out=one.bytes_out + other.bytes_out,
+        latency={
+            index: one.latency.get(index, 0) + other.latency.get(index, 0)
+            for index in one.latency.keys() | other.latency.keys()
+        },
     )
 
 
@@ -532,6 +538,7 @@ def _cell(event: UsageEvent, meter_key: str, quantity: Decimal) -> Cell:
         duration_us=event.duration_us if size else 0,
         bytes_in=event.bytes_in if size else 0,
         bytes_out=event.bytes_out if size else 0,
+        latency={latency.bucket(event.duration_us): 1} if size and not event.continued else {},
     )
 
 

@@ -75,7 +75,7 @@ class RefusedCall(_Call, Base):
 
 
 class HourlyCell(Base):
-    """One cell of the roll-up, see `rules.metering.CellKey` and `Cell`."""
+    """One cell of the folded roll-up, see `rules.metering.Cell`; read `usage_hours`."""
 
     __tablename__ = "usage_hourly"
 
@@ -98,6 +98,7 @@ class HourlyCell(Base):
     duration_us: Mapped[int] = mapped_column(BigInteger)
     bytes_in: Mapped[int] = mapped_column(BigInteger)
     bytes_out: Mapped[int] = mapped_column(BigInteger)
+    latency: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
 
 
 class Producer(Base):

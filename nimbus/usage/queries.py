@@ -157,7 +157,7 @@ async def calls_by_day(
 ) -> list[CallCounts]:
     """The calls of an organization by day of its time zone; an hour is of the day it begins in."""
     statement = text(
-        f"SELECT (hour AT TIME ZONE :time_zone)::date AS day, {_COUNTS} FROM usage_hourly"  # noqa: S608
+        f"SELECT (hour AT TIME ZONE :time_zone)::date AS day, {_COUNTS} FROM usage_hours"  # noqa: S608
         f" WHERE {_OF_CALLER} GROUP BY day ORDER BY day"
     )
     values = _of_caller(organization_id, environment, period) | {"time_zone": time_zone}
@@ -169,7 +169,7 @@ async def calls_by_status(
 ) -> dict[int, int]:
     """The calls of an organization by the first digit of their status."""
     statement = text(
-        "SELECT status_class, sum(events)::bigint AS calls FROM usage_hourly"  # noqa: S608
+        "SELECT status_class, sum(events)::bigint AS calls FROM usage_hours"  # noqa: S608
         f" WHERE {_OF_CALLER} GROUP BY status_class ORDER BY status_class"
     )
     values = _of_caller(organization_id, environment, period)
@@ -181,7 +181,7 @@ async def calls_by_route(
 ) -> list[CallCounts]:
     """The calls of an organization by operation, the most called first."""
     statement = text(
-        f"SELECT product_id, route_id, {_COUNTS} FROM usage_hourly WHERE {_OF_CALLER}"  # noqa: S608
+        f"SELECT product_id, route_id, {_COUNTS} FROM usage_hours WHERE {_OF_CALLER}"  # noqa: S608
         " GROUP BY product_id, route_id ORDER BY calls DESC, route_id"
     )
     values = _of_caller(organization_id, environment, period)

@@ -190,9 +190,10 @@ def _hourly() -> None:
     op.execute("REVOKE DELETE ON usage_hourly FROM nimbus_system")
 
 
-def make_period(calls: str = "1") -> None:
+def make_period(calls: str = "1", hours: str = "usage_hourly") -> None:
     """What the live calls of a subscription add up to in [starts, ends): its whole hours from the
-    roll-up, what lies before and after them from the events, each of which is `calls` calls.
+    roll-up in `hours`, what lies before and after them from the events, each of which is `calls`
+    calls.
     """
     op.execute(
         f"""CREATE FUNCTION usage_period(subscription uuid, starts timestamptz, ends timestamptz)
@@ -207,7 +208,7 @@ def make_period(calls: str = "1") -> None:
             parts AS (
                 SELECT h.meter_key, h.events, h.quantity_sum, h.quantity_max, h.quantity_last,
                        h.last_at, h.last_event_id
-                FROM usage_hourly h, edges
+                FROM {hours} h, edges
                 WHERE h.subscription_id = subscription AND h.environment = 'Live'
                   AND h.hour >= whole_from AND h.hour < whole_to
                 UNION ALL

@@ -19,6 +19,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.base import clock
+from nimbus.rules import latency
 from nimbus.rules.metering import (
     CALLS,
     NIL,
@@ -105,7 +106,7 @@ async def store_batch(
     await while_storing(session)
     shares = await rate(session, served.values(), months.months)
     await _write_calls(session, producer, new)
-    await _add_cells(session, roll_up(served.values()))
+    await _append_cells(session, roll_up(served.values()))
     await _count(session, producer, served.values())
     await spending.count(session, producer, months, shares, served.values())
     return row.mark()
@@ -227,13 +228,16 @@ async def _copy(
             await copy.write_row(row)
 
 
-_ADD_CELLS = text(
+_APPEND_CELLS = text(
     """
-    INSERT INTO usage_hourly AS h (
+    INSERT INTO usage_deltas (
         organization_id, provider_organization_id, subscription_id, product_id, key_id, route_id,
         status_class, environment, hour, meter_key, events, quantity_sum, quantity_max,
-        quantity_last, last_at, last_event_id, duration_us, bytes_in, bytes_out)
-    SELECT * FROM unnest(
+        quantity_last, last_at, last_event_id, duration_us, bytes_in, bytes_out, latency)
+    SELECT organization_id, provider_organization_id, subscription_id, product_id, key_id,
+        route_id, status_class, environment, hour, meter_key, events, total, peak, last, last_at,
+        last_event_id, duration_us, bytes_in, bytes_out, CAST(latency AS bigint[])
+    FROM unnest(
         CAST(:organization_id AS uuid[]), CAST(:provider_organization_id AS uuid[]),
         CAST(:subscription_id AS uuid[]), CAST(:product_id AS uuid[]), CAST(:key_id AS uuid[]),
         CAST(:route_id AS uuid[]), CAST(:status_class AS smallint[]),
@@ -241,20 +245,10 @@ _ADD_CELLS = text(
         CAST(:events AS bigint[]), CAST(:total AS numeric[]), CAST(:peak AS numeric[]),
         CAST(:last AS numeric[]), CAST(:last_at AS timestamptz[]),
         CAST(:last_event_id AS uuid[]), CAST(:duration_us AS bigint[]),
-        CAST(:bytes_in AS bigint[]), CAST(:bytes_out AS bigint[]))
-    ON CONFLICT (organization_id, subscription_id, hour, meter_key, key_id, route_id, status_class,
-                 environment) DO UPDATE SET
-        events = h.events + excluded.events,
-        quantity_sum = h.quantity_sum + excluded.quantity_sum,
-        quantity_max = greatest(h.quantity_max, excluded.quantity_max),
-        quantity_last = CASE WHEN (excluded.last_at, excluded.last_event_id)
-            > (h.last_at, h.last_event_id) THEN excluded.quantity_last ELSE h.quantity_last END,
-        last_event_id = CASE WHEN (excluded.last_at, excluded.last_event_id)
-            > (h.last_at, h.last_event_id) THEN excluded.last_event_id ELSE h.last_event_id END,
-        last_at = greatest(h.last_at, excluded.last_at),
-        duration_us = h.duration_us + excluded.duration_us,
-        bytes_in = h.bytes_in + excluded.bytes_in,
-        bytes_out = h.bytes_out + excluded.bytes_out
+        CAST(:bytes_in AS bigint[]), CAST(:bytes_out AS bigint[]), CAST(:latency AS text[])
+    ) AS cells (organization_id, provider_organization_id, subscription_id, product_id, key_id,
+        route_id, status_class, environment, hour, meter_key, events, total, peak, last, last_at,
+        last_event_id, duration_us, bytes_in, bytes_out, latency)
     """
 )
 _CELL_FIELDS = (
@@ -263,16 +257,18 @@ _CELL_FIELDS = (
 )  # fmt: skip
 
 
-async def _add_cells(session: AsyncSession, cells: Mapping[CellKey, Cell]) -> None:
-    """Add to the roll-up, in one order for everybody: two drains never wait for each other."""
+async def _append_cells(session: AsyncSession, cells: Mapping[CellKey, Cell]) -> None:
+    """Append to the roll-up what these cells add."""
     if not cells:
         return
-    rows = sorted(cells.items())
     values: dict[str, list[Any]] = {
-        name: [getattr(key, name) for key, _ in rows] for name in CellKey._fields
+        name: [getattr(key, name) for key in cells] for name in CellKey._fields
     }
-    values |= {name: [getattr(cell, name) for _, cell in rows] for name in _CELL_FIELDS}
-    await session.execute(_ADD_CELLS, values)
+    values |= {name: [getattr(cell, name) for cell in cells.values()] for name in _CELL_FIELDS}
+    values["latency"] = [
+        "{" + ",".join(map(str, latency.pack(cell.latency))) + "}" for cell in cells.values()
+    ]
+    await session.execute(_APPEND_CELLS, values)
 
 
 async def _count(session: AsyncSession, producer: UUID, served: Iterable[UsageEvent]) -> None:

@@ -94,7 +94,7 @@ async def test_batches_that_come_again_in_any_cut_and_order_change_nothing(
     await allow(contract, 1000, "warn")
     calls = some_calls(contract, producer, 60, seed=5)
     await store(producer, calls)
-    before = await rows("SELECT * FROM usage_hourly ORDER BY hour, meter_key, status_class")
+    before = await rows("SELECT * FROM usage_hours ORDER BY hour, meter_key, status_class")
     counted = await standing(contract)
 
     for _ in range(20):
@@ -106,7 +106,7 @@ async def test_batches_that_come_again_in_any_cut_and_order_change_nothing(
     assert await rows("SELECT count(*) FROM usage_events") == [
         {"count": sum(not call.refusal for call in calls)}
     ]
-    after = await rows("SELECT * FROM usage_hourly ORDER BY hour, meter_key, status_class")
+    after = await rows("SELECT * FROM usage_hours ORDER BY hour, meter_key, status_class")
     assert after == before
     assert await standing(contract) == counted
     assert await proof(tmp_path) == []
@@ -305,7 +305,7 @@ async def test_a_long_stream_is_one_call_and_all_that_it_carried(
     await store(producer, parts)
     assert await used(contract) == {CALLS: 1, "reports": 3}
     cells = await rows(
-        "SELECT events, bytes_out FROM usage_hourly WHERE meter_key = 'api_calls' ORDER BY hour"
+        "SELECT events, bytes_out FROM usage_hours WHERE meter_key = 'api_calls' ORDER BY hour"
     )
     assert [(cell["events"], cell["bytes_out"]) for cell in cells] == [(1, 10), (0, 2000)]
     logged = await rows("SELECT continued FROM usage_events ORDER BY occurred_at")
@@ -368,7 +368,7 @@ async def test_a_counter_that_was_tampered_with_is_found(
     await allow(contract, 10, "deny")
     await store(producer, [event(contract, producer, n) for n in (1, 2)])
     faults = {
-        "roll_up": "UPDATE usage_hourly SET quantity_sum = quantity_sum + 1",
+        "roll_up": "DELETE FROM usage_deltas",
         "standing": "UPDATE quota_standings SET used = used + 1",
         "lease": "UPDATE quota_standings SET leased = leased + 1",
         "producer": "UPDATE usage_producers SET served = served - 1, closed = closed + 1",

@@ -383,7 +383,7 @@ async def test_who_is_neither_consumer_nor_provider_sees_no_usage(
 ) -> None:
     producer = uuid4()
     await store(producer, [event(contract, producer, 1)])
-    tables = ("usage_events", "usage_hourly", "quota_standings", "quota_schedules")
+    tables = ("usage_events", "usage_hours", "quota_standings", "quota_schedules")
 
     async def seen_by(organization_id: UUID) -> list[int]:
         async with db.transaction(organization_id) as session:
