@@ -10,15 +10,24 @@ down_revision = "0018"
 branch_labels = None
 depends_on = None
 
+PUBLISHED = "EXISTS (SELECT 1 FROM products parent WHERE parent.id = product_id)"
+INVITED = (
+    "EXISTS (SELECT 1 FROM plan_audiences a WHERE a.plan_id = plans.id"
+    f" AND a.consumer_organization_id = {CURRENT_ORGANIZATION})"
+)
 SIGNED = {"plans": "plan_id", "plan_versions": "plan_version_id"}
 
 
 def upgrade() -> None:
     """Keep what a subscription was under at each instant; subscribers read what they signed."""
+    _offers()
     _terms()
     _add_ons()
     _append_only()
     _written_so_far()
+    _bans()
+    _moves()
+    _previews()
     for table, column in SIGNED.items():
         signed = [
             f"EXISTS (SELECT 1 FROM {of} t WHERE t.{column} = {table}.id"
@@ -41,8 +50,148 @@ def downgrade() -> None:
             f" (EXISTS (SELECT 1 FROM subscriptions s WHERE s.{column} = {table}.id"
             f" AND s.organization_id = {CURRENT_ORGANIZATION}))"
         )
-    op.execute("DROP TABLE contract_add_ons, contract_terms")
+    op.execute(
+        "DROP TABLE change_previews, plan_moves, consumer_bans, contract_add_ons, contract_terms"
+    )
     op.execute("DROP FUNCTION keep_contract(), next_contract_terms()")
+    _offers_before()
+
+
+def _offers() -> None:
+    """Add-ons are plans of their own kind, contract prices versions for one organization."""
+    op.execute(
+        "ALTER TABLE plans ADD COLUMN kind text NOT NULL DEFAULT 'plan'"
+        " CHECK (kind IN ('plan', 'add_on')), DROP CONSTRAINT plans_visibility_check,"
+        " ADD CONSTRAINT plans_visibility_check"
+        " CHECK (visibility IN ('public', 'unlisted', 'private'))"
+    )
+    op.execute("DROP INDEX uq_plans_rank")
+    op.execute(
+        "CREATE UNIQUE INDEX uq_plans_rank ON plans (organization_id, product_id, rank)"
+        " WHERE status <> 'archived' AND kind = 'plan'"
+    )
+    op.execute(
+        "ALTER TABLE plan_versions"
+        " ADD COLUMN consumer_organization_id uuid REFERENCES organizations (id),"
+        " ADD COLUMN trial_converts boolean NOT NULL DEFAULT true,"
+        " DROP CONSTRAINT plan_versions_base_fee_timing_check,"
+        " ADD CONSTRAINT plan_versions_base_fee_timing_check"
+        " CHECK (base_fee_timing IN ('advance', 'arrears', 'once'))"
+    )
+    op.execute(
+        """CREATE TABLE plan_audiences (
+            id uuid PRIMARY KEY,
+            organization_id uuid NOT NULL,
+            plan_id uuid NOT NULL,
+            consumer_organization_id uuid NOT NULL REFERENCES organizations (id),
+            created_at timestamptz NOT NULL,
+            UNIQUE (organization_id, plan_id, consumer_organization_id),
+            FOREIGN KEY (organization_id, plan_id)
+                REFERENCES plans (organization_id, id) ON DELETE CASCADE)"""
+    )
+    op.execute("CREATE INDEX ix_plan_audiences_plan_id ON plan_audiences (plan_id)")
+    protect("plan_audiences", read_also=f"consumer_organization_id = {CURRENT_ORGANIZATION}")
+    _plans_seen(f"status = 'active' AND (visibility <> 'private' OR {INVITED}) AND {PUBLISHED}")
+
+
+def _offers_before() -> None:
+    _plans_seen(f"status = 'active' AND {PUBLISHED}")
+    op.execute("DROP TABLE plan_audiences")
+    op.execute(
+        "ALTER TABLE plan_versions DROP COLUMN consumer_organization_id, DROP COLUMN trial_converts,"
+        " DROP CONSTRAINT plan_versions_base_fee_timing_check,"
+        " ADD CONSTRAINT plan_versions_base_fee_timing_check"
+        " CHECK (base_fee_timing IN ('advance', 'arrears'))"
+    )
+    op.execute("DROP INDEX uq_plans_rank")
+    op.execute(
+        "ALTER TABLE plans DROP COLUMN kind, DROP CONSTRAINT plans_visibility_check,"
+        " ADD CONSTRAINT plans_visibility_check CHECK (visibility IN ('public', 'unlisted'))"
+    )
+    op.execute(
+        "CREATE UNIQUE INDEX uq_plans_rank ON plans (organization_id, product_id, rank)"
+        " WHERE status <> 'archived'"
+    )
+
+
+def _plans_seen(by_others: str) -> None:
+    op.execute("DROP POLICY tenant_select ON plans")
+    op.execute(
+        "CREATE POLICY tenant_select ON plans FOR SELECT TO nimbus_app"
+        f" USING (organization_id = {CURRENT_ORGANIZATION} OR ({by_others}))"
+    )
+
+
+def _bans() -> None:
+    """Whom a provider does not sell to."""
+    op.execute(
+        """CREATE TABLE consumer_bans (
+            id uuid PRIMARY KEY,
+            organization_id uuid NOT NULL REFERENCES organizations (id),
+            consumer_organization_id uuid NOT NULL REFERENCES organizations (id),
+            reason text NOT NULL CHECK (length(reason) BETWEEN 1 AND 500),
+            created_at timestamptz NOT NULL,
+            UNIQUE (organization_id, consumer_organization_id))"""
+    )
+    protect(
+        "consumer_bans",
+        read_also=f"consumer_organization_id = {CURRENT_ORGANIZATION}",
+        verbs="SELECT, INSERT, DELETE",
+    )
+
+
+def _moves() -> None:
+    """Subscribers of a plan on their way to another version of it, and how far that is."""
+    op.execute(
+        """CREATE TABLE plan_moves (
+            id uuid PRIMARY KEY,
+            organization_id uuid NOT NULL REFERENCES organizations (id),
+            product_id uuid NOT NULL,
+            plan_id uuid NOT NULL,
+            to_plan_id uuid NOT NULL,
+            to_plan_version_id uuid NOT NULL,
+            not_before timestamptz NOT NULL,
+            reason text NOT NULL CHECK (length(reason) BETWEEN 1 AND 500),
+            status text NOT NULL CHECK (status IN ('Running', 'Done')),
+            last_subscription_id uuid,
+            total integer NOT NULL CHECK (total >= 0),
+            moved integer NOT NULL CHECK (moved >= 0),
+            left_out integer NOT NULL CHECK (left_out >= 0),
+            created_at timestamptz NOT NULL,
+            finished_at timestamptz,
+            UNIQUE (organization_id, id),
+            CHECK ((status = 'Done') = (finished_at IS NOT NULL)),
+            CHECK (status <> 'Done' OR moved + left_out >= total),
+            FOREIGN KEY (organization_id, product_id, plan_id)
+                REFERENCES plans (organization_id, product_id, id),
+            FOREIGN KEY (organization_id, to_plan_id, to_plan_version_id)
+                REFERENCES plan_versions (organization_id, plan_id, id))"""
+    )
+    op.execute("CREATE INDEX ix_plan_moves_running ON plan_moves (id) WHERE status = 'Running'")
+    protect("plan_moves", verbs="SELECT, INSERT")
+
+
+def _previews() -> None:
+    """What a change was said to cost: written once, used at most once."""
+    op.execute(
+        """CREATE TABLE change_previews (
+            id uuid PRIMARY KEY,
+            organization_id uuid NOT NULL,
+            provider_organization_id uuid NOT NULL,
+            subscription_id uuid NOT NULL,
+            subscription_version integer NOT NULL,
+            change jsonb NOT NULL,
+            costs jsonb NOT NULL,
+            effective_at timestamptz NOT NULL,
+            expires_at timestamptz NOT NULL,
+            used_at timestamptz,
+            created_at timestamptz NOT NULL,
+            UNIQUE (organization_id, id),
+            CHECK (effective_at <= expires_at),
+            FOREIGN KEY (organization_id, provider_organization_id, subscription_id)
+                REFERENCES subscriptions (organization_id, provider_organization_id, id))"""
+    )
+    protect("change_previews", verbs="SELECT, INSERT, UPDATE")
 
 
 def _terms() -> None:
