@@ -7,8 +7,9 @@ is held for the shortest time.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
@@ -44,7 +45,9 @@ class Event:
 
 EventT = TypeVar("EventT", bound=Event)
 Reaction = Callable[[AsyncSession, Actor, Any], Awaitable[None]]
+SetReaction = Callable[[AsyncSession, Sequence[Any]], Awaitable[None]]
 _reactions: dict[type[Event], list[Reaction]] = {}
+_set_reactions: dict[type[Event], list[SetReaction]] = {}
 
 FACTS = "nimbus_facts"
 
@@ -57,6 +60,22 @@ def on(
     def register(reaction: Reaction) -> Reaction:
         for event_type in event_types:
             known = _reactions.setdefault(event_type, [])
+            if reaction not in known:
+                known.append(reaction)
+        return reaction
+
+    return register
+
+
+def on_all(*event_types: type[EventT]) -> Callable[[SetReaction], SetReaction]:
+    """Register a reaction to all facts of a type at once: what a bill run announces by thousands.
+
+    Like `on`, inside the announcing transaction; called with the facts in their order.
+    """
+
+    def register(reaction: SetReaction) -> SetReaction:
+        for event_type in event_types:
+            known = _set_reactions.setdefault(event_type, [])
             if reaction not in known:
                 known.append(reaction)
         return reaction
@@ -79,20 +98,62 @@ async def settle(session: AsyncSession) -> None:
     facts: list[tuple[Actor, Event]] = session.info.get(FACTS, [])
     done = 0
     while done < len(facts):
-        actor, event = facts[done]
-        done += 1
-        for reaction in _reactions.get(type(event), ()):
-            await reaction(session, actor, event)
+        new, done = facts[done:], len(facts)
+        for actor, event in new:
+            for reaction in _reactions.get(type(event), ()):
+                await reaction(session, actor, event)
+        for event_type in dict.fromkeys(type(event) for _, event in new):
+            for set_reaction in _set_reactions.get(event_type, ()):
+                await set_reaction(session, [fact for _, fact in new if type(fact) is event_type])
     await session.flush()
-    # Chain heads are locked in one order whatever the facts' own order: no deadlock.
-    for actor, event in sorted(facts, key=lambda fact: fact[1].organization_id.int):
-        await _write(session, actor, event)
+    if facts:
+        # Chain heads are locked in one order whatever the facts' own order: no deadlock.
+        await _write(session, sorted(facts, key=lambda fact: fact[1].organization_id.int))
     facts.clear()
 
 
-async def _write(session: AsyncSession, actor: Actor, event: Event) -> None:
+async def _write(session: AsyncSession, facts: Sequence[tuple[Actor, Event]]) -> None:
     moment = clock.now()
-    body = {
+    organizations = [event.organization_id for _, event in facts]
+    await session.execute(
+        text(
+            "SELECT audit_append(CAST(:ids AS uuid[]), CAST(:organizations AS uuid[]),"
+            " CAST(:bodies AS text[]))"
+        ),
+        {
+            "ids": [new_id() for _ in facts],
+            "organizations": organizations,
+            "bodies": [to_json(_body(actor, event, moment)) for actor, event in facts],
+        },
+    )
+    await session.execute(
+        _INTO_OUTBOX,
+        {
+            "ids": [new_id() for _ in facts],
+            "organizations": organizations,
+            "providers": [event.provider_organization_id for _, event in facts],
+            "names": [event.name for _, event in facts],
+            "entity_types": [event.entity_type for _, event in facts],
+            "entities": [event.entity_id for _, event in facts],
+            "payloads": [to_json(_masked(event.after)) for _, event in facts],
+            "occurred_at": moment,
+        },
+    )
+
+
+_INTO_OUTBOX = text(
+    """
+    INSERT INTO outbox (id, organization_id, provider_organization_id, name, entity_type,
+        entity_id, payload, occurred_at)
+    SELECT f.*, :occurred_at FROM unnest(CAST(:ids AS uuid[]), CAST(:organizations AS uuid[]),
+        CAST(:providers AS uuid[]), CAST(:names AS text[]), CAST(:entity_types AS text[]),
+        CAST(:entities AS uuid[]), CAST(:payloads AS jsonb[])) f
+    """
+)
+
+
+def _body(actor: Actor, event: Event, moment: datetime) -> dict[str, Any]:
+    return {
         "action": event.action,
         "entity_type": event.entity_type,
         "entity_id": event.entity_id,
@@ -107,27 +168,6 @@ async def _write(session: AsyncSession, actor: Actor, event: Event) -> None:
         "reason": event.reason,
         "at": clock.to_wire(moment),
     }
-    await session.execute(
-        text("SELECT audit_append(:id, :organization_id, :body)"),
-        {"id": new_id(), "organization_id": event.organization_id, "body": to_json(body)},
-    )
-    await session.execute(
-        text(
-            "INSERT INTO outbox (id, organization_id, provider_organization_id, name, entity_type,"
-            " entity_id, payload, occurred_at) VALUES (:id, :organization_id, :provider, :name,"
-            " :entity_type, :entity_id, CAST(:payload AS jsonb), :occurred_at)"
-        ),
-        {
-            "id": new_id(),
-            "organization_id": event.organization_id,
-            "provider": event.provider_organization_id,
-            "name": event.name,
-            "entity_type": event.entity_type,
-            "entity_id": event.entity_id,
-            "payload": to_json(_masked(event.after)),
-            "occurred_at": moment,
-        },
-    )
 
 
 def to_json(value: Any) -> str:

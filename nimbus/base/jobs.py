@@ -6,7 +6,7 @@ how its due rows are found, and one scanner defers a job for each (at most one w
 entity, by the queue's own queueing lock).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -44,6 +44,15 @@ async def defer(
 ) -> None:
     """Enqueue on the session's own connection: the job exists if the transaction commits."""
     await _configured(task, await _driver(session), lock, None).defer_async(**args)
+
+
+async def defer_all(
+    session: AsyncSession, task: JobTask, arguments: Sequence[Mapping[str, Any]]
+) -> None:
+    """Enqueue one job for each set of arguments, in one statement, as `defer` does one."""
+    if arguments:
+        deferrer = _configured(task, await _driver(session), None, None)
+        await deferrer.batch_defer_async(*arguments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,27 +36,23 @@ async def post(session: AsyncSession, postings: Iterable[Posting]) -> None:
     each other in a circle. A fact posted before is an IntegrityError: (source kind, source id,
     leg) is unique.
     """
-    for posting in sorted(postings, key=lambda one: one.organization_id.int):
-        if not posting.transfers:
-            continue
-        await session.execute(
-            text(
-                "SELECT ledger_append(:organization_id, :source_kind, :source_id, :occurred_at,"
-                " CAST(:legs AS jsonb))"
-            ),
-            {
-                "organization_id": posting.organization_id,
-                "source_kind": posting.source_kind,
-                "source_id": posting.source_id,
-                "occurred_at": posting.occurred_at,
-                "legs": json.dumps([_leg(transfer) for transfer in posting.transfers]),
-            },
-        )
+    legs = [
+        _leg(posting, transfer)
+        for posting in sorted(postings, key=lambda one: one.organization_id.int)
+        for transfer in posting.transfers
+    ]
+    if legs:
+        statement = text("SELECT ledger_append(CAST(:legs AS jsonb))")
+        await session.execute(statement, {"legs": json.dumps(legs)})
 
 
-def _leg(transfer: Transfer) -> dict[str, str | int]:
+def _leg(posting: Posting, transfer: Transfer) -> dict[str, str | int]:
     return {
         "id": str(new_id()),
+        "organization_id": str(posting.organization_id),
+        "source_kind": posting.source_kind,
+        "source_id": str(posting.source_id),
+        "occurred_at": posting.occurred_at.isoformat(),
         "debit_account": transfer.debit,
         "credit_account": transfer.credit,
         "amount_minor": transfer.amount_minor,

@@ -89,6 +89,21 @@ def _audit() -> None:
             UNIQUE (organization_id, id))"""
     )
     op.execute("CREATE INDEX ix_audit_log_entity ON audit_log (organization_id, entity_id)")
+    make_audit_append()
+    for table in ("audit_heads", "audit_log"):
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        owner_policy(table)
+        # The platform's own trail (NIL) is not an organization's to read.
+        op.execute(
+            f"CREATE POLICY tenant_select ON {table} FOR SELECT TO nimbus_app USING"
+            f" (organization_id = {CURRENT_ORGANIZATION} AND organization_id <> '{NIL}')"
+        )
+        op.execute(f"GRANT SELECT ON {table} TO nimbus_app, nimbus_system")
+
+
+def make_audit_append() -> None:
+    """Add a row to an organization's chain; replaced in 0020."""
     # One chain an organization: hash = sha256(previous hash, sequence, body).
     op.execute(
         f"""CREATE FUNCTION audit_append(row_id uuid, organization uuid, content text)
@@ -118,16 +133,6 @@ def _audit() -> None:
         END $$"""
     )
     definer_function("audit_append(uuid, uuid, text)", "nimbus_app, nimbus_system")
-    for table in ("audit_heads", "audit_log"):
-        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
-        owner_policy(table)
-        # The platform's own trail (NIL) is not an organization's to read.
-        op.execute(
-            f"CREATE POLICY tenant_select ON {table} FOR SELECT TO nimbus_app USING"
-            f" (organization_id = {CURRENT_ORGANIZATION} AND organization_id <> '{NIL}')"
-        )
-        op.execute(f"GRANT SELECT ON {table} TO nimbus_app, nimbus_system")
 
 
 def _outbox() -> None:

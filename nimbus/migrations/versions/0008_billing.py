@@ -316,21 +316,7 @@ def _keep_what_was_sent() -> None:
         END""",
     )
     _trigger("invoices", "keep", "BEFORE UPDATE", "invoice_keep()", row=True)
-    # The share lock makes a line and a finalization at the same moment wait for each other.
-    _function(
-        "invoice_part_keep()",
-        """DECLARE part record := coalesce(NEW, OLD); document text;
-        BEGIN
-            SELECT status INTO document FROM invoices WHERE id = part.invoice_id FOR SHARE;
-            IF document <> 'Draft' THEN
-                RAISE EXCEPTION 'a finalized invoice never changes'
-                    USING ERRCODE = 'restrict_violation';
-            END IF;
-            RETURN part;
-        END""",
-    )
-    for table in ("invoice_lines", "invoice_taxes"):
-        _trigger(table, "keep", "BEFORE INSERT OR DELETE", "invoice_part_keep()", row=True)
+    keep_parts()
     _function(
         "invoice_adds_up()",
         """DECLARE lines bigint; bases bigint; taxes bigint;
@@ -355,8 +341,34 @@ def _keep_what_was_sent() -> None:
     )
 
 
+def keep_parts() -> None:
+    """Refuse lines and taxes of what was sent; replaced in 0020."""
+    # The share lock makes a line and a finalization at the same moment wait for each other.
+    _function(
+        "invoice_part_keep()",
+        """DECLARE part record := coalesce(NEW, OLD); document text;
+        BEGIN
+            SELECT status INTO document FROM invoices WHERE id = part.invoice_id FOR SHARE;
+            IF document <> 'Draft' THEN
+                RAISE EXCEPTION 'a finalized invoice never changes'
+                    USING ERRCODE = 'restrict_violation';
+            END IF;
+            RETURN part;
+        END""",
+    )
+    for table in ("invoice_lines", "invoice_taxes"):
+        _trigger(table, "keep", "BEFORE INSERT OR DELETE", "invoice_part_keep()", row=True)
+
+
 def _keep_numbers() -> None:
-    """A series only counts up by one, and each of its numbers is an invoice when it commits."""
+    keep_numbers()
+    _trigger("number_series", "no_removal", "BEFORE DELETE OR TRUNCATE", "billing_refuse()")
+
+
+def keep_numbers() -> None:
+    """A series only counts up by one, and each of its numbers is an invoice when it commits;
+    replaced in 0020.
+    """
     _function(
         "number_follows()",
         """BEGIN
@@ -368,7 +380,6 @@ def _keep_numbers() -> None:
         END""",
     )
     _trigger("number_series", "follows", "BEFORE INSERT OR UPDATE", "number_follows()", row=True)
-    _trigger("number_series", "no_removal", "BEFORE DELETE OR TRUNCATE", "billing_refuse()")
     _function(
         "number_is_used()",
         """BEGIN

@@ -48,7 +48,11 @@ async def test_no_role_changes_what_was_sent_by_any_verb(sale: Sale, settings: S
                         connection.execute(statement)
             for table in ("invoice_lines", "invoice_taxes"):
                 with pytest.raises(REFUSALS):
-                    connection.execute(f"INSERT INTO {table} SELECT * FROM {table}")
+                    connection.execute(
+                        f"INSERT INTO {table} SELECT (jsonb_populate_record(p,"
+                        ' \'{"id": "a0000000-0000-7000-8000-000000000001", "position": 99,'
+                        f' "category": "O"}}\')).* FROM {table} p LIMIT 1'
+                    )
 
     assert {table: await rows(f"SELECT * FROM {table}") for table in TABLES} == before
 
