@@ -64,15 +64,20 @@ class Terms:
     prices: PlanTerms
     meters: Mapping[str, MeterFacts]
 
-    def cost(self, cells: Cells, singles: Mapping[str, tuple[Decimal, ...]]) -> Decimal:
-        """What a period's quantities cost, in whole currency units."""
+    def usage(
+        self, cells: Cells, singles: Mapping[str, tuple[Decimal, ...]]
+    ) -> dict[str, MeterUsage]:
+        """A period's quantities, by meter, as the law takes them."""
         kinds = {key: meter.aggregation for key, meter in self.meters.items()}
-        usage = {
+        return {
             key: MeterUsage(aggregate(key, kinds[key], cell), singles.get(key, ()))
             for key, cell in cells.items()
             if kinds.get(key) in FED_BY_CALLS
         }
-        return usage_cost(self.prices.charges, usage)
+
+    def cost(self, cells: Cells, singles: Mapping[str, tuple[Decimal, ...]]) -> Decimal:
+        """What a period's quantities cost, in whole currency units."""
+        return usage_cost(self.prices.charges, self.usage(cells, singles))
 
     def by_event(self) -> set[str]:
         """The meters whose price goes by single events."""
@@ -150,52 +155,59 @@ async def rate(
 
 
 async def wrongly_rated(session: AsyncSession) -> list[dict[str, Any]]:
-    """The rated periods that are not what a recount of their events comes to. A system session.
+    """The rated periods that are not what a recount of their events comes to. A system session of
+    one snapshot: a rated period moves in the transaction that stores what it is rated by.
 
-    Each is held still while it is looked at. One that is priced by single events is left out: what
-    came late has its place in their order only with the next batch.
+    One that is priced by single events is left out: what came late has its place in their order
+    only with the next batch.
     """
     found: list[dict[str, Any]] = []
     prices = Prices(session, {})
-    ids = select(RatedPeriod.subscription_id, RatedPeriod.period_starts_at)
-    for subscription_id, starts_at in (await session.execute(ids)).all():
-        savepoint = await session.begin_nested()  # its end lets the drain go on
-        statement = select(RatedPeriod).where(
-            RatedPeriod.subscription_id == subscription_id,
-            RatedPeriod.period_starts_at == starts_at,
-        )
-        row = (await session.scalars(statement.with_for_update(read=True))).one()
+    contracts: dict[UUID, SubscriptionFacts] = {}
+    for row in await session.scalars(select(RatedPeriod)):
+        if row.subscription_id not in contracts:
+            facts = await subscriptions.subscription_facts(session, row.subscription_id)
+            contracts[row.subscription_id] = facts
+        terms = await prices.of(row.plan_version_id, contracts[row.subscription_id])
+        if terms is None or terms.by_event():
+            continue
         period = Period(row.period_starts_at, row.period_ends_at)
-        contract = await subscriptions.subscription_facts(session, subscription_id)
-        terms = await prices.of(row.plan_version_id, contract)
-        if terms is not None and not terms.by_event():
-            cost = terms.cost(await queries.measured(session, subscription_id, period), {})
-            if cost != row.cost:
-                found.append(
-                    {
-                        "problem": "rated",
-                        "subscription_id": subscription_id,
-                        "period_starts_at": starts_at,
-                        "counted": cost,
-                        "stored": row.cost,
-                    }
-                )
-        await savepoint.rollback()
+        cost = terms.cost(await queries.measured(session, row.subscription_id, period), {})
+        if cost != row.cost:
+            found.append(
+                {
+                    "problem": "rated",
+                    "organization_id": row.organization_id,
+                    "subscription_id": row.subscription_id,
+                    "at": row.period_starts_at,
+                    "expected": cost,
+                    "found": row.cost,
+                }
+            )
     return found
+
+
+def billing_period(
+    contract: SubscriptionFacts, plan: PlanFacts, instant: datetime
+) -> Period | None:
+    """The billing period that an instant lies in; None in a trial, and before the contract."""
+    begins = contract.trial_ends_at or contract.anchor_at
+    if instant < begins:
+        return None
+    return period_containing(plan.anchor(begins, contract.time_zone), instant)[1]
 
 
 def _by_period(
     contract: SubscriptionFacts, plan: PlanFacts, events: Iterable[UsageEvent]
 ) -> list[tuple[Period, list[UsageEvent]]]:
-    begins = contract.trial_ends_at or contract.anchor_at
-    anchor = plan.anchor(begins, contract.time_zone)
     found: list[tuple[Period, list[UsageEvent]]] = []
     for event in events:
-        if event.occurred_at < begins:
-            continue
         place = next((inside for period, inside in found if event.occurred_at in period), None)
         if place is None:
-            found.append((period_containing(anchor, event.occurred_at)[1], place := []))
+            period = billing_period(contract, plan, event.occurred_at)
+            if period is None:
+                continue
+            found.append((period, place := []))
         place.append(event)
     return found
 
