@@ -31,7 +31,7 @@ from decimal import Decimal
 from enum import IntEnum, IntFlag
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid5
 from zlib import crc32
 
@@ -69,7 +69,7 @@ CALLS = "api_calls"  # the meter of calls, which every product has; no upstream 
 
 Environment = Literal["Live", "Test"]
 FED_BY_CALLS = frozenset(("count", "sum", "max", "last"))
-"""The aggregations of meters that calls can feed; the others need properties or durations."""
+"""The aggregations of meters whose units a call can hold and use up."""
 
 
 class CorruptSegmentError(ValueError):
@@ -108,6 +108,20 @@ def held_flags(held: Held) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """Where an event comes from that no gateway saw: who sent it (a person or a key), under which
+    id of its own and from which `source`; what else it says. `member` stands for its value of the
+    property that a `unique` meter tells apart.
+    """
+
+    source: str
+    external_id: str
+    reported_by: UUID
+    properties: Mapping[str, Any] | None = None
+    member: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageEvent:
     """One call as the gateway saw it. Units only; never a price.
 
@@ -125,6 +139,9 @@ class UsageEvent:
     names; `holds` are the whole units it holds of meters that only the answer tells. Whoever
     stores the event gives exactly that back. All are empty when the gateway has given them back
     itself, as it does for a call that is not billed.
+
+    What a provider reports from `outside` is no call: it has no key, route, status nor size, and
+    counts for the one meter it names, if that lets it through.
     """
 
     event_id: UUID
@@ -153,6 +170,7 @@ class UsageEvent:
     held_on: Held = Held.NOTHING
     holds: tuple[tuple[str, int], ...] = ()
     continued: bool = False
+    outside: Outside | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,7 +472,10 @@ def quantities(event: UsageEvent) -> tuple[tuple[str, Decimal], ...]:
 
     A call of weight 2 that reported `assets=10` → (("api_calls", 2), ("assets", 10)); the same
     call answered with 502, or with a test key → (("api_calls", 0),): a call that costs nothing.
+    An event from outside adds to its own meter alone, also to that of calls.
     """
+    if event.outside is not None:
+        return event.meters
     if not is_counted(event):
         return ((CALLS, Decimal(0)),)
     reported = tuple((key, value) for key, value in event.meters if key != CALLS)
@@ -489,7 +510,9 @@ def roll_up(events: Iterable[UsageEvent]) -> dict[CellKey, Cell]:
 
 
 def merge(one: Cell, other: Cell) -> Cell:
-    """Two cells of one key as one; it does not matter which comes first."""
+    """Two cells of one key as one; it does not matter which comes first. Of `special` one has the
+    period's value, which stays.
+    """
     later = max(one, other, key=lambda cell: (cell.last_at, cell.last_event_id))
     return Cell(
         events=one.events + other.events,
@@ -512,8 +535,7 @@ def aggregate(meter_key: str, aggregation: str, cell: Cell) -> Decimal:
     """A meter's quantity over a period, from all its cells merged.
 
     Calls are counted by the weight of their routes: `count` of `api_calls` is the sum of their
-    units, of any other meter the number of events that reported it. Raises ValueError for
-    `unique` and `time_weighted`, which calls can't feed.
+    units, of any other meter the number of events that reported it.
     """
     if aggregation == "sum" or meter_key == CALLS:
         return cell.total
@@ -523,11 +545,11 @@ def aggregate(meter_key: str, aggregation: str, cell: Cell) -> Decimal:
         return cell.peak
     if aggregation == "last":
         return cell.last
-    raise ValueError(f"no call can feed a meter that is aggregated by {aggregation}")
+    return cell.special or Decimal(0)
 
 
 def _cell(event: UsageEvent, meter_key: str, quantity: Decimal) -> Cell:
-    size = meter_key == CALLS
+    size = meter_key == CALLS and event.outside is None
     return Cell(
         events=0 if event.continued else 1,
         total=quantity,

@@ -46,7 +46,9 @@ class _Call:
 
 
 class ServedCall(_Call, Base):
-    """A usage event: a call that an upstream was asked for. Only ever added."""
+    """A usage event: a call that an upstream was asked for, or, where there is a `source`, what a
+    provider reported from outside under an id of its own. Only ever added.
+    """
 
     __tablename__ = "usage_events"
 
@@ -60,6 +62,11 @@ class ServedCall(_Call, Base):
     leased: Mapped[int] = mapped_column(BigInteger)
     continued: Mapped[bool]
     meters: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    source: Mapped[str | None] = mapped_column(Text)
+    external_id: Mapped[str | None] = mapped_column(Text)
+    reported_by: Mapped[UUID | None]
+    properties: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    member: Mapped[UUID | None]
 
 
 class RefusedCall(_Call, Base):

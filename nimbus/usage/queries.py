@@ -35,19 +35,34 @@ from nimbus.usage.models import (
 )
 
 
-async def measured(session: AsyncSession, subscription_id: UUID, period: Period) -> dict[str, Cell]:
-    """What the live calls of a subscription add up to in a half-open period, by meter."""
+async def measured(
+    session: AsyncSession,
+    subscription_id: UUID,
+    period: Period,
+    as_of: datetime | None = None,
+) -> dict[str, Cell]:
+    """What the live events of a subscription add up to in a half-open period, by meter.
+
+    A level of a time-weighted meter is taken to stand until the period's end, or until `as_of`.
+    """
     rows = await session.execute(
-        text("SELECT * FROM usage_period(:subscription_id, :starts_at, :ends_at)"),
+        text("SELECT * FROM usage_period(:subscription_id, :starts_at, :ends_at, :as_of)"),
         {
             "subscription_id": subscription_id,
             "starts_at": period.starts_at,
             "ends_at": period.ends_at,
+            "as_of": as_of or period.ends_at,
         },
     )
     return {
         row.meter_key: Cell(
-            row.events, row.total, row.peak, row.last, row.last_at, row.last_event_id
+            row.events,
+            row.total,
+            row.peak,
+            row.last,
+            row.last_at,
+            row.last_event_id,
+            special=row.special,
         )
         for row in rows
     }

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog, subscriptions
 from nimbus.catalog import PlanFacts, QuotaFacts
-from nimbus.rules.metering import CALLS, FED_BY_CALLS, aggregate
+from nimbus.rules.metering import CALLS, aggregate
 from nimbus.rules.periods import Period, QuotaPeriod, quota_window
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
@@ -32,7 +32,7 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
 
     Those that are open keep what they counted and get the plan's limits; a quota that the plan
     does not have becomes unlimited. Again changes nothing. Run when a subscription begins,
-    changes or renews, and whenever a window has begun. A meter that no call can feed has none.
+    changes or renews, and whenever a window has begun.
     """
     # The contract is locked before the storing: who changes it holds it already, and comes here.
     contract = await subscriptions.lock_subscription(session, subscription_id)
@@ -48,8 +48,6 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
     begins = []
     for quota in plan.quotas:
         aggregation = meters[quota.meter_key].aggregation
-        if aggregation not in FED_BY_CALLS:
-            continue
         mine = [r for r in rows if (r.meter_key, r.period) == (quota.meter_key, quota.period)]
         for window in _missing(mine, quota, window_at, as_of):
             row = _new(contract, plan, quota, aggregation, window)

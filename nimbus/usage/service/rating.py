@@ -9,7 +9,7 @@ within a batch key by key.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -23,9 +23,9 @@ from nimbus import catalog, subscriptions
 from nimbus.base import clock
 from nimbus.catalog import MeterFacts, PlanFacts
 from nimbus.errors import Refusal
-from nimbus.rules.invoicing import MeterUsage, PlanTerms, usage_cost
+from nimbus.rules.contracts import PlanTerms
+from nimbus.rules.invoicing import MeterUsage, usage_cost
 from nimbus.rules.metering import (
-    FED_BY_CALLS,
     Cell,
     UsageEvent,
     aggregate,
@@ -72,16 +72,24 @@ class Terms:
         return {
             key: MeterUsage(aggregate(key, kinds[key], cell), singles.get(key, ()))
             for key, cell in cells.items()
-            if kinds.get(key) in FED_BY_CALLS
+            if kinds.get(key, "time_weighted") != "time_weighted"
         }
 
     def cost(self, cells: Cells, singles: Mapping[str, tuple[Decimal, ...]]) -> Decimal:
-        """What a period's quantities cost, in whole currency units."""
+        """What a period's quantities cost, in whole currency units. Levels that stand cost more
+        with time, not with events: they are left to the bill.
+        """
         return usage_cost(self.prices.charges, self.usage(cells, singles))
 
     def by_event(self) -> set[str]:
         """The meters whose price goes by single events."""
         return {one.meter_key for one in self.prices.charges if one.model == "percentage"}
+
+    def unique(self) -> set[str]:
+        """The priced meters that tell values apart: no batch says what it adds to them."""
+        priced = {one.meter_key for one in self.prices.charges}
+        known = priced & self.meters.keys()
+        return {key for key in known if self.meters[key].aggregation == "unique"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +285,12 @@ async def _advance(
             more = [q for event in events for key, q in quantities(event) if key == meter_key and q]
             singles[meter_key] = (*singles.get(meter_key, ()), *more)
         move_to(terms.cost(cells, singles), key_id, window)
+    if groups and terms.unique():
+        counted = await queries.measured(prices.session, contract.id, part.period)
+        for meter_key in terms.unique() & cells.keys() & counted.keys():
+            cells[meter_key] = replace(cells[meter_key], special=counted[meter_key].special)
+        window, key_id, _ = groups[-1]
+        move_to(terms.cost(cells, singles), key_id, window)
     row.plan_version_id, row.cells, row.cost = version, _to_json(cells), cost
     return shares
 
@@ -300,6 +314,7 @@ def _to_json(cells: Cells) -> dict[str, Any]:
             str(cell.last),
             clock.to_wire(cell.last_at),
             str(cell.last_event_id),
+            None if cell.special is None else str(cell.special),
         ]
         for key, cell in cells.items()
     }
@@ -315,6 +330,7 @@ def from_json(cells: Mapping[str, Any]) -> Cells:
             Decimal(last),
             clock.from_wire(last_at),
             UUID(last_event_id),
+            special=None if special in ([], [None]) else Decimal(special[0]),
         )
-        for key, (events, total, peak, last, last_at, last_event_id) in cells.items()
+        for key, (events, total, peak, last, last_at, last_event_id, *special) in cells.items()
     }

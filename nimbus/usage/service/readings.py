@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from nimbus import catalog, subscriptions
 from nimbus.catalog import MeterFacts, PlanFacts
 from nimbus.rules.invoicing import MeterUsage
-from nimbus.rules.metering import FED_BY_CALLS, aggregate
+from nimbus.rules.metering import aggregate
 from nimbus.rules.periods import Period, period_containing
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
@@ -38,23 +38,23 @@ async def period_quantities(
     ends_at: datetime,
     *,
     by_event: Collection[str] = (),
+    as_of: datetime | None = None,
 ) -> Mapping[str, MeterUsage]:
     """What a subscription used from `starts_at` up to, not including, `ends_at`, by meter.
 
-    Live, billable calls only, each meter by its own aggregation; a meter without any has no entry,
-    nor has one that no call can feed (`unique`, `time_weighted`).
-    For the meters in `by_event` the quantity of each single event is given too. Both instants are
-    business time in UTC.
+    Live, billable events only, each meter by its own aggregation; one without any has no entry.
+    Time-weighted meters count up to the period's end, or up to `as_of`. For meters in `by_event`
+    the quantity of each single event is given too. Instants are business time in UTC.
     """
     contract = await subscriptions.subscription_facts(session, subscription_id)
     meters = await catalog.meter_facts(session, contract.product_id)
     period = Period(starts_at, ends_at)
-    cells = await queries.measured(session, subscription_id, period)
+    cells = await queries.measured(session, subscription_id, period, as_of)
     single = await queries.single_values(session, subscription_id, period, by_event)
     return {
         key: MeterUsage(aggregate(key, meters[key].aggregation, cell), single.get(key, ()))
         for key, cell in cells.items()
-        if key in meters and meters[key].aggregation in FED_BY_CALLS
+        if key in meters
     }
 
 
@@ -77,7 +77,9 @@ async def _current_use(
     plan = await catalog.plan_facts(session, subscription.plan_version_id)
     meters = await catalog.meter_facts(session, subscription.product_id)
     period = _running_period(subscription, plan, as_of)
-    used = await period_quantities(session, subscription.id, period.starts_at, period.ends_at)
+    used = await period_quantities(
+        session, subscription.id, period.starts_at, period.ends_at, as_of=as_of
+    )
     return CurrentUse(
         subscription=subscription,
         plan=plan,
