@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.catalog import queries
 from nimbus.catalog.models import (
+    EntitlementFacts,
     Meter,
     MeterFacts,
     Plan,
@@ -23,21 +24,39 @@ from nimbus.catalog.models import (
 )
 from nimbus.catalog.service.shapes import terms_shape
 from nimbus.errors import Refusal, field_error
-from nimbus.rules.invoicing import PlanTerms
+from nimbus.rules.contracts import PlanTerms
+from nimbus.rules.quotas import Quota
 
 
-async def published_plan(session: AsyncSession, product_slug: str, plan_slug: str) -> PlanFacts:
-    """The current version of a plan that can be subscribed to.
+async def published_plan(
+    session: AsyncSession, product_slug: str, plan_slug: str, *, consumer: UUID | None = None
+) -> PlanFacts:
+    """The current version of a plan that can be subscribed to, by `consumer` if it is private.
 
     Raises 422 on `product` or `plan` for one that is unknown or not for sale.
     """
     product = await queries.published_product(session, product_slug)
     if product is None:
         raise field_error("product", "unknown_product", "There is no such product.")
-    active = queries.plans_of(product).where(Plan.slug == plan_slug, Plan.status == "active")
+    active = queries.for_sale(product, "plan", consumer).where(Plan.slug == plan_slug)
     found = await queries.with_versions(session, active)
     if not found:
         raise field_error("plan", "unknown_plan", "The product has no such plan.")
+    return _plan(product, *found[0])
+
+
+async def published_add_on(
+    session: AsyncSession, product_id: UUID, slug: str, *, consumer: UUID
+) -> PlanFacts:
+    """The current version of an add-on that a subscriber of the product can take.
+
+    Raises 422 on `add_on` for one that is unknown or not for sale.
+    """
+    product = queries.one(await session.get(Product, product_id))
+    active = queries.for_sale(product, "add_on", consumer).where(Plan.slug == slug)
+    found = await queries.with_versions(session, active)
+    if not found:
+        raise field_error("add_on", "unknown_add_on", "The product has no such add-on.")
     return _plan(product, *found[0])
 
 
@@ -120,7 +139,13 @@ async def meter_facts(session: AsyncSession, product_id: UUID) -> dict[str, Mete
     """The meters of a product by key."""
     meters = await session.scalars(queries.meters_of(product_id).order_by(Meter.key))
     return {
-        row.key: MeterFacts(key=row.key, unit=row.unit, aggregation=row.aggregation)
+        row.key: MeterFacts(
+            key=row.key,
+            unit=row.unit,
+            aggregation=row.aggregation,
+            property=row.property,
+            filters=row.filters,
+        )
         for row in meters
     }
 
@@ -155,6 +180,7 @@ def _product(row: Product) -> ProductFacts:
 def _plan(product: Product, plan: Plan, version: PlanVersion) -> PlanFacts:
     return PlanFacts(
         product=_product(product),
+        kind=plan.kind,  # type: ignore[arg-type]  # the tables' check constraints
         plan_id=plan.id,
         plan_version_id=version.id,
         number=version.number,
@@ -162,21 +188,40 @@ def _plan(product: Product, plan: Plan, version: PlanVersion) -> PlanFacts:
         name=plan.name,
         rank=plan.rank,
         status=plan.status,
-        interval=version.interval,  # type: ignore[arg-type]  # the table's check constraints
+        interval=version.interval,  # type: ignore[arg-type]
         interval_count=version.interval_count,
         calendar_anchor=version.anchor == "calendar",
         grace_hours=version.grace_hours,
         trial_days=version.trial_days,
+        trial_converts=version.trial_converts,
+        contract=version.consumer_organization_id is not None,
         over_quota_policy=version.over_quota_policy,  # type: ignore[arg-type]
         payment_on_invoice=version.payment_on_invoice,
         payment_term_days=version.payment_term_days,
         currencies=tuple(price.currency for price in version.prices),
         quotas=tuple(
             QuotaFacts(
-                meter_key=quota.meter_key,
-                amount=quota.amount,
-                period=quota.period,  # type: ignore[arg-type]
+                meter_key=row.meter_key,
+                period=row.period,  # type: ignore[arg-type]
+                quota=Quota(
+                    amount=row.amount,
+                    policy=version.over_quota_policy,  # type: ignore[arg-type]
+                    overage_cap=row.overage_cap,
+                    roll_over=row.roll_over,
+                    roll_over_windows=row.roll_over_windows,
+                    on_change=row.on_plan_change,
+                ),
             )
-            for quota in version.quotas
+            for row in version.quotas
+        ),
+        entitlements=tuple(
+            EntitlementFacts(
+                key=row.key,
+                type=row.type,
+                enabled=row.enabled,
+                meter_key=row.meter_key,
+                value=row.value,
+            )
+            for row in version.entitlements
         ),
     )

@@ -9,10 +9,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
+from fractions import Fraction
 from typing import Any, Literal
 
 from nimbus.errors import Refusal, field_error
-from nimbus.rules.money import EXACT, check_price
+from nimbus.rules.money import EXACT, UNIT_PRICE_PLACES, check_price, round_half_up
 
 Model = Literal[
     "unit",
@@ -167,6 +168,49 @@ def most(charge: Charge, units: Decimal) -> Decimal:
         if charge.model in TIERED:
             return _steepest(replace(charge, minimum=None, maximum=None), units)
         return _PRICES[charge.model](charge, units)
+
+
+def scaled(charge: Charge, share: Fraction) -> Charge:
+    """The charge with `share` of what it gives in a period: included units, free events and amount,
+    bounds and flat fees of tiers, minimum and maximum. What one unit costs stays.
+
+    Half of 10,000 units included at 0.002 → 5,000 included at 0.002. Counts are rounded half up to
+    the places they are written in (a third of 10,000 → 3,333), the rest to twelve places.
+    """
+    if share == 1:
+        return charge
+    return replace(
+        charge,
+        included=_part(charge.included, share, _places(charge.included)),
+        free_events=None
+        if charge.free_events is None
+        else round_half_up(charge.free_events * share),
+        free_amount=_part_or_none(charge.free_amount, share),
+        minimum=_part_or_none(charge.minimum, share),
+        maximum=_part_or_none(charge.maximum, share),
+        tiers=tuple(
+            replace(
+                tier,
+                up_to=_part_or_none(tier.up_to, share),
+                flat_fee=_part(tier.flat_fee, share),
+            )
+            for tier in charge.tiers
+        ),
+    )
+
+
+def _part(value: Decimal, share: Fraction, places: int = UNIT_PRICE_PLACES) -> Decimal:
+    return Decimal(round_half_up(Fraction(value) * share * 10**places)).scaleb(-places, EXACT)
+
+
+def _part_or_none(value: Decimal | None, share: Fraction) -> Decimal | None:
+    return None if value is None else _part(value, share)
+
+
+def _places(value: Decimal) -> int:
+    """How many decimal places a number needs: 10,000.00 → 0, 0.50 → 1."""
+    exponent = value.normalize(EXACT).as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def _steepest(charge: Charge, units: Decimal) -> Decimal:

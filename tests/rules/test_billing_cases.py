@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from nimbus.errors import Refusal
-from nimbus.rules.invoicing import Contract, MeterUsage, PlanTerms, propose, totals_by_treatment
+from nimbus.rules.contracts import PlanTerms, single
+from nimbus.rules.invoicing import MeterUsage, propose, totals_by_treatment
 from nimbus.rules.money import Money, format_money, parse, round_half_up, round_minor
 from nimbus.rules.periods import Anchor, Period, nominal_period, period, period_containing
 from nimbus.rules.pricing import Charge, Tier, amount
@@ -267,8 +268,9 @@ def a_fee_and_usage(given, expected):
         price, included = D(given["overage_unit_amount"]), D(given["included_units"])
         usage = Charge("meter", "unit", unit_price=price, included=included)
     terms = PlanTerms("USD", minor(given["recurring_amount"]), "arrears", "second", (usage,))
-    contract = Contract(terms, Anchor(utc("2026-05-01"), "UTC", "month", 1, False), 0, None)
-    used = {("meter", 0): MeterUsage(D(given["quantity"]))}
+    contract = single(terms, Anchor(utc("2026-05-01"), "UTC", "month", 1, False))
+    may = Period(utc("2026-05-01"), utc("2026-06-01"))
+    used = {("meter", may): MeterUsage(D(given["quantity"]))}
     lines = propose(contract, used, utc("2026-06-01"))
     assert [text(line.amount_minor) for line in lines] == [line[-1] for line in expected["lines"]]
 
@@ -321,8 +323,8 @@ def a_termination_in_arrears(given, expected):
     )
     anchor = Anchor(utc(given["start"]), "UTC", "month", 1, calendar=True)
     end = utc(given["end"]) + timedelta(days=1)  # the last day is served
-    used = {("m", 0): MeterUsage(D(given["usage"]))}
-    lines = propose(Contract(terms, anchor, 0, end), used, end)
+    used = {("m", Period(anchor.at, end)): MeterUsage(D(given["usage"]))}
+    lines = propose(single(terms, anchor, 0, end), used, end)
     sums = totals_by_treatment([(line.amount_minor, standard(given["tax_rate"])) for line in lines])
     assert [text(line.amount_minor) for line in lines] == [
         expected["subscription"],

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nimbus.rules.contracts import PlanTerms, single
 from nimbus.rules.invoicing import (
-    Contract,
     MeterUsage,
-    PlanTerms,
     TaxLine,
     Totals,
     difference,
@@ -39,11 +38,12 @@ STARTER = PlanTerms(
 )
 MAY = Anchor(datetime(2026, 5, 1, tzinfo=UTC), "UTC", "month", 1, calendar=False)
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
-CONTRACT = Contract(STARTER, MAY, 0, None)
+FIRST = Period(MAY.at, JUNE)
+CONTRACT = single(STARTER, MAY)
 MAY_USAGE = {
-    ("api_calls", 0): MeterUsage(Decimal(22_500)),
-    ("assets", 0): MeterUsage(Decimal(25)),
-    ("reports", 0): MeterUsage(Decimal(8)),
+    ("api_calls", FIRST): MeterUsage(Decimal(22_500)),
+    ("assets", FIRST): MeterUsage(Decimal(25)),
+    ("reports", FIRST): MeterUsage(Decimal(8)),
 }
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_owed_a_moment_before_the_period_ends():
 
 def test_late_usage_is_billed_alone_on_the_next_invoice():
     billed = propose(CONTRACT, MAY_USAGE, JUNE)
-    late = {**MAY_USAGE, ("api_calls", 0): MeterUsage(Decimal(22_600))}
+    late = {**MAY_USAGE, ("api_calls", FIRST): MeterUsage(Decimal(22_600))}
     (line,) = difference(propose(CONTRACT, late, JUNE), billed, "EUR")
 
     assert (line.quantity, line.amount_minor) == (100, 20)
@@ -79,7 +79,7 @@ def test_late_usage_is_billed_alone_on_the_next_invoice():
 
 def test_a_difference_that_no_price_explains_prints_none():
     # 12,501 calls are 25.002 → 25.00; 12,503 are 25.006 → 25.01; but 2 × 0.002 rounds to 0.00.
-    usage = [{("api_calls", 0): MeterUsage(Decimal(calls))} for calls in (22_501, 22_503)]
+    usage = [{("api_calls", FIRST): MeterUsage(Decimal(calls))} for calls in (22_501, 22_503)]
     before, after = (propose(CONTRACT, one, JUNE) for one in usage)
     (line,) = difference(after, before, "EUR")
 
@@ -95,7 +95,7 @@ def test_what_was_billed_too_much_comes_back_as_a_negative_line():
 
 
 def test_a_fee_in_advance_is_owed_when_its_period_begins():
-    contract = replace(CONTRACT, terms=replace(STARTER, timing="advance"))
+    contract = single(replace(STARTER, timing="advance"), MAY)
     start = propose(contract, MAY_USAGE, MAY.at)
     assert [(line.amount_minor, line.period) for line in start] == [(4_900, period(MAY, 0))]
 
@@ -107,7 +107,7 @@ def test_a_fee_in_advance_is_owed_when_its_period_begins():
 def test_a_first_part_of_a_calendar_period_pays_its_share_by_the_day():
     start = datetime(2022, 8, 10, 15, tzinfo=UTC)
     terms = PlanTerms("USD", 5_000, "arrears", "day", ())
-    contract = Contract(terms, Anchor(start, "UTC", "month", 1, calendar=True), 0, None)
+    contract = single(terms, Anchor(start, "UTC", "month", 1, calendar=True))
     (line,) = propose(contract, {}, datetime(2022, 9, 1, tzinfo=UTC))
 
     assert (line.amount_minor, line.unit_price) == (3_548, Decimal("35.48"))
@@ -116,14 +116,15 @@ def test_a_first_part_of_a_calendar_period_pays_its_share_by_the_day():
 
 def test_a_service_that_ends_in_a_period_pays_to_its_end_and_no_further():
     end = datetime(2026, 5, 16, 12, tzinfo=UTC)  # half of May
-    lines = propose(replace(CONTRACT, ends_at=end), MAY_USAGE, datetime(2027, 1, 1, tzinfo=UTC))
+    used = {(key, Period(MAY.at, end)): usage for (key, _), usage in MAY_USAGE.items()}
+    lines = propose(single(STARTER, MAY, 0, end), used, datetime(2027, 1, 1, tzinfo=UTC))
 
     assert [line.amount_minor for line in lines] == [2_450, 2_500, 2_250, 2_000]
     assert {line.period for line in lines} == {Period(MAY.at, end)}
 
 
 def test_a_service_that_ends_with_its_period_owes_nothing_for_the_next():
-    contract = replace(CONTRACT, terms=replace(STARTER, timing="advance"), ends_at=JUNE)
+    contract = single(replace(STARTER, timing="advance"), MAY, 0, JUNE)
     lines = propose(contract, MAY_USAGE, datetime(2026, 9, 1, tzinfo=UTC))
     assert {line.period for line in lines} == {period(MAY, 0)}
 
@@ -136,15 +137,15 @@ def test_closed_periods_are_not_proposed_again():
 def test_a_day_that_never_was_costs_nothing():
     start = datetime(2011, 12, 29, 20, tzinfo=UTC)  # 10:00 on the 29th in Samoa
     terms = PlanTerms("EUR", 100, "arrears", "second", ())
-    contract = Contract(terms, Anchor(start, "Pacific/Apia", "day", 1, calendar=False), 0, None)
+    contract = single(terms, Anchor(start, "Pacific/Apia", "day", 1, calendar=False))
     lines = propose(contract, {}, start + timedelta(days=2))
 
     assert [line.amount_minor for line in lines] == [100, 100]
 
 
 def test_a_free_plan_without_overage_has_no_lines():
-    contract = replace(CONTRACT, terms=replace(STARTER, base_fee_minor=0))
-    assert propose(contract, {("api_calls", 0): MeterUsage(Decimal(10_000))}, JUNE) == ()
+    contract = single(replace(STARTER, base_fee_minor=0), MAY)
+    assert propose(contract, {("api_calls", FIRST): MeterUsage(Decimal(10_000))}, JUNE) == ()
 
 
 def test_a_price_is_printed_only_where_it_makes_the_amount():
@@ -153,17 +154,21 @@ def test_a_price_is_printed_only_where_it_makes_the_amount():
         Charge("storage", "package", package_size=Decimal(10), package_price=Decimal(3)),
     )
     terms = replace(STARTER, base_fee_minor=0, charges=charges)
-    usage = {("tokens", 0): MeterUsage(Decimal(8)), ("storage", 0): MeterUsage(Decimal(11))}
-    tokens, storage = propose(replace(CONTRACT, terms=terms), usage, JUNE)
+    usage = {("tokens", FIRST): MeterUsage(Decimal(8)), ("storage", FIRST): MeterUsage(Decimal(11))}
+    tokens, least, storage = propose(single(terms, MAY), usage, JUNE)
 
-    assert (tokens.kind, tokens.amount_minor, tokens.unit_price) == ("Other", 2_000, None)
+    assert (tokens.kind, tokens.amount_minor, tokens.unit_price) == ("Other", 400, Decimal("0.5"))
+    assert (least.text, least.amount_minor, least.meter_key) == ("minimum", 1_600, "tokens")
     assert (storage.kind, storage.amount_minor, storage.unit_price) == ("Storage", 600, None)
 
 
 QUANTITIES = st.decimals(0, 10**7, places=3)
 HISTORIES = st.lists(
     st.dictionaries(
-        st.tuples(st.sampled_from(["api_calls", "assets", "reports"]), st.integers(0, 2)),
+        st.tuples(
+            st.sampled_from(["api_calls", "assets", "reports"]),
+            st.integers(0, 2).map(lambda n: period(MAY, n)),
+        ),
         st.builds(MeterUsage, QUANTITIES),
     ),
     min_size=1,
@@ -173,7 +178,7 @@ HISTORIES = st.lists(
 
 @given(HISTORIES, st.sampled_from(["advance", "arrears"]), st.integers(0, 100))
 def test_any_history_of_corrections_sums_to_the_right_bill(history, timing, days):
-    contract = replace(CONTRACT, terms=replace(STARTER, timing=timing))
+    contract = single(replace(STARTER, timing=timing), MAY)
     as_of = MAY.at + timedelta(days=days)
     billed = []
     for usage in history:

@@ -21,12 +21,11 @@ from nimbus.billing.texts import Language, days_of, line_text, meter_text, plain
 from nimbus.catalog import PlanFacts
 from nimbus.errors import Refusal
 from nimbus.identity import OrganizationFacts
+from nimbus.rules.contracts import PlanTerms, single
 from nimbus.rules.invoicing import (
-    Contract,
     Implausible,
     LineDraft,
     MeterUsage,
-    PlanTerms,
     Totals,
     difference,
     implausible,
@@ -212,8 +211,8 @@ async def _owed(
     proposed: list[LineDraft] = []
     for chapter in chapters:
         last = chapter is chapters[-1]
-        contract = Contract(chapter.terms, chapter.anchor, chapter.number, chapter.ends_at)
-        measured = {(key, chapter.number): used for key, used in chapter.used.items()}
+        contract = single(chapter.terms, chapter.anchor, chapter.number, chapter.ends_at)
+        measured = {(key, chapter.served): used for key, used in chapter.used.items()}
         proposed += propose(contract, measured, closing.at if last else chapter.served.ends_at)
     periods = {chapter.served.starts_at for chapter in chapters}
     periods |= {line.period.starts_at for line in proposed}
