@@ -8,14 +8,19 @@ from nimbus.catalog.facts import (
     plan_terms,
     product_facts,
     product_or_operators,
+    published_add_on,
     published_plan,
     route_facts,
     route_scopes,
     shown_price,
+    weighted_meters,
 )
 from nimbus.catalog.models import MeterFacts, PlanFacts, ProductFacts, QuotaFacts, RouteFacts
+from nimbus.catalog.schemas import ContractShape
+from nimbus.catalog.service.contracts import write_contract
 
 __all__ = [
+    "ContractShape",
     "MeterFacts",
     "PlanFacts",
     "ProductFacts",
@@ -27,8 +32,10 @@ __all__ = [
     "plan_terms",
     "product_facts",
     "product_or_operators",
+    "published_add_on",
     "published_plan",
     "route_facts",
     "route_scopes",
     "shown_price",
+    "write_contract",
 ]

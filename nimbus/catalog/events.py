@@ -116,3 +116,22 @@ class PlanChanged(_PlanEvent):
 
     name: ClassVar[str] = "plan.changed"
     action: ClassVar[str] = "PlanChanged"
+
+
+class _AddOnEvent(Event):
+    __slots__ = ()
+    entity_type: ClassVar[str] = "add_on"
+
+
+class AddOnCreated(_AddOnEvent):
+    """An add-on with its first version."""
+
+    name: ClassVar[str] = "add_on.created"
+    action: ClassVar[str] = "AddOnCreated"
+
+
+class AddOnChanged(_AddOnEvent):
+    """An add-on says something else; `after` holds the number of its current version."""
+
+    name: ClassVar[str] = "add_on.changed"
+    action: ClassVar[str] = "AddOnChanged"

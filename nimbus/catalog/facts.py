@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The catalogue for other rooms: facts of what this transaction may see."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -148,6 +148,18 @@ async def meter_facts(session: AsyncSession, product_id: UUID) -> dict[str, Mete
         )
         for row in meters
     }
+
+
+async def weighted_meters(
+    session: AsyncSession, product_ids: Collection[UUID]
+) -> set[tuple[UUID, str]]:
+    """The time-weighted meters of these products: product and key."""
+    rows = await session.execute(
+        select(Meter.product_id, Meter.key).where(
+            Meter.product_id.in_(product_ids), Meter.aggregation == "time_weighted"
+        )
+    )
+    return {(row.product_id, row.key) for row in rows}
 
 
 async def route_facts(session: AsyncSession, route_ids: Iterable[UUID]) -> dict[UUID, RouteFacts]:

@@ -4,14 +4,15 @@
 At the end: the facts that other rooms get of them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, Numeric, Text
+from sqlalchemy import BigInteger, ForeignKey, Numeric, SmallInteger, Text
 from sqlalchemy.dialects.postgresql import ARRAY, CIDR, JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -20,9 +21,11 @@ from nimbus.base.db import Base
 from nimbus.base.ids import new_id
 from nimbus.rules.periods import Anchor, Interval, QuotaPeriod
 from nimbus.rules.pricing import Charge, read_charge
+from nimbus.rules.quotas import OnChange, Quota
 
 Network = IPv4Network | IPv6Network
 Instant = TIMESTAMP(timezone=True)
+EntitlementType = Literal["boolean", "limit", "value"]
 
 
 class _Row:
@@ -87,8 +90,12 @@ class Upstream(_Row, Base):
     updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
 
 
-class Meter(_Row, Base):
-    """A thing that is counted for a product."""
+class Meter(_Edited, Base):
+    """A thing that is counted for a product, of events whose properties its filters let through.
+
+    `property` is what a `unique` meter tells apart; `source_path` where in an upstream's answer
+    the units of a call stand.
+    """
 
     __tablename__ = "meters"
 
@@ -96,6 +103,9 @@ class Meter(_Row, Base):
     key: Mapped[str] = mapped_column(Text)
     unit: Mapped[str] = mapped_column(Text)
     aggregation: Mapped[str] = mapped_column(Text)
+    property: Mapped[str | None] = mapped_column(Text)
+    filters: Mapped[dict[str, list[str]]] = mapped_column(JSONB, default=dict)
+    source_path: Mapped[str | None] = mapped_column(Text)
 
 
 class Route(_Edited, Base):
@@ -124,11 +134,15 @@ class Route(_Edited, Base):
 
 
 class Plan(_Edited, Base):
-    """A price and its limits, of one product; what it says now is its current version."""
+    """A price and its limits, of one product; what it says now is its current version.
+
+    An add-on is one of the kind `add_on`: taken beside a plan, so many times, without a rank.
+    """
 
     __tablename__ = "plans"
 
     product_id: Mapped[UUID]
+    kind: Mapped[str] = mapped_column(Text, default="plan")
     slug: Mapped[str] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text)
     rank: Mapped[int]
@@ -137,8 +151,20 @@ class Plan(_Edited, Base):
     current_version_id: Mapped[UUID]
 
 
+class PlanAudience(_Row, Base):
+    """An organization that a private plan is for."""
+
+    __tablename__ = "plan_audiences"
+
+    plan_id: Mapped[UUID] = mapped_column(ForeignKey("plans.id"))
+    consumer_organization_id: Mapped[UUID]
+
+
 class PlanVersion(_Row, Base):
-    """What a subscriber signs: it never changes once `published_at` is set."""
+    """What a subscriber signs: it never changes once `published_at` is set.
+
+    Contract prices are a version made for `consumer_organization_id` alone, never the current one.
+    """
 
     __tablename__ = "plan_versions"
 
@@ -152,6 +178,8 @@ class PlanVersion(_Row, Base):
     anchor: Mapped[str] = mapped_column(Text)
     grace_hours: Mapped[int]
     trial_days: Mapped[int]
+    trial_converts: Mapped[bool] = mapped_column(default=True)
+    consumer_organization_id: Mapped[UUID | None]
     rate_amount: Mapped[int | None]
     rate_period: Mapped[str | None] = mapped_column(Text)
     rate_burst: Mapped[int | None]
@@ -168,6 +196,9 @@ class PlanVersion(_Row, Base):
     )
     quotas: Mapped[list["PlanQuota"]] = relationship(
         lazy="selectin", order_by="PlanQuota.meter_key, PlanQuota.period", viewonly=True
+    )
+    entitlements: Mapped[list["PlanEntitlement"]] = relationship(
+        lazy="selectin", order_by="PlanEntitlement.key", viewonly=True
     )
 
 
@@ -210,7 +241,9 @@ class PlanCharge(_Row, Base):
 
 
 class PlanQuota(_Row, Base):
-    """How much of a meter a quota period of a plan version allows; None is unlimited."""
+    """How much of a meter a quota period of a plan version allows; None is unlimited. What the
+    other columns mean: `rules.quotas.Quota`.
+    """
 
     __tablename__ = "plan_quotas"
 
@@ -219,6 +252,26 @@ class PlanQuota(_Row, Base):
     meter_key: Mapped[str] = mapped_column(Text)
     amount: Mapped[int | None] = mapped_column(BigInteger)
     period: Mapped[str] = mapped_column(Text)
+    overage_cap: Mapped[int | None] = mapped_column(BigInteger)
+    roll_over: Mapped[int] = mapped_column(BigInteger, default=0)
+    roll_over_windows: Mapped[int] = mapped_column(SmallInteger, default=1)
+    on_plan_change: Mapped[OnChange] = mapped_column(Text, default="carry")
+
+
+class PlanEntitlement(_Row, Base):
+    """What a plan version entitles to: something or not (`enabled`), as much as the quotas of a
+    meter allow (`meter_key`), or a `value`.
+    """
+
+    __tablename__ = "plan_entitlements"
+
+    product_id: Mapped[UUID]
+    plan_version_id: Mapped[UUID] = mapped_column(ForeignKey("plan_versions.id"))
+    key: Mapped[str] = mapped_column(Text)
+    type: Mapped[EntitlementType] = mapped_column(Text)
+    enabled: Mapped[bool | None]
+    meter_key: Mapped[str | None] = mapped_column(Text)
+    value: Mapped[str | None] = mapped_column(Text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,11 +287,22 @@ class ProductFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaFacts:
-    """How many units of a meter a period allows; None is unlimited."""
+    """The quota of a meter in a period, as the law takes it."""
 
     meter_key: str
-    amount: int | None
     period: QuotaPeriod
+    quota: Quota
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntitlementFacts:
+    """What a plan entitles to, see `PlanEntitlement`."""
+
+    key: str
+    type: EntitlementType
+    enabled: bool | None
+    meter_key: str | None
+    value: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,10 +310,12 @@ class PlanFacts:
     """A plan in one of its versions, as a subscriber signs it.
 
     `currencies` are those it has a price in. `grace_hours`: how long after a period's end its
-    invoice waits for late usage.
+    invoice waits for late usage. `trial_converts`: a trial goes on as paid by itself. `contract`:
+    agreed with one organization.
     """
 
     product: ProductFacts
+    kind: Literal["plan", "add_on"]
     plan_id: UUID
     plan_version_id: UUID
     number: int
@@ -262,11 +328,14 @@ class PlanFacts:
     calendar_anchor: bool
     grace_hours: int
     trial_days: int
+    trial_converts: bool
+    contract: bool
     over_quota_policy: Literal["deny", "warn", "allow", "overage"]
     payment_on_invoice: bool
     payment_term_days: int
     currencies: tuple[str, ...]
     quotas: tuple[QuotaFacts, ...]
+    entitlements: tuple[EntitlementFacts, ...]
 
     def anchor(self, at: datetime, time_zone: str) -> Anchor:
         """What fixes the periods of a subscription to this version that began `at`."""
@@ -275,11 +344,16 @@ class PlanFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterFacts:
-    """A meter of a product; `aggregation` over a period: count, sum, max, last, unique, …"""
+    """A meter of a product; `aggregation` over a period: count, sum, max, last, unique, …
+
+    A `unique` one tells the values of `property` apart. It counts what `filters` let through.
+    """
 
     key: str
     unit: str
     aggregation: str
+    property: str | None = None
+    filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,16 @@
 """The catalogue's reads. Row-level security decides last; these filters say what is meant."""
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Literal, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.catalog.models import (
     Meter,
     Plan,
+    PlanAudience,
     PlanVersion,
     Product,
     ProductHost,
@@ -20,6 +21,7 @@ from nimbus.catalog.models import (
 from nimbus.errors import Refusal
 
 Row = TypeVar("Row")
+PlanKind = Literal["plan", "add_on"]
 
 MAX_ROUTES = 1000
 """How many routes, and how many meters or plans, one product may have at most."""
@@ -47,9 +49,12 @@ async def own_route(session: AsyncSession, product: Product, route_id: UUID) -> 
     )
 
 
-async def own_plan(session: AsyncSession, product: Product, plan_id: UUID) -> Plan:
-    """A plan of the product, locked; 404 otherwise."""
-    return one(await session.scalar(plans_of(product).where(Plan.id == plan_id).with_for_update()))
+async def own_plan(
+    session: AsyncSession, product: Product, plan_id: UUID, kind: PlanKind = "plan"
+) -> Plan:
+    """A plan or an add-on of the product, locked; 404 otherwise."""
+    statement = plans_of(product, kind).where(Plan.id == plan_id).with_for_update()
+    return one(await session.scalar(statement))
 
 
 def routes_of(product: Product) -> Select[Route]:
@@ -57,9 +62,20 @@ def routes_of(product: Product) -> Select[Route]:
     return select(Route).where(Route.product_id == product.id)
 
 
-def plans_of(product: Product) -> Select[Plan]:
-    """The plans of a product that this transaction may see, the lowest first."""
-    return select(Plan).where(Plan.product_id == product.id).order_by(Plan.rank, Plan.id)
+def plans_of(product: Product, kind: PlanKind = "plan") -> Select[Plan]:
+    """The plans, or the add-ons, of a product that this transaction may see, the lowest first."""
+    mine = select(Plan).where(Plan.product_id == product.id, Plan.kind == kind)
+    return mine.order_by(Plan.rank, Plan.id)
+
+
+def for_sale(product: Product, kind: PlanKind, consumer: UUID | None) -> Select[Plan]:
+    """What can be taken of a product: private ones by an organization that they are for."""
+    invited = exists().where(
+        PlanAudience.plan_id == Plan.id, PlanAudience.consumer_organization_id == consumer
+    )
+    return plans_of(product, kind).where(
+        Plan.status == "active", or_(Plan.visibility != "private", invited)
+    )
 
 
 def hosts_of(product_id: UUID) -> Select[ProductHost]:
@@ -91,6 +107,15 @@ async def upstreams_of(session: AsyncSession, product_ids: Iterable[UUID]) -> li
             .order_by(Upstream.environment)
         )
     )
+
+
+async def audiences(session: AsyncSession, plan_ids: Iterable[UUID]) -> dict[UUID, list[UUID]]:
+    """Whom private plans are for: the organizations' ids by plan."""
+    found: dict[UUID, list[UUID]] = {plan_id: [] for plan_id in plan_ids}
+    statement = select(PlanAudience).where(PlanAudience.plan_id.in_(found))
+    for row in await session.scalars(statement.order_by(PlanAudience.id)):
+        found[row.plan_id].append(row.consumer_organization_id)
+    return found
 
 
 async def with_versions(
@@ -160,9 +185,9 @@ async def operator_product(session: AsyncSession) -> Product | None:
     )
 
 
-def offered_plans(product: Product) -> Select[Plan]:
-    """The plans of a product that anyone may choose from."""
-    return plans_of(product).where(Plan.status == "active", Plan.visibility == "public")
+def offered(product: Product, kind: PlanKind, consumer: UUID) -> Select[Plan]:
+    """The plans, or the add-ons, of a product that are shown to `consumer` to choose from."""
+    return for_sale(product, kind, consumer).where(Plan.visibility != "unlisted")
 
 
 async def plan_version(session: AsyncSession, plan_version_id: UUID) -> PlanVersion:

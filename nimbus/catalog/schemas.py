@@ -51,6 +51,7 @@ Environment = Literal["Live", "Test"]
 DecimalText = Annotated[str, StringConstraints(max_length=62)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Visibility = Literal["public", "unlisted"]
+PlanVisibility = Literal["public", "unlisted", "private"]
 Networks = Annotated[list[Network], Field(max_length=100)]
 BillableStatuses = Annotated[
     list[Annotated[str, StringConstraints(max_length=7), AfterValidator(_statuses)]],
@@ -295,39 +296,138 @@ class PriceShape(Input):
     charges: Annotated[list[ChargeShape], Field(max_length=100)] = []
 
 
+Units = Annotated[int, Field(ge=0, le=10**15)]
+
+
 class QuotaShape(Input):
-    """How much of a meter a period allows; `amount` null is unlimited."""
+    """How much of a meter a period allows; `amount` null is unlimited. `overage_cap`: under the
+    policy `overage`, the most units over the amount; null is any. `roll_over`: the most unused
+    units that go over into the next period, where each is good for `roll_over_periods`.
+    `on_plan_change`: a change to this plan carries on the count of the running period, or counts
+    anew; together it is never more than the best plan of that period.
+    """
 
     meter: MeterKey
-    amount: Annotated[int, Field(ge=0, le=10**15)] | None
+    amount: Units | None
     period: Literal["day", "week", "month", "year", "cycle"] = "cycle"
+    overage_cap: Units | None = None
+    roll_over: Units = 0
+    roll_over_periods: Annotated[int, Field(ge=1, le=12)] = 1
+    on_plan_change: Literal["carry", "reset"] = "carry"
 
 
-class PlanTermsShape(Input):
+class EntitlementShape(Input):
+    """What a plan entitles to, by a key that programs ask for: something or not (`boolean`, with
+    `enabled`), as much as the quotas of a `meter` allow (`limit`), or a `value`.
+    """
+
+    key: MeterKey
+    type: Literal["boolean", "limit", "value"]
+    enabled: bool | None = None
+    meter: MeterKey | None = None
+    value: Annotated[str, _line(0, 500), AfterValidator(_printable)] | None = None
+
+
+Entitlements = Annotated[list[EntitlementShape], Field(max_length=100)]
+
+
+Audience = Annotated[list[UUID], Field(max_length=100)]
+"""Ids of organizations."""
+
+
+class VersionShape(Input):
     """What a subscriber signs; another value of any of these is a new version."""
 
     interval: Literal["day", "week", "month", "quarter", "year"] = "month"
     interval_count: Annotated[int, Field(ge=1, le=100)] = 1
-    base_fee_timing: Literal["advance", "arrears"] = "arrears"
+    base_fee_timing: Literal["advance", "arrears", "once"] = "arrears"
     proration: Literal["second", "day", "none"] = "second"
     anchor: Literal["start", "calendar"] = "start"
     grace_hours: Annotated[int, Field(ge=0, le=720)] = 0
     trial_days: Annotated[int, Field(ge=0, le=365)] = 0
+    trial_converts: bool = True
     rate_limit: RateLimit | None = None
     over_quota_policy: Literal["deny", "warn", "allow", "overage"] = "deny"
     payment_on_invoice: bool = False
     payment_term_days: Annotated[int, Field(ge=0, le=365)] = 14
     prices: Annotated[list[PriceShape], Field(min_length=1, max_length=50)]
     quotas: Annotated[list[QuotaShape], Field(max_length=100)] = []
+    entitlements: Entitlements = []
+
+
+class PlanTermsShape(VersionShape):
+    """What the subscriber of a plan signs."""
+
+    base_fee_timing: Literal["advance", "arrears"] = "arrears"
+
+
+class ContractShape(Input):
+    """What one organization gets otherwise than its plan says: a fee, prices by meter, quotas by
+    meter and period, a rate limit. What is not said stays as the plan has it.
+    """
+
+    base_fee: Money | None = None
+    charges: Annotated[list[ChargeShape], Field(max_length=100)] = []
+    quotas: Annotated[list[QuotaShape], Field(max_length=100)] = []
+    rate_limit: RateLimit | None = None
+
+
+class AddOnTermsShape(Input):
+    """What is signed with an add-on. Its fee is owed each period of the plan, in advance or in
+    arrears, or `once`, when it is taken; fee and included amounts count as often as it is taken.
+    """
+
+    base_fee_timing: Literal["advance", "arrears", "once"] = "arrears"
+    prices: Annotated[list[PriceShape], Field(min_length=1, max_length=50)]
+    quotas: Annotated[list[QuotaShape], Field(max_length=100)] = []
+    entitlements: Entitlements = []
+
+
+class NewAddOn(AddOnTermsShape):
+    """An add-on with its first version."""
+
+    slug: Slug
+    name: Name
+    visibility: Visibility = "public"
+    status: Literal["draft", "active"] = "active"
+
+
+class ChangedAddOn(AddOnTermsShape):
+    """All that an add-on says from now on; who took it keeps the version they signed."""
+
+    name: Name
+    visibility: Visibility = "public"
+    status: Literal["draft", "active", "archived"] = "active"
+    version: int
+
+
+class OfferedAddOn(AddOnTermsShape):
+    """An add-on as anyone may read it."""
+
+    slug: str
+    name: str
+
+
+class AddOnShape(OfferedAddOn):
+    """An add-on as its provider sees it."""
+
+    id: UUID
+    visibility: Visibility
+    status: Literal["draft", "active", "archived"]
+    add_on_version: int
+    version: int
+    created_at: Moment
+    updated_at: Moment
 
 
 class NewPlan(PlanTermsShape):
-    """A plan with its first version."""
+    """A plan with its first version. A `private` one is for the organizations of `audience`."""
 
     slug: Slug
     name: Name
     rank: Annotated[int, Field(ge=0, le=1_000_000)]
-    visibility: Visibility = "public"
+    visibility: PlanVisibility = "public"
+    audience: Audience = []
     status: Literal["draft", "active"] = "active"
 
 
@@ -336,7 +436,8 @@ class ChangedPlan(PlanTermsShape):
 
     name: Name
     rank: Annotated[int, Field(ge=0, le=1_000_000)]
-    visibility: Visibility = "public"
+    visibility: PlanVisibility = "public"
+    audience: Audience = []
     status: Literal["draft", "active", "archived"] = "active"
     version: int
 
@@ -354,7 +455,8 @@ class PlanShape(OfferedPlan):
     """A plan as its provider sees it. `plan_version` counts what subscribers can have signed."""
 
     id: UUID
-    visibility: Visibility
+    visibility: PlanVisibility
+    audience: list[UUID]
     status: Literal["draft", "active", "archived"]
     plan_version: int
     version: int
@@ -397,5 +499,6 @@ class OfferedProduct(ListedProduct):
     billable_statuses: list[str] | None
     websockets: bool
     plans: list[OfferedPlan]
+    add_ons: list[OfferedAddOn]
     routes: list[OfferedRoute]
     meters: list[MeterShape]

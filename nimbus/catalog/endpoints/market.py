@@ -6,20 +6,32 @@ from typing import Annotated
 from fastapi import Query
 
 from nimbus.base.problems import documented
-from nimbus.base.web import Cursor, Limit, Page, Router, Session, paginate
+from nimbus.base.web import CurrentActor, Cursor, Limit, Page, Router, Session, paginate
 from nimbus.catalog import queries, schemas
 from nimbus.catalog.models import Meter, Product, ProductHost, Route
-from nimbus.catalog.service.shapes import listed_product, meter_shape, offered_plan, offered_route
+from nimbus.catalog.service.shapes import (
+    listed_product,
+    meter_shape,
+    offered_add_on,
+    offered_plan,
+    offered_route,
+)
 
 router = Router(tags=["marketplace"])
 Text = Annotated[str | None, Query(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
 
 
 @router.get("/api/billing/plans", operation_id="list_plans", responses=documented(401, 404, 422))
-async def list_plans(session: Session, product: Text = None) -> Page[schemas.OfferedPlan]:
-    """The plans of a product, the lowest first; of the operator's own where none is named."""
+async def list_plans(
+    actor: CurrentActor, session: Session, product: Text = None
+) -> Page[schemas.OfferedPlan]:
+    """The plans of a product, the lowest first; of the operator's own where none is named.
+
+    Private ones are shown to the organizations that they are for.
+    """
     sold = await queries.product_on_sale(session, product)
-    rows = await queries.with_versions(session, queries.offered_plans(sold))
+    mine = queries.offered(sold, "plan", actor.organization_id)
+    rows = await queries.with_versions(session, mine)
     return Page(data=[offered_plan(sold, plan, version) for plan, version in rows])
 
 
@@ -46,10 +58,12 @@ async def list_products(
     operation_id="read_marketplace_product",
     responses=documented(401, 404, 422),
 )
-async def read_product(slug: str, session: Session) -> schemas.OfferedProduct:
-    """A product with its plans, operations and meters."""
+async def read_product(slug: str, actor: CurrentActor, session: Session) -> schemas.OfferedProduct:
+    """A product with its plans, add-ons, operations and meters."""
     product = await queries.product_on_sale(session, slug)
-    plans = await queries.with_versions(session, queries.offered_plans(product))
+    consumer = actor.organization_id
+    plans = await queries.with_versions(session, queries.offered(product, "plan", consumer))
+    add_ons = await queries.with_versions(session, queries.offered(product, "add_on", consumer))
     slugs = await queries.plan_slugs(session, product)
     routes = await session.scalars(
         queries.routes_of(product).where(Route.public).order_by(Route.path, Route.method)
@@ -65,6 +79,7 @@ async def read_product(slug: str, session: Session) -> schemas.OfferedProduct:
         billable_statuses=product.billable_statuses,
         websockets=product.websockets,
         plans=[offered_plan(product, plan, version) for plan, version in plans],
+        add_ons=[offered_add_on(plan, version) for plan, version in add_ons],
         routes=[offered_route(route, slugs) for route in routes],
         meters=[meter_shape(meter) for meter in meters],
     )

@@ -11,7 +11,7 @@ from nimbus.base.actors import Actor
 from nimbus.base.problems import documented
 from nimbus.base.web import Cursor, Limit, Page, Router, Session, mutates, paginate
 from nimbus.catalog import events, queries, schemas
-from nimbus.catalog.models import Meter, Plan, Product, Route
+from nimbus.catalog.models import Meter, Plan, PlanVersion, Product, Route
 from nimbus.catalog.service import plans, products, routes
 from nimbus.catalog.service.shapes import meter_shape, plan_shape, product_shape, route_shape
 from nimbus.identity import Permission, allowed
@@ -212,10 +212,12 @@ async def list_plans(
     own = queries.plans_of(product).order_by(None)
     rows, next_cursor = await paginate(session, own, Plan.id, limit, cursor)
     versions = await queries.versions(session, [row.current_version_id for row in rows])
-    return Page(
-        data=[plan_shape(product, row, versions[row.current_version_id]) for row in rows],
-        next_cursor=next_cursor,
-    )
+    audiences = await queries.audiences(session, [row.id for row in rows])
+    data = [
+        plan_shape(product, row, versions[row.current_version_id], audiences[row.id])
+        for row in rows
+    ]
+    return Page(data=data, next_cursor=next_cursor)
 
 
 @router.post(
@@ -229,7 +231,7 @@ async def create_plan(
     product_id: UUID, body: schemas.NewPlan, actor: Provider, session: Session
 ) -> schemas.PlanShape:
     """Make a plan with its first version."""
-    return plan_shape(*await plans.create_plan(session, actor, product_id, body))
+    return await _shown_plan(session, *await plans.create_plan(session, actor, product_id, body))
 
 
 @router.get(
@@ -246,7 +248,7 @@ async def read_plan(
         session, queries.plans_of(product).where(Plan.id == plan_id)
     )
     plan, version = queries.one(found[0] if found else None)
-    return plan_shape(product, plan, version)
+    return await _shown_plan(session, product, plan, version)
 
 
 @router.put(
@@ -259,12 +261,20 @@ async def change_plan(
     product_id: UUID, plan_id: UUID, body: schemas.ChangedPlan, actor: Provider, session: Session
 ) -> schemas.PlanShape:
     """Say everything about a plan anew; other terms make a new version."""
-    return plan_shape(*await plans.change_plan(session, actor, product_id, plan_id, body))
+    changed = await plans.change_plan(session, actor, product_id, plan_id, body)
+    return await _shown_plan(session, *changed)
 
 
 async def _shown(session: AsyncSession, product: Product) -> schemas.ProductShape:
     await session.flush()
     return product_shape(product, await queries.upstreams_of(session, [product.id]))
+
+
+async def _shown_plan(
+    session: AsyncSession, product: Product, plan: Plan, version: PlanVersion
+) -> schemas.PlanShape:
+    audiences = await queries.audiences(session, [plan.id])
+    return plan_shape(product, plan, version, audiences[plan.id])
 
 
 async def _shown_route(session: AsyncSession, actor: Actor, route: Route) -> schemas.RouteShape:

@@ -4,7 +4,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.base import clock
@@ -18,18 +18,22 @@ from nimbus.catalog.events import PlanChanged, PlanCreated
 from nimbus.catalog.models import (
     Meter,
     Plan,
+    PlanAudience,
     PlanCharge,
     PlanPrice,
-    PlanQuota,
     PlanVersion,
     Product,
 )
 from nimbus.catalog.schemas import (
     ChangedPlan,
     NewPlan,
-    PlanTermsShape,
     PriceShape,
-    QuotaShape,
+    VersionShape,
+)
+from nimbus.catalog.service.allowances import (
+    allowance_rows,
+    checked_entitlements,
+    checked_quotas,
 )
 from nimbus.catalog.service.shapes import (
     VERSION_COLUMNS,
@@ -43,6 +47,11 @@ from nimbus.catalog.service.shapes import (
 from nimbus.errors import Refusal, field_error
 
 MAX_PLANS = 200
+UNKNOWN = {
+    "plan_audiences_consumer_organization_id_fkey": field_error(
+        "audience", "unknown_organization", "There is no such organization."
+    )
+}
 TAKEN = {
     "uq_plans_slug": field_error("slug", "taken", "The product has a plan of this slug."),
     "uq_plans_rank": field_error("rank", "taken", "Another plan of the product has this rank."),
@@ -61,7 +70,7 @@ async def create_plan(
     count = select(func.count()).select_from(Plan).where(Plan.product_id == product.id)
     if (await session.scalar(count) or 0) >= MAX_PLANS:
         raise field_error("plans", "too_many", f"A product has at most {MAX_PLANS}.")
-    terms = await _checked(session, product, given)
+    terms = await checked_terms(session, product, given)
     version_id = new_id()
     plan = Plan(
         organization_id=product.organization_id,
@@ -75,7 +84,8 @@ async def create_plan(
     )
     async with refused_by(session, TAKEN):
         session.add(plan)
-    version = await _write_version(session, plan, version_id, 1, terms)
+    version = await write_version(session, plan, version_id, terms)
+    await _set_audience(session, plan, given.audience)
     announce(session, actor, _event(PlanCreated, plan, after=_facts(plan, version)))
     return product, plan, version
 
@@ -96,22 +106,26 @@ async def change_plan(
         raise field_error("status", "not_allowed", "A plan that was active is not a draft again.")
     current = await queries.plan_version(session, plan.current_version_id)
     before = _facts(plan, current)
-    terms = await _checked(session, product, given)
+    terms = await checked_terms(session, product, given)
     async with refused_by(session, TAKEN):
         for name in ("name", "rank", "visibility", "status"):
             setattr(plan, name, getattr(given, name))
         plan.version += 1
     if terms != terms_shape(current):
-        current = await _write_version(session, plan, new_id(), current.number + 1, terms)
+        current = await write_version(session, plan, new_id(), terms)
         plan.current_version_id = current.id
+    await _set_audience(session, plan, given.audience)
     announce(session, actor, _event(PlanChanged, plan, before=before, after=_facts(plan, current)))
     return product, plan, current
 
 
-async def _checked(
-    session: AsyncSession, product: Product, given: PlanTermsShape
-) -> PlanTermsShape:
-    """The terms in their usual form and order, so that the same terms compare equal."""
+async def checked_terms(
+    session: AsyncSession, product: Product, given: VersionShape
+) -> VersionShape:
+    """The terms in their usual form and order, so that the same terms compare equal.
+
+    Raises 422 on the field of a charge or quota that can't be billed or counted.
+    """
     meters = set(await session.scalars(queries.meters_of(product.id).with_only_columns(Meter.key)))
     seen: set[str] = set()
     prices = []
@@ -120,12 +134,30 @@ async def _checked(
         check_fee(price.base_fee, f"{path}.base_fee")
         _once(price.base_fee.currency, seen, f"{path}.base_fee.currency")
         prices.append(_checked_price(price, meters, path))
-    return PlanTermsShape(
+    return VersionShape(
         rate_limit=given.rate_limit,
         prices=sorted(prices, key=lambda price: price.base_fee.currency),
-        quotas=_checked_quotas(given.quotas, meters),
+        quotas=checked_quotas(given.quotas, meters, given.over_quota_policy),
+        entitlements=checked_entitlements(given.entitlements, meters),
         **{name: getattr(given, name) for name in VERSION_COLUMNS},
     )
+
+
+async def _set_audience(session: AsyncSession, plan: Plan, audience: list[UUID]) -> None:
+    """Say anew which organizations a private plan is for; 422 on `audience` for any other plan."""
+    if bool(audience) != (plan.visibility == "private"):
+        text = "A private plan is for organizations that are named, any other for everyone."
+        raise field_error("audience", "not_private", text)
+    await session.execute(delete(PlanAudience).where(PlanAudience.plan_id == plan.id))
+    async with refused_by(session, UNKNOWN):
+        session.add_all(
+            PlanAudience(
+                organization_id=plan.organization_id,
+                plan_id=plan.id,
+                consumer_organization_id=organization_id,
+            )
+            for organization_id in dict.fromkeys(audience)
+        )
 
 
 def _checked_price(price: PriceShape, meters: set[str], path: str) -> PriceShape:
@@ -140,23 +172,25 @@ def _checked_price(price: PriceShape, meters: set[str], path: str) -> PriceShape
     return PriceShape(base_fee=fee, charges=charges)
 
 
-def _checked_quotas(quotas: list[QuotaShape], meters: set[str]) -> list[QuotaShape]:
-    seen: set[str] = set()
-    for number, quota in enumerate(quotas):
-        _known(quota.meter, meters, f"quotas.{number}.meter")
-        _once(f"{quota.meter} {quota.period}", seen, f"quotas.{number}.period")
-    return sorted(quotas, key=lambda quota: (quota.meter, quota.period))
-
-
-async def _write_version(
-    session: AsyncSession, plan: Plan, version_id: UUID, number: int, terms: PlanTermsShape
+async def write_version(
+    session: AsyncSession,
+    plan: Plan,
+    version_id: UUID,
+    terms: VersionShape,
+    *,
+    consumer: UUID | None = None,
 ) -> PlanVersion:
-    """Write a version with all that belongs to it, then close it for ever."""
+    """Write a locked plan's next version with all that belongs to it, and close it for ever.
+
+    With `consumer` it is made for that organization alone.
+    """
     whose = {"organization_id": plan.organization_id, "product_id": plan.product_id}
+    last = select(func.max(PlanVersion.number)).where(PlanVersion.plan_id == plan.id)
     version = PlanVersion(
         id=version_id,
         plan_id=plan.id,
-        number=number,
+        number=(await session.scalar(last) or 0) + 1,
+        consumer_organization_id=consumer,
         **whose,
         **rate_columns(terms.rate_limit),
         **{name: getattr(terms, name) for name in VERSION_COLUMNS},
@@ -187,14 +221,11 @@ async def _write_version(
                     **whose,
                 )
             )
-    session.add_all(
-        PlanQuota(meter_key=quota.meter, amount=quota.amount, period=quota.period, **whose)
-        for quota in terms.quotas
-    )
+    session.add_all(allowance_rows(terms.quotas, terms.entitlements, whose))
     await session.flush()
     version.published_at = clock.now()
     await session.flush()
-    await session.refresh(version, ["prices", "charges", "quotas"])
+    await session.refresh(version, ["prices", "charges", "quotas", "entitlements"])
     return version
 
 

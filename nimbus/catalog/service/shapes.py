@@ -7,6 +7,8 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 from uuid import UUID
 
+from pydantic import BaseModel
+
 from nimbus.base import clock
 from nimbus.base.web import Money
 from nimbus.catalog.models import (
@@ -19,22 +21,25 @@ from nimbus.catalog.models import (
     Upstream,
 )
 from nimbus.catalog.schemas import (
+    AddOnShape,
+    AddOnTermsShape,
     ChargeShape,
     HostShape,
     ListedProduct,
     MeterShape,
+    OfferedAddOn,
     OfferedPlan,
     OfferedRoute,
     PlanShape,
-    PlanTermsShape,
     PriceShape,
     ProductShape,
-    QuotaShape,
     RateLimit,
     RouteShape,
     TierShape,
     UpstreamShape,
+    VersionShape,
 )
+from nimbus.catalog.service.allowances import allowance_shapes
 from nimbus.errors import Refusal, field_error
 from nimbus.rules.money import decimal_from, minor_digits
 from nimbus.rules.pricing import TERM_NUMBERS, Charge, Tier, validate
@@ -43,7 +48,7 @@ TIER_NUMBERS = ("unit_price", "flat_fee", "rate")
 OPTIONAL = ("free_amount", "minimum", "maximum")
 VERSION_COLUMNS = (
     "interval", "interval_count", "base_fee_timing", "proration", "anchor", "grace_hours",
-    "trial_days", "over_quota_policy", "payment_on_invoice", "payment_term_days",
+    "trial_days", "trial_converts", "over_quota_policy", "payment_on_invoice", "payment_term_days",
 )  # fmt: skip
 MAX_FEE_MINOR = 10**15
 
@@ -115,9 +120,9 @@ def check_fee(fee: Money, path: str) -> None:
         raise field_error(f"{path}.currency", "unknown_currency", unknown.detail) from None
 
 
-def terms_shape(version: PlanVersion) -> PlanTermsShape:
+def terms_shape(version: PlanVersion) -> VersionShape:
     """What a plan version says."""
-    return PlanTermsShape(
+    return VersionShape(
         rate_limit=rate_limit(version),
         prices=[
             PriceShape(
@@ -130,12 +135,7 @@ def terms_shape(version: PlanVersion) -> PlanTermsShape:
             )
             for price in version.prices
         ],
-        quotas=[
-            QuotaShape.model_validate(
-                {"meter": quota.meter_key, "amount": quota.amount, "period": quota.period}
-            )
-            for quota in version.quotas
-        ],
+        **allowance_shapes(version),
         **{name: getattr(version, name) for name in VERSION_COLUMNS},
     )
 
@@ -151,9 +151,36 @@ def offered_plan(product: Product, plan: Plan, version: PlanVersion) -> OfferedP
     )
 
 
-def plan_shape(product: Product, plan: Plan, version: PlanVersion) -> PlanShape:
-    """A plan for its provider."""
+def offered_add_on(plan: Plan, version: PlanVersion) -> OfferedAddOn:
+    """An add-on for anyone."""
+    terms = terms_shape(version)
+    return OfferedAddOn(
+        slug=plan.slug,
+        name=plan.name,
+        **{name: getattr(terms, name) for name in AddOnTermsShape.model_fields},
+    )
+
+
+def add_on_shape(plan: Plan, version: PlanVersion) -> AddOnShape:
+    """An add-on for its provider."""
+    return AddOnShape(
+        id=plan.id,
+        visibility=plan.visibility,
+        status=plan.status,
+        add_on_version=version.number,
+        version=plan.version,
+        created_at=clock.to_wire(plan.created_at),
+        updated_at=clock.to_wire(plan.updated_at),
+        **_values(offered_add_on(plan, version)),
+    )
+
+
+def plan_shape(
+    product: Product, plan: Plan, version: PlanVersion, audience: list[UUID]
+) -> PlanShape:
+    """A plan for its provider; `audience` are the organizations that a private one is for."""
     return PlanShape(
+        audience=audience,
         id=plan.id,
         visibility=plan.visibility,
         status=plan.status,
@@ -243,7 +270,7 @@ def _columns(row: Any, names: Any) -> dict[str, Any]:
     }
 
 
-def _values(shape: PlanTermsShape) -> dict[str, Any]:
+def _values(shape: BaseModel) -> dict[str, Any]:
     return {name: getattr(shape, name) for name in type(shape).model_fields}
 
 

@@ -67,7 +67,7 @@ async def start_subscription(
     organization = await identity.lock_organization_facts(session, actor.organization_id)
     if product is None:
         product = (await catalog.product_or_operators(session, None)).slug
-    chosen = await catalog.published_plan(session, product, plan)
+    chosen = await catalog.published_plan(session, product, plan, consumer=organization.id)
     if organization.status == "Pending":
         choice = await _choose(session, actor, organization, chosen, payment)
         return Checkout(plan=chosen, choice=choice)
@@ -91,7 +91,9 @@ async def accept_terms(
     await session.delete(choice)
     await session.flush()
     try:
-        plan = await catalog.published_plan(session, choice.product, choice.plan)
+        plan = await catalog.published_plan(
+            session, choice.product, choice.plan, consumer=organization.id
+        )
         _check_choice(organization, plan, choice.payment)
     except Refusal:
         return Accepted(organization=organization, checkout=None)
