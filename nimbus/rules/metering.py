@@ -603,11 +603,12 @@ def _decode_record(payload: bytes, producer: UUID, sequence: int) -> UsageEvent:
         meters=(parse_meters(texts[3]) or ()) if texts[3] else (),
         held_micro=fields[15],
         held_on=_HELD[flags >> _HELD_SHIFT & _HELD_ALL],
-        holds=_parse_holds(texts[4]),
+        holds=parse_holds(texts[4]),
         continued=bool(flags & CONTINUED),
     )
 
 
-def _parse_holds(text: bytes) -> tuple[tuple[str, int], ...]:
+def parse_holds(text: bytes) -> tuple[tuple[str, int], ...]:
+    """Holds on reported meters from a slot's text: b"tokens=4000" → (("tokens", 4000),)."""
     pairs = (part.partition("=") for part in text.decode("ascii").split(",") if part)
     return tuple((key, int(units)) for key, _, units in pairs)

@@ -34,7 +34,8 @@ from nimbus.rules.metering import (
 from nimbus.rules.money import EXACT
 from nimbus.usage.models import Mark, Producer, QuotaLease, QuotaStanding
 from nimbus.usage.service import spending
-from nimbus.usage.service.quotas import additive, used_in, while_storing
+from nimbus.usage.service.allowances import additive, tell, used_in
+from nimbus.usage.service.quotas import while_storing
 from nimbus.usage.service.rating import rate
 
 CALL_COLUMNS = (
@@ -52,9 +53,6 @@ SERVED_COLUMNS = (
     "meters",
 )
 REFUSED_COLUMNS = (*CALL_COLUMNS, "code")
-
-Numbered = Mapping[int, UsageEvent]
-"""Sequence → the event of that slot."""
 
 
 class JournalHoleError(Exception):
@@ -102,14 +100,32 @@ async def store_batch(
     row.closed += len(fresh) - len(new) - len(still) - len(lost)
     row.updated_at = clock.machine_now()
     await session.flush()
-    months = await spending.standings_of(session, served.values())
-    await while_storing(session)
-    shares = await rate(session, served.values(), months.months)
-    await _write_calls(session, producer, new)
-    await _append_cells(session, roll_up(served.values()))
-    await _count(session, producer, served.values())
-    await spending.count(session, producer, months, shares, served.values())
+    await _write_calls(session, producer, [one for one in new.items() if one[1].refusal])
+    await record(session, list(served.values()), producer=producer, sequences=list(served))
     return row.mark()
+
+
+async def record(
+    session: AsyncSession,
+    events: Sequence[UsageEvent],
+    *,
+    producer: UUID = NIL,
+    sequences: Sequence[int] | None = None,
+) -> None:
+    """Store served events that are not stored yet, with everything that is summed up from them:
+    what they cost, roll-ups, quota and spend standings.
+
+    Each comes here once: the caller has seen to that in this transaction, by the watermark of their
+    `producer` (NIL: they are of no gateway) or by keys of its own. Needs a system session.
+    """
+    months = await spending.standings_of(session, events)
+    await while_storing(session)
+    shares = await rate(session, events, months.months)
+    numbers = sequences if sequences is not None else [0] * len(events)
+    await _write_calls(session, producer, list(zip(numbers, events, strict=True)))
+    await _append_cells(session, roll_up(events))
+    await _count(session, producer, events)
+    await spending.count(session, producer, months, shares, events)
 
 
 async def end_producer(session: AsyncSession, producer: UUID) -> None:
@@ -158,13 +174,15 @@ def _numbered(
     return numbered
 
 
-async def _write_calls(session: AsyncSession, producer: UUID, new: Numbered) -> None:
-    for month in {(event.occurred_at.year, event.occurred_at.month) for event in new.values()}:
+async def _write_calls(
+    session: AsyncSession, producer: UUID, new: Sequence[tuple[int, UsageEvent]]
+) -> None:
+    for month in {(event.occurred_at.year, event.occurred_at.month) for _, event in new}:
         instant = datetime(*month, 1, tzinfo=UTC)
         await session.execute(text("SELECT usage_partition(:instant)"), {"instant": instant})
     served: list[tuple[Any, ...]] = []
     refused: list[tuple[Any, ...]] = []
-    for sequence, event in new.items():
+    for sequence, event in new:
         if event.refusal:
             refused.append((*_call(producer, sequence, event, unknown=None), event.refusal))
         else:
@@ -284,6 +302,7 @@ async def _count(session: AsyncSession, producer: UUID, served: Iterable[UsageEv
         session,
         QuotaStanding.subscription_id.in_(by_subscription),
         QuotaStanding.period_ends_at > earliest,
+        QuotaStanding.closed_at.is_(None),
     )
     held = await session.scalars(
         select(QuotaLease).where(
@@ -302,6 +321,7 @@ async def _count(session: AsyncSession, producer: UUID, served: Iterable[UsageEv
             standing.used = EXACT.add(standing.used, _sum(standing.meter_key, inside))
         else:
             standing.used = await used_in(session, standing)
+        tell(session, standing)
         if standing.id in leases:
             lease = leases[standing.id]
             settled = min(lease.units, sum(_held(standing.meter_key, event) for event in inside))
