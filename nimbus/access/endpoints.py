@@ -210,6 +210,7 @@ def _terms(body: KeyFields) -> KeyTerms:
         monthly_spend_limit=None
         if limit is None
         else rules.Money(limit.amount_minor, limit.currency),
+        monthly_quota=body.monthly_quota,
         ip_allow=tuple(body.ip_allow),
         expires_at=body.expires_at,
     )

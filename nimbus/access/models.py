@@ -36,6 +36,7 @@ class ApiKey(Base):
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     rate_per_minute: Mapped[int | None]
     monthly_spend_limit_minor: Mapped[int | None] = mapped_column(BigInteger)
+    monthly_quota: Mapped[int | None] = mapped_column(BigInteger)
     ip_allow: Mapped[list[Network]] = mapped_column(ARRAY(CIDR))
     product_id: Mapped[UUID | None]
     product_organization_id: Mapped[UUID | None]
@@ -62,6 +63,7 @@ class ApiKey(Base):
             "scopes": list(self.scopes),
             "rate_per_minute": self.rate_per_minute,
             "monthly_spend_limit_minor": self.monthly_spend_limit_minor,
+            "monthly_quota": self.monthly_quota,
             "ip_allow": [str(network) for network in self.ip_allow],
             "expires_at": None if self.expires_at is None else clock.to_wire(self.expires_at),
             "status": self.status,

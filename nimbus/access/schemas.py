@@ -35,13 +35,15 @@ class Input(BaseModel):
 
 class KeyFields(Input):
     """What a key may do. `ip_allow`: CIDR networks, none is everywhere. `monthly_spend_limit`: what
-    its calls may cost in a calendar month, in the organization's currency.
+    its calls may cost in a calendar month, in the organization's currency; `monthly_quota`: how many
+    units its live calls may come to in one.
     """
 
     name: Name
     scopes: Annotated[list[Scope], Field(max_length=100)] = []
     rate_per_minute: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
     monthly_spend_limit: Amount | None = None
+    monthly_quota: Annotated[int | None, Field(ge=0, le=10**15, strict=True)] = None
     ip_allow: Annotated[list[Network], Field(max_length=100)] = []
     expires_at: Annotated[AwareDatetime, AfterValidator(clock.in_utc)] | None = None
 
@@ -77,6 +79,7 @@ class KeyShape(BaseModel):
     scopes: list[str]
     rate_per_minute: int | None
     monthly_spend_limit: Money | None
+    monthly_quota: int | None
     ip_allow: list[str]
     product_id: UUID | None
     subscription_id: UUID | None

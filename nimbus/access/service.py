@@ -56,13 +56,15 @@ LAST_USED_FINENESS = timedelta(minutes=1)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyTerms:
     """What a key may do; `rate_per_minute` None leaves the plan's limit alone, and the
-    `monthly_spend_limit` is one beside the organization's, in its currency.
+    `monthly_spend_limit` is one beside the organization's, in its currency. `monthly_quota`: units
+    of calls in a calendar month, within what the subscription has.
     """
 
     name: str
     scopes: tuple[str, ...]
     rate_per_minute: int | None = None
     monthly_spend_limit: Money | None = None
+    monthly_quota: int | None = None
     ip_allow: tuple[Network, ...] = ()
     expires_at: datetime | None = None
 
@@ -97,6 +99,7 @@ async def create_key(
         scopes=sorted(terms.scopes),
         rate_per_minute=terms.rate_per_minute,
         monthly_spend_limit_minor=_minor(terms.monthly_spend_limit),
+        monthly_quota=terms.monthly_quota,
         ip_allow=list(terms.ip_allow),
         expires_at=terms.expires_at,
         product_id=product and product.id,
@@ -125,6 +128,7 @@ async def change_key(
     key.scopes = sorted(terms.scopes)
     key.rate_per_minute = terms.rate_per_minute
     key.monthly_spend_limit_minor = _minor(terms.monthly_spend_limit)
+    key.monthly_quota = terms.monthly_quota
     key.ip_allow = list(terms.ip_allow)
     key.expires_at = terms.expires_at
     key.version += 1
@@ -226,6 +230,7 @@ async def resolve_key(session: AsyncSession, secret: str, visitor: Actor) -> Act
         organization_id=key.organization_id,
         key_id=key.id,
         scopes=frozenset(key.scopes),
+        test=key.environment == "Test",
         ip=visitor.ip,
         request_id=visitor.request_id,
     )

@@ -19,10 +19,11 @@ from nimbus.base import clock
 from nimbus.base.db import Base
 from nimbus.base.ids import new_id
 from nimbus.rules.periods import Period
+from nimbus.rules.quotas import ceiling
 
 Instant = TIMESTAMP(timezone=True)
 Quantity = Numeric(38, 12)
-SpendKind = Literal["organization_spend", "key_spend", "balance"]
+SpendKind = Literal["organization_spend", "key_spend", "balance", "key_quota"]
 
 
 class _Call:
@@ -133,7 +134,14 @@ class Producer(Base):
 
 
 class QuotaStanding(Base):
-    """The counter of one meter and quota period of a subscription."""
+    """The counter of one meter and quota period of a subscription, see `rules.quotas`.
+
+    `limit_units` is what it allows in all: `own_units` by the plan (version `plan_version_id`), what
+    `rolled` over (the newest units first), `increase_units` for a time. `best_units` is the most
+    that any plan of this window allows, `used_before` what was used of it under earlier counts.
+    `told` is the highest threshold that was announced. Once the window is over, at `rolls_over_at`,
+    what is left rolls over. A row that is `closed_at` an instant counts no more: another goes on.
+    """
 
     __tablename__ = "quota_standings"
 
@@ -150,6 +158,17 @@ class QuotaStanding(Base):
     policy: Mapped[str] = mapped_column(Text)
     used: Mapped[Decimal] = mapped_column(Quantity)
     leased: Mapped[int] = mapped_column(BigInteger, default=0)
+    plan_version_id: Mapped[UUID | None]
+    own_units: Mapped[int | None] = mapped_column(BigInteger)
+    best_units: Mapped[int | None] = mapped_column(BigInteger)
+    used_before: Mapped[Decimal] = mapped_column(Quantity, default=Decimal(0))
+    rolled: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), default=list)
+    increase_units: Mapped[int] = mapped_column(BigInteger, default=0)
+    overage_cap: Mapped[int | None] = mapped_column(BigInteger)
+    told: Mapped[int] = mapped_column(SmallInteger, default=0)
+    rolls_over_at: Mapped[datetime | None] = mapped_column(Instant)
+    closed_at: Mapped[datetime | None] = mapped_column(Instant)
+    closed_because: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
     updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
 
@@ -181,11 +200,32 @@ class QuotaSchedule(Base):
     due_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class QuotaIncrease(Base):
+    """Units that someone gave a subscription on top of a quota, until `ends_at`. Only ever added."""
+
+    __tablename__ = "quota_increases"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    subscription_id: Mapped[UUID]
+    meter_key: Mapped[str] = mapped_column(Text)
+    period: Mapped[str] = mapped_column(Text)
+    units: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str] = mapped_column(Text)
+    starts_at: Mapped[datetime] = mapped_column(Instant)
+    ends_at: Mapped[datetime] = mapped_column(Instant)
+    created_by: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
+
+
 class SpendStanding(Base):
     """What calls cost, in millionths of a minor unit of the organization's currency.
 
     Of an organization and of each of its keys by calendar month; of a prepaid balance, whose
-    `limit_micro` is all that was ever credited, for good. Opened by `spend_open` (migration 0012).
+    `limit_micro` is all that was ever credited, for good. A `key_quota` counts the units of a key's
+    calls in that month, and its limit is in units. `told` is the highest threshold that was
+    announced. Opened by `spend_open` (migrations 0012 and 0017).
     """
 
     __tablename__ = "spend_standings"
@@ -200,6 +240,7 @@ class SpendStanding(Base):
     used: Mapped[Decimal] = mapped_column(Numeric, default=Decimal(0))
     leased: Mapped[int] = mapped_column(BigInteger, default=0)
     followed: Mapped[bool] = mapped_column(default=False)
+    told: Mapped[int] = mapped_column(SmallInteger, default=0)
     updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
 
     def window(self) -> Period:
@@ -277,7 +318,9 @@ class QuotaState:
     """A quota as it stands, in the words of an entitlement check.
 
     `limit` and `remaining` are None where there is no limit; `behavior` is the plan's over-quota
-    policy; `allowed` says whether another unit would be let through.
+    policy, `overage_cap` how many units over the limit are served under `overage`. Of the limit,
+    `rolled_over` came from windows before and `increase` was given for a time; `used_before` was used
+    in this window under an earlier count. `told` is the highest threshold that was announced.
     """
 
     subscription_id: UUID
@@ -287,16 +330,26 @@ class QuotaState:
     used: Decimal
     limit: int | None
     behavior: str
+    overage_cap: int | None = None
+    rolled_over: int = 0
+    increase: int = 0
+    used_before: Decimal = Decimal(0)
+    told: int = 0
 
     @property
     def remaining(self) -> Decimal | None:
         """What is left, never below zero."""
         return None if self.limit is None else max(Decimal(0), self.limit - self.used)
 
+    def allows(self, units: Decimal) -> bool:
+        """Whether so many more units are served."""
+        end = ceiling(self.limit, self.behavior, self.overage_cap)
+        return end is None or self.used + units <= end
+
     @property
     def allowed(self) -> bool:
         """Whether the next unit is served."""
-        return self.behavior != "deny" or self.limit is None or self.used < self.limit
+        return self.allows(Decimal(1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,7 +374,7 @@ class SpendState:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedCall:
     """A call as the log shows it; `code` is the refusal of one that was not served. What is
-    `continued` is a further part of a long stream.
+    `continued` is a further part of a long stream; what has a `source` was reported from outside.
     """
 
     event_id: UUID
@@ -342,13 +395,16 @@ class LoggedCall:
     billable: bool
     continued: bool
     meters: dict[str, str]
+    source: str | None
     ip: IPv4Address | IPv6Address
     request_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallCounts:
-    """Calls added up, of one day or one operation. `errors` are answers of 400 and above."""
+    """Calls added up; `errors` are answers of 400 and above. The rest says of what: `at` is a date
+    or the start of an hour in UTC.
+    """
 
     calls: int
     units: Decimal
@@ -356,6 +412,10 @@ class CallCounts:
     bytes_in: int
     bytes_out: int
     duration_us: int
-    day: date | None = None
+    at: date | datetime | None = None
+    organization_id: UUID | None = None
     product_id: UUID | None = None
     route_id: UUID | None = None
+    key_id: UUID | None = None
+    status_class: int | None = None
+    environment: str | None = None

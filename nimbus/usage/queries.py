@@ -4,34 +4,21 @@
 from collections.abc import Collection
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    BigInteger,
     Select,
-    Text,
-    false,
-    literal,
-    null,
     select,
     text,
-    tuple_,
-    union_all,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.rules.metering import Cell
 from nimbus.rules.periods import Period
 from nimbus.usage.models import (
-    CallCounts,
-    LoggedCall,
     Mark,
     Producer,
     QuotaStanding,
-    RefusedCall,
-    ServedCall,
 )
 
 
@@ -120,12 +107,13 @@ async def absent_producers(
 
 
 def standings(subscription_ids: Collection[UUID], since: datetime) -> Select[QuotaStanding]:
-    """The quota standings of subscriptions whose window ends after `since`, by id."""
+    """The quota standings that count, of subscriptions, whose window ends after `since`, by id."""
     return (
         select(QuotaStanding)
         .where(
             QuotaStanding.subscription_id.in_(subscription_ids),
             QuotaStanding.period_ends_at > since,
+            QuotaStanding.closed_at.is_(None),
         )
         .order_by(QuotaStanding.id)
     )
@@ -153,112 +141,3 @@ async def drained_through(session: AsyncSession, instant: datetime) -> bool:
         {"instant": instant},
     )
     return not behind
-
-
-_OF_CALLER = (
-    "organization_id = :organization_id AND environment = :environment AND meter_key = 'api_calls'"
-    " AND hour >= :starts_at AND hour < :ends_at"
-)
-_COUNTS = (
-    "sum(events)::bigint AS calls, sum(quantity_sum) AS units,"
-    " coalesce(sum(events) FILTER (WHERE status_class >= 4), 0)::bigint AS errors,"
-    " sum(bytes_in)::bigint AS bytes_in, sum(bytes_out)::bigint AS bytes_out,"
-    " sum(duration_us)::bigint AS duration_us"
-)
-
-
-async def calls_by_day(
-    session: AsyncSession, organization_id: UUID, environment: str, period: Period, time_zone: str
-) -> list[CallCounts]:
-    """The calls of an organization by day of its time zone; an hour is of the day it begins in."""
-    statement = text(
-        f"SELECT (hour AT TIME ZONE :time_zone)::date AS day, {_COUNTS} FROM usage_hours"  # noqa: S608
-        f" WHERE {_OF_CALLER} GROUP BY day ORDER BY day"
-    )
-    values = _of_caller(organization_id, environment, period) | {"time_zone": time_zone}
-    return [CallCounts(**row) for row in (await session.execute(statement, values)).mappings()]
-
-
-async def calls_by_status(
-    session: AsyncSession, organization_id: UUID, environment: str, period: Period
-) -> dict[int, int]:
-    """The calls of an organization by the first digit of their status."""
-    statement = text(
-        "SELECT status_class, sum(events)::bigint AS calls FROM usage_hours"  # noqa: S608
-        f" WHERE {_OF_CALLER} GROUP BY status_class ORDER BY status_class"
-    )
-    values = _of_caller(organization_id, environment, period)
-    return {row.status_class: row.calls for row in await session.execute(statement, values)}
-
-
-async def calls_by_route(
-    session: AsyncSession, organization_id: UUID, environment: str, period: Period
-) -> list[CallCounts]:
-    """The calls of an organization by operation, the most called first."""
-    statement = text(
-        f"SELECT product_id, route_id, {_COUNTS} FROM usage_hours WHERE {_OF_CALLER}"  # noqa: S608
-        " GROUP BY product_id, route_id ORDER BY calls DESC, route_id"
-    )
-    values = _of_caller(organization_id, environment, period)
-    return [CallCounts(**row) for row in (await session.execute(statement, values)).mappings()]
-
-
-def _of_caller(organization_id: UUID, environment: str, period: Period) -> dict[str, Any]:
-    return {
-        "organization_id": organization_id,
-        "environment": environment,
-        "starts_at": period.starts_at,
-        "ends_at": period.ends_at,
-    }
-
-
-async def logged_calls(
-    session: AsyncSession,
-    organization_id: UUID,
-    limit: int,
-    before: tuple[datetime, UUID] | None = None,
-) -> list[LoggedCall]:
-    """The calls of an organization, served and refused, the newest first; those before one."""
-    served = _log(ServedCall, organization_id, limit, before, _SERVED_ONLY)
-    refused = _log(RefusedCall, organization_id, limit, before, _REFUSED_ONLY)
-    both = union_all(served, refused).subquery()
-    newest = select(both).order_by(both.c.occurred_at.desc(), both.c.event_id.desc()).limit(limit)
-    return [LoggedCall(**row) for row in (await session.execute(newest)).mappings()]
-
-
-_LOGGED = (
-    "event_id", "occurred_at", "subscription_id", "product_id", "key_id", "route_id",
-    "environment", "method", "status", "duration_us", "bytes_in", "bytes_out", "ip", "request_id",
-)  # fmt: skip
-_SERVED_ONLY: dict[str, Any] = {
-    "code": null().cast(Text),
-    "upstream_us": ServedCall.upstream_us,
-    "units": ServedCall.units,
-    "billable": ServedCall.billable,
-    "continued": ServedCall.continued,
-    "meters": ServedCall.meters,
-}
-_REFUSED_ONLY: dict[str, Any] = {
-    "code": RefusedCall.code,
-    "upstream_us": null().cast(BigInteger),
-    "units": literal(0).cast(BigInteger),
-    "billable": false(),
-    "continued": false(),
-    "meters": literal({}, JSONB),
-}
-
-
-def _log(
-    call: type[ServedCall | RefusedCall],
-    organization_id: UUID,
-    limit: int,
-    before: tuple[datetime, UUID] | None,
-    own: dict[str, Any],
-) -> Any:
-    columns = [getattr(call, name) for name in _LOGGED]
-    columns += [expression.label(name) for name, expression in own.items()]
-    statement = select(*columns).where(call.organization_id == organization_id)
-    if before is not None:
-        statement = statement.where(tuple_(call.occurred_at, call.event_id) < tuple_(*before))
-    newest = statement.order_by(call.occurred_at.desc(), call.event_id.desc()).limit(limit)
-    return select(newest.subquery())

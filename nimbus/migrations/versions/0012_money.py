@@ -28,6 +28,7 @@ ACCOUNTS = (
     "('receivable', 'revenue', 'vat_payable', 'customer_balance', 'cash:manual', 'cash:bank',"
     " 'cash:sepa', 'cash:stripe', 'cash:mollie')"
 )
+DENIED = "CASE WHEN quota.policy = 'deny' THEN quota.limit_units END"
 FUNCTIONS = {
     "spend_open(uuid, uuid[], timestamptz)": "nimbus_system",
     "spend_follow(uuid, timestamptz)": "nimbus_system",
@@ -72,9 +73,11 @@ def upgrade() -> None:
     _standings()
     _rated_periods()
     _credits()
-    _open()
-    _follow_limits()
-    _lease()
+    make_open()
+    _follow()
+    make_limit_changed()
+    _limit_triggers()
+    make_lease()
     _give_back()
     for signature, role in FUNCTIONS.items():
         definer_function(signature, role)
@@ -235,13 +238,15 @@ def _accounts(names: str) -> None:
         )
 
 
-def _open() -> None:
+def make_open(more: str = "") -> None:
+    """Open a month; `more` opens what a later migration adds to it."""
     # The rows of the month that `instant` is in, in the organization's time zone, where they are
     # missing. Between their neighbours: the zone may have been another one then. Everybody takes
     # the organization's row first, then the advisory lock, then standings; that lock is held to
     # the commit, so that a limit that changes meanwhile is seen here or sees what was opened.
     op.execute(
-        f"""CREATE FUNCTION spend_open(organization uuid, keys uuid[], instant timestamptz)
+        f"""CREATE OR REPLACE FUNCTION spend_open(organization uuid, keys uuid[],
+            instant timestamptz)
         RETURNS void LANGUAGE plpgsql {DEFINER} AS $$
         DECLARE
             owner organizations;
@@ -278,8 +283,12 @@ def _open() -> None:
                        k.monthly_spend_limit_minor * {MICRO}
                 FROM api_keys k WHERE k.organization_id = organization AND k.id = ANY (keys)
                 ON CONFLICT DO NOTHING;
+            {more}
         END $$"""
     )
+
+
+def _follow() -> None:
     # The month after each that has begun and limits: so that a gateway never meets one that is
     # not open yet.
     op.execute(
@@ -301,9 +310,11 @@ def _open() -> None:
     )
 
 
-def _follow_limits() -> None:
+def make_limit_changed(others: str = "'balance'") -> None:
+    """Let standings follow a limit of money, but for those of `others`."""
     op.execute(
-        f"""CREATE FUNCTION spend_limit_changed() RETURNS trigger LANGUAGE plpgsql {DEFINER} AS $$
+        f"""CREATE OR REPLACE FUNCTION spend_limit_changed() RETURNS trigger
+        LANGUAGE plpgsql {DEFINER} AS $$
         DECLARE
             changed jsonb := to_jsonb(NEW);
             instant timestamptz := {BUSINESS_NOW};
@@ -314,13 +325,16 @@ def _follow_limits() -> None:
             UPDATE spend_standings s SET limit_micro = NEW.monthly_spend_limit_minor * {MICRO},
                     updated_at = instant
                 WHERE s.organization_id = organization AND s.period_ends_at > instant
-                  AND s.kind <> 'balance' AND s.key_id IS NOT DISTINCT FROM key
+                  AND s.kind NOT IN ({others}) AND s.key_id IS NOT DISTINCT FROM key
                   AND s.limit_micro IS DISTINCT FROM NEW.monthly_spend_limit_minor * {MICRO};
             PERFORM spend_follow(organization, instant);
             RETURN NULL;
         END $$"""
     )
     op.execute("REVOKE EXECUTE ON FUNCTION spend_limit_changed() FROM PUBLIC")
+
+
+def _limit_triggers() -> None:
     for table in ("organizations", "api_keys"):
         op.execute(
             f"CREATE TRIGGER spend_limit AFTER UPDATE OF monthly_spend_limit_minor ON {table}"
@@ -334,13 +348,14 @@ def _follow_limits() -> None:
     )
 
 
-def _lease() -> None:
+def make_lease(ceiling: str = DENIED) -> None:
+    """Lend units or money; `ceiling` is the unit of a quota after which none is lent, or null."""
     # As in 0007, on either kind of standing. Of money never more is lent than is left.
     op.execute(
         f"""CREATE OR REPLACE FUNCTION gateway_lease(gateway uuid, standing uuid, units bigint,
             OUT granted bigint, OUT used bigint, OUT leased bigint, OUT "limit" bigint)
         LANGUAGE plpgsql {DEFINER} AS $$
-        DECLARE quota quota_standings; money spend_standings;
+        DECLARE quota quota_standings; money spend_standings; most bigint;
         BEGIN
             granted := 0;
             INSERT INTO usage_producers (producer) VALUES (gateway) ON CONFLICT DO NOTHING;
@@ -359,10 +374,11 @@ def _lease() -> None:
             END IF;
             used := ceil(coalesce(quota.used, money.used));
             leased := coalesce(quota.leased, money.leased);
-            "limit" := coalesce(quota.limit_units, money.limit_micro);
+            most := CASE WHEN quota.id IS NULL THEN money.limit_micro ELSE {ceiling} END;
+            "limit" := coalesce(most, quota.limit_units);
             granted := greatest(units, 0);
-            IF "limit" IS NOT NULL AND coalesce(quota.policy, 'deny') = 'deny' THEN
-                granted := least(granted, greatest(0, "limit" - used - leased));
+            IF most IS NOT NULL THEN
+                granted := least(granted, greatest(0, most - used - leased));
             END IF;
             leased := leased + granted;
             IF granted = 0 THEN

@@ -17,11 +17,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog, subscriptions
 from nimbus.catalog import PlanFacts, QuotaFacts
-from nimbus.rules.metering import CALLS, aggregate
 from nimbus.rules.periods import Period, QuotaPeriod, quota_window
+from nimbus.rules.quotas import Quota
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
-from nimbus.usage.models import QuotaSchedule, QuotaStanding, QuotaState
+from nimbus.usage.models import QuotaIncrease, QuotaSchedule, QuotaStanding, QuotaState
+from nimbus.usage.service.allowances import (
+    allow,
+    close,
+    increase_of,
+    increases,
+    take_over,
+    used_in,
+)
 
 STORING_LOCK = 7_303_020
 WindowAt = Callable[[QuotaPeriod, datetime], Period]
@@ -31,8 +39,9 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
     """Open the standings that a subscription needs at `as_of` and after, by the plan it is on.
 
     Those that are open keep what they counted and get the plan's limits; a quota that the plan
-    does not have becomes unlimited. Again changes nothing. Run when a subscription begins,
-    changes or renews, and whenever a window has begun.
+    does not have becomes unlimited; one that says so counts anew with a change of plan. Again
+    changes nothing. Run when a subscription begins, changes or renews, whenever a window has begun,
+    and when an increase ends.
     """
     # The contract is locked before the storing: who changes it holds it already, and comes here.
     contract = await subscriptions.lock_subscription(session, subscription_id)
@@ -46,19 +55,22 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
     rows = list(await session.scalars(statement.execution_options(populate_existing=True)))
     window_at = _windows(contract, plan)
     begins = []
-    for quota in plan.quotas:
-        aggregation = meters[quota.meter_key].aggregation
-        mine = [r for r in rows if (r.meter_key, r.period) == (quota.meter_key, quota.period)]
-        for window in _missing(mine, quota, window_at, as_of):
-            row = _new(contract, plan, quota, aggregation, window)
+    for facts in plan.quotas:
+        aggregation = meters[facts.meter_key].aggregation
+        mine = [r for r in rows if (r.meter_key, r.period) == (facts.meter_key, facts.period)]
+        for window in _missing(mine, facts, window_at, as_of):
+            row = _new(contract, facts, aggregation, window)
             row.used = await used_in(session, row)
+            if not mine:
+                await take_over(session, contract, row)
             session.add(row)
             mine.append(row)
             rows.append(row)
         begins.append(max(row.period_starts_at for row in mine))
-    _apply_limits(rows, plan)
+    given = await increases(session, subscription_id, as_of)
+    await _apply(session, rows, plan, given, as_of)
     await session.flush()
-    await _schedule(session, contract, begins)
+    await _schedule(session, contract, begins + [one.ends_at for one in given])
 
 
 async def quota_states(
@@ -76,6 +88,13 @@ async def quota_states(
             used=row.used,
             limit=row.limit_units,
             behavior=row.policy,
+            overage_cap=row.overage_cap,
+            rolled_over=0
+            if row.limit_units is None or row.own_units is None
+            else row.limit_units - row.own_units - row.increase_units,
+            increase=row.increase_units,
+            used_before=row.used_before,
+            told=row.told,
         )
         for row in rows
     ]
@@ -83,14 +102,14 @@ async def quota_states(
 
 
 async def next_due(session: AsyncSession) -> datetime | None:
-    """When the next window has to be opened, over all subscriptions."""
+    """When the next window has to be opened, or an increase ends, over all subscriptions."""
     return await session.scalar(
         select(QuotaSchedule.due_at).order_by(QuotaSchedule.due_at).limit(1)
     )
 
 
 async def due(session: AsyncSession, as_of: datetime, limit: int) -> list[tuple[UUID, datetime]]:
-    """The subscriptions that need another window by `as_of`, the earliest first."""
+    """The subscriptions that need another window, or less, by `as_of`; the earliest first."""
     rows = await session.execute(
         select(QuotaSchedule.subscription_id, QuotaSchedule.due_at)
         .where(QuotaSchedule.due_at <= as_of)
@@ -98,20 +117,6 @@ async def due(session: AsyncSession, as_of: datetime, limit: int) -> list[tuple[
         .limit(limit)
     )
     return [(row.subscription_id, row.due_at) for row in rows]
-
-
-def additive(standing: QuotaStanding) -> bool:
-    """Whether an event adds to what was used before, whatever that was."""
-    return standing.meter_key == CALLS or standing.aggregation in {"sum", "count"}
-
-
-async def used_in(session: AsyncSession, standing: QuotaStanding) -> Decimal:
-    """What the stored events of a standing's window come to."""
-    cells = await queries.measured(session, standing.subscription_id, standing.window())
-    cell = cells.get(standing.meter_key)
-    if cell is None:
-        return Decimal(0)
-    return aggregate(standing.meter_key, standing.aggregation, cell)
 
 
 async def while_storing(session: AsyncSession) -> None:
@@ -168,39 +173,46 @@ def _missing(
 
 
 def _new(
-    contract: SubscriptionFacts,
-    plan: PlanFacts,
-    quota: QuotaFacts,
-    aggregation: str,
-    window: Period,
+    contract: SubscriptionFacts, facts: QuotaFacts, aggregation: str, window: Period
 ) -> QuotaStanding:
     return QuotaStanding(
         organization_id=contract.organization_id,
         provider_organization_id=contract.provider_organization_id,
         subscription_id=contract.id,
-        meter_key=quota.meter_key,
+        meter_key=facts.meter_key,
         aggregation=aggregation,
-        period=quota.period,
+        period=facts.period,
         period_starts_at=window.starts_at,
         period_ends_at=window.ends_at,
-        limit_units=quota.amount,
-        policy=plan.over_quota_policy,
+        best_units=0,
+        used_before=Decimal(0),
+        rolled=[],
+        told=0,
     )
 
 
-def _apply_limits(rows: Iterable[QuotaStanding], plan: PlanFacts) -> None:
-    amounts: dict[tuple[str, str], int | None] = {
-        (quota.meter_key, quota.period): quota.amount for quota in plan.quotas
-    }
+async def _apply(
+    session: AsyncSession,
+    rows: Iterable[QuotaStanding],
+    plan: PlanFacts,
+    given: list[QuotaIncrease],
+    as_of: datetime,
+) -> None:
+    """Let the standings say what the plan allows; what counts anew under it begins here."""
+    known = {(facts.meter_key, facts.period): facts.quota for facts in plan.quotas}
     for row in rows:
-        row.limit_units = amounts.get((row.meter_key, row.period))
-        row.policy = plan.over_quota_policy
+        absent = Quota(amount=None, policy=plan.over_quota_policy)
+        quota = known.get((row.meter_key, row.period), absent)  # type: ignore[arg-type]
+        changed = row.plan_version_id not in {None, plan.plan_version_id}
+        if changed and quota.on_change == "reset" and row.used and as_of in row.window():
+            await close(session, row, as_of, "plan_change")
+        allow(row, quota, plan.plan_version_id, increase_of(given, row, as_of), as_of)
 
 
 async def _schedule(
     session: AsyncSession, contract: SubscriptionFacts, begins: list[datetime]
 ) -> None:
-    """The next window is opened when the last one that is open begins."""
+    """The next window is opened when the last one that is open begins; an increase ends earlier."""
     if not begins:
         await _end_schedule(session, contract)
         return

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What usage announces."""
+
+from typing import ClassVar
+
+from nimbus.base.events import Event
+
+
+class UsageReported(Event):
+    """A provider reported events from outside; `after` says how many were counted."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "usage.reported"
+    action: ClassVar[str] = "UsageReported"
+    entity_type: ClassVar[str] = "organization"
+
+
+class _QuotaEvent(Event):
+    __slots__ = ()
+    entity_type: ClassVar[str] = "quota_standing"
+
+
+class UsageThresholdReached(_QuotaEvent):
+    """50, 80 or 100 % of a quota or of a spend limit is used; of each counter once. `after` says
+    of which `kind` it is, the `threshold`, and the highest one that was `reached` with it.
+    """
+
+    name: ClassVar[str] = "usage.threshold_reached"
+    action: ClassVar[str] = "UsageThresholdReached"
+
+
+class QuotaExceeded(_QuotaEvent):
+    """A quota is used up; `after` as above, and its `behavior` says what happens now."""
+
+    name: ClassVar[str] = "quota.exceeded"
+    action: ClassVar[str] = "QuotaExceeded"
+
+
+class _AdjustmentEvent(Event):
+    __slots__ = ()
+    entity_type: ClassVar[str] = "subscription"
+
+
+class QuotaReset(_AdjustmentEvent):
+    """Someone had quotas of a subscription counted anew, for a reason."""
+
+    name: ClassVar[str] = "quota.reset"
+    action: ClassVar[str] = "QuotaReset"
+
+
+class QuotaIncreased(_AdjustmentEvent):
+    """Someone gave a subscription units on top of a quota, until an instant, for a reason."""
+
+    name: ClassVar[str] = "quota.increased"
+    action: ClassVar[str] = "QuotaIncreased"
+
+
+class EntitlementConsumed(Event):
+    """A program took units of an entitlement; they are a usage event."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "entitlement.consumed"
+    action: ClassVar[str] = "EntitlementConsumed"
+    entity_type: ClassVar[str] = "subscription"
