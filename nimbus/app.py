@@ -34,7 +34,7 @@ ROUTERS: Sequence[APIRouter] = (
     subscriptions.router,
     access.router,
     *usage.routers,
-    billing.router,
+    *billing.routers,
     payments.router,
     notices.router,
     consumer.router,

@@ -18,6 +18,15 @@ Language = Literal["en", "nl"]
 
 _OVER = {"en": "{meter} over the {included} included, {days}",
          "nl": "{meter} boven de {included} inbegrepen, {days}"}  # fmt: skip
+_BOUNDS = {
+    "minimum": {"en": "{meter}: up to the minimum, {days}",
+                "nl": "{meter}: aanvulling tot het minimum, {days}"},
+    "maximum": {"en": "{meter}: above the maximum, {days}",
+                "nl": "{meter}: boven het maximum, {days}"},
+    "minimum_commitment": {"en": "{plan}: up to the minimum commitment, {days}",
+                           "nl": "{plan}: aanvulling tot de minimale afname, {days}"},
+}  # fmt: skip
+_UNUSED = {"en": "{plan}: unused time, {days}", "nl": "{plan}: ongebruikte tijd, {days}"}
 _METERS = {
     "api_calls": {"en": "API calls", "nl": "API-aanroepen"},
     "assets": {"en": "Assets", "nl": "Assets"},
@@ -50,12 +59,15 @@ def line_text(
     """The description of a line, with the days of its period in `time_zone`.
 
     `own` is the plan's own text for the charge. "Starter, 1–31 May 2026"; "API calls over the
-    10,000 included, 1–31 May 2026".
+    10,000 included, 1–31 May 2026"; "Starter: unused time, 16–31 May 2026".
     """
-    days = span_text(*days_of(line.period, time_zone), language)
+    days = span_text(*days_of(line.concerns or line.period, time_zone), language)
     if line.text == "base_fee":
-        return f"{plan}, {days}"
+        template = _UNUSED[language] if line.amount_minor < 0 else "{plan}, {days}"
+        return template.format(plan=plan, days=days)
     meter = own or meter_text(line.meter_key or "", language)
+    if line.text in _BOUNDS:
+        return _BOUNDS[line.text][language].format(plan=plan, meter=meter, days=days)
     if charge is None or not charge.included:
         return f"{meter}, {days}"
     included = format_decimal(

@@ -16,16 +16,19 @@ from nimbus.catalog.facts import (
     weighted_meters,
 )
 from nimbus.catalog.models import MeterFacts, PlanFacts, ProductFacts, QuotaFacts, RouteFacts
-from nimbus.catalog.schemas import ContractShape
+from nimbus.catalog.schemas import ChargeShape, ContractShape
 from nimbus.catalog.service.contracts import write_contract
+from nimbus.catalog.service.shapes import charge_of
 
 __all__ = [
+    "ChargeShape",
     "ContractShape",
     "MeterFacts",
     "PlanFacts",
     "ProductFacts",
     "QuotaFacts",
     "RouteFacts",
+    "charge_of",
     "charge_texts",
     "meter_facts",
     "plan_facts",
@@ -37,5 +40,6 @@ __all__ = [
     "route_facts",
     "route_scopes",
     "shown_price",
+    "weighted_meters",
     "write_contract",
 ]

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP of billing: invoices, the operator's settings, the estimate."""
+
+from nimbus.billing.endpoints import estimates, invoices
+
+routers = (invoices.router, estimates.router)
