@@ -5,7 +5,7 @@ At the end: the facts that other rooms get of them.
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Literal
@@ -369,53 +369,3 @@ class SpendState:
     def remaining(self) -> Decimal | None:
         """What is left, neither used nor held, never below zero."""
         return None if self.limit is None else max(Decimal(0), self.limit - self.used - self.leased)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedCall:
-    """A call as the log shows it; `code` is the refusal of one that was not served. What is
-    `continued` is a further part of a long stream; what has a `source` was reported from outside.
-    """
-
-    event_id: UUID
-    occurred_at: datetime
-    subscription_id: UUID | None
-    product_id: UUID | None
-    key_id: UUID | None
-    route_id: UUID | None
-    environment: str
-    method: str
-    status: int
-    code: str | None
-    duration_us: int
-    upstream_us: int | None
-    bytes_in: int
-    bytes_out: int
-    units: int
-    billable: bool
-    continued: bool
-    meters: dict[str, str]
-    source: str | None
-    ip: IPv4Address | IPv6Address
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallCounts:
-    """Calls added up; `errors` are answers of 400 and above. The rest says of what: `at` is a date
-    or the start of an hour in UTC.
-    """
-
-    calls: int
-    units: Decimal
-    errors: int
-    bytes_in: int
-    bytes_out: int
-    duration_us: int
-    at: date | datetime | None = None
-    organization_id: UUID | None = None
-    product_id: UUID | None = None
-    route_id: UUID | None = None
-    key_id: UUID | None = None
-    status_class: int | None = None
-    environment: str | None = None

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP of usage: what was called, what is left, the log."""
+"""HTTP of usage: what was called, what is left, what it costs, the log."""
 
-from nimbus.usage.endpoints import readings
+from nimbus.usage.endpoints import costs, figures, logs, readings
 
-routers = (readings.router,)
+routers = (readings.router, figures.router, costs.router, logs.router)

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures from the roll-up: calls added up by day, operation, key and so on, for either side.
+
+Whole days come from `usage_days` where days are those of UTC, everything else from `usage_hours`;
+an hour is of the day, of the asked time zone, that it begins in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus.rules.latency import COUNT_BITS, COUNT_MASK
+from nimbus.rules.metering import Cell
+from nimbus.rules.periods import Period
+
+Interval = Literal["hour", "day"]
+Dimension = Literal["endpoint", "product", "key", "status", "environment", "consumer"]
+
+COLUMNS: dict[Dimension, tuple[str, ...]] = {
+    "endpoint": ("product_id", "route_id"),
+    "product": ("product_id",),
+    "key": ("key_id",),
+    "status": ("status_class",),
+    "environment": ("environment",),
+    "consumer": ("organization_id",),
+}
+FILTERS = (
+    "organization_id", "provider_organization_id", "environment", "product_id", "key_id",
+    "route_id", "status_class",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which calls: of one consumer, of one provider's products, or all; None leaves a filter out.
+
+    `period` is in whole hours of UTC, half-open.
+    """
+
+    period: Period
+    organization_id: UUID | None = None
+    provider_organization_id: UUID | None = None
+    environment: str | None = None
+    product_id: UUID | None = None
+    key_id: UUID | None = None
+    route_id: UUID | None = None
+    status_class: int | None = None
+
+    def values(self) -> dict[str, Any]:
+        """What the statement is given: the filters that are set."""
+        found = {name: getattr(self, name) for name in FILTERS}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """By what calls are added up; `time_zone` (IANA) says whose days, where `interval` is a day."""
+
+    by: Sequence[Dimension] = ()
+    interval: Interval | None = None
+    time_zone: str = "UTC"
+    columns: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        at = ("at",) if self.interval else ()
+        named = [column for one in self.by for column in COLUMNS[one]]
+        object.__setattr__(self, "columns", (*at, *dict.fromkeys(named)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallCounts:
+    """Calls added up; `errors` are answers of 400 and above. The rest says of what: `at` is a date
+    or the start of an hour in UTC.
+    """
+
+    calls: int
+    units: Decimal
+    errors: int
+    bytes_in: int
+    bytes_out: int
+    duration_us: int
+    at: date | datetime | None = None
+    organization_id: UUID | None = None
+    product_id: UUID | None = None
+    route_id: UUID | None = None
+    key_id: UUID | None = None
+    status_class: int | None = None
+    environment: str | None = None
+
+
+async def counted(
+    session: AsyncSession, scope: Scope, grouping: Grouping, limit: int | None = None
+) -> list[CallCounts]:
+    """Calls added up: in the order of time where there is one, the most called first otherwise.
+
+    At most `limit` groups. An uncounted call (a test, a failure) is a call and has no units.
+    """
+    source, values = _source(scope, grouping)
+    columns = "".join(f"{name}, " for name in grouping.columns)
+    order = [name for name in ("at",) if grouping.interval] + ["calls DESC"]
+    order += [name for name in grouping.columns if name != "at"]
+    groups = f" GROUP BY {', '.join(grouping.columns)}" if grouping.columns else ""
+    statement = (
+        f"SELECT {columns} coalesce(sum(events), 0)::bigint AS calls,"  # noqa: S608 - our own names
+        " coalesce(sum(quantity_sum), 0) AS units,"
+        " coalesce(sum(events) FILTER (WHERE status_class >= 4), 0)::bigint AS errors,"
+        " coalesce(sum(bytes_in), 0)::bigint AS bytes_in,"
+        " coalesce(sum(bytes_out), 0)::bigint AS bytes_out,"
+        " coalesce(sum(duration_us), 0)::bigint AS duration_us"
+        f" FROM ({source}) AS cells{groups} ORDER BY {', '.join(order)}"
+    )
+    if limit is not None:
+        statement += " LIMIT :limit"
+        values["limit"] = limit
+    rows = (await session.execute(text(statement), values)).mappings()
+    return [CallCounts(**row) for row in rows]
+
+
+async def histograms(
+    session: AsyncSession, scope: Scope, grouping: Grouping
+) -> dict[tuple[Any, ...], dict[int, int]]:
+    """Answers by bucket of `rules.latency`, for each group: its values in the order of
+    `grouping.columns`. A group without a measured call has no entry.
+    """
+    source, values = _source(scope, grouping)
+    columns = "".join(f"{name}, " for name in grouping.columns)
+    statement = (
+        f"SELECT {columns} packed >> {COUNT_BITS} AS bucket,"  # noqa: S608 - our own names
+        f" sum(packed & {COUNT_MASK})::bigint AS calls"
+        f" FROM ({source}) AS cells, unnest(latency) AS packed GROUP BY {columns} bucket"
+    )
+    found: dict[tuple[Any, ...], dict[int, int]] = {}
+    for *group, bucket, calls in await session.execute(text(statement), values):
+        found.setdefault(tuple(group), {})[bucket] = calls
+    return found
+
+
+async def consumers(session: AsyncSession, scope: Scope) -> int:
+    """How many organizations called."""
+    source, values = _source(scope, Grouping(by=("consumer",)))
+    statement = f"SELECT count(DISTINCT organization_id) FROM ({source}) AS cells"  # noqa: S608
+    return int(await session.scalar(text(statement), values) or 0)
+
+
+def _source(scope: Scope, grouping: Grouping) -> tuple[str, dict[str, Any]]:
+    """The cells of the scope as a statement, with its parameters."""
+    values = scope.values()
+    filters = "".join(f" AND {name} = :{name}" for name in values)
+    period = scope.period
+    first, end = _whole_days(period)
+    days_are_utc = grouping.interval is None or (
+        grouping.interval == "day" and grouping.time_zone == "UTC"
+    )
+    hours = ("usage_hours", "hour")
+    spans: list[tuple[str, str, Any, Any]] = [(*hours, period.starts_at, period.ends_at)]
+    if days_are_utc and first < end:
+        spans = [
+            (*hours, period.starts_at, _midnight(first)),
+            ("usage_days", "day", first, end),
+            (*hours, _midnight(end), period.ends_at),
+        ]
+    parts = []
+    for number, (view, at, begins, ends) in enumerate(spans):
+        if begins < ends:
+            moment = _moment(at, grouping)
+            parts.append(
+                f"SELECT {moment}organization_id, product_id, key_id, route_id, status_class,"  # noqa: S608
+                " environment, events, quantity_sum, bytes_in, bytes_out, duration_us, latency"
+                f" FROM {view} WHERE meter_key = 'api_calls'"
+                f" AND {at} >= :from_{number} AND {at} < :to_{number}{filters}"
+            )
+            values |= {f"from_{number}": begins, f"to_{number}": ends}
+    if grouping.interval == "day" and ":time_zone" in "".join(parts):
+        values["time_zone"] = grouping.time_zone
+    return " UNION ALL ".join(parts), values
+
+
+def _moment(at: str, grouping: Grouping) -> str:
+    """The instant or the date of a group, as a column."""
+    if grouping.interval == "hour":
+        return "hour AS at, "
+    if grouping.interval == "day":
+        return "day AS at, " if at == "day" else "(hour AT TIME ZONE :time_zone)::date AS at, "
+    return ""
+
+
+def _whole_days(period: Period) -> tuple[date, date]:
+    """The first of the days of UTC that lie wholly within, and the one after the last."""
+    first = period.starts_at.date()
+    if _midnight(first) < period.starts_at:
+        first += timedelta(days=1)
+    return first, period.ends_at.date()
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+_SUMMED = text(
+    """
+    WITH edges AS (
+        SELECT least(:ends_at, date_bin('1 hour', :starts_at + interval '1 hour - 1 microsecond',
+                   'epoch')) AS whole_from,
+               greatest(date_bin('1 hour', :ends_at, 'epoch'), date_bin('1 hour',
+                   :starts_at + interval '1 hour - 1 microsecond', 'epoch')) AS whole_to),
+    parts AS (
+        SELECT h.hour, h.route_id, h.meter_key, h.events, h.quantity_sum, h.quantity_max,
+               h.quantity_last, h.last_at, h.last_event_id
+        FROM usage_hours h, edges
+        WHERE h.subscription_id = :subscription_id AND h.environment = 'Live'
+          AND h.hour >= whole_from AND h.hour < whole_to
+        UNION ALL
+        SELECT date_bin('1 hour', m.occurred_at, 'epoch'), m.route_id, m.meter_key, m.calls,
+               m.quantity, m.quantity, m.quantity, m.occurred_at, m.event_id
+        FROM usage_measured m, edges
+        WHERE m.subscription_id = :subscription_id AND m.environment = 'Live'
+          AND m.occurred_at >= :starts_at AND m.occurred_at < :ends_at
+          AND (m.occurred_at < whole_from OR m.occurred_at >= whole_to)),
+    placed AS (SELECT (hour AT TIME ZONE :time_zone)::date AS day, parts.* FROM parts)
+    SELECT day, route_id, meter_key, sum(events)::bigint AS events, sum(quantity_sum) AS total,
+           max(quantity_max) AS peak,
+           (array_agg(quantity_last ORDER BY last_at DESC, last_event_id DESC))[1] AS last,
+           max(last_at) AS last_at,
+           (array_agg(last_event_id ORDER BY last_at DESC, last_event_id DESC))[1] AS last_event_id
+    FROM placed GROUP BY GROUPING SETS ((day, meter_key), (route_id, meter_key))
+    ORDER BY day, route_id, meter_key
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What `usage_period` says of a period, in parts: the cells of its days, and of its routes."""
+
+    days: dict[date, dict[str, Cell]]
+    routes: dict[UUID, dict[str, Cell]]
+
+
+async def measured_in_parts(
+    session: AsyncSession, subscription_id: UUID, period: Period, time_zone: str
+) -> Parts:
+    """What the live calls of a subscription add up to by day of a time zone, and by route.
+
+    Merged, either is what `usage_period` answers. Each event is of the day its hour begins in.
+    """
+    parts = Parts({}, {})
+    values = {
+        "subscription_id": subscription_id,
+        "starts_at": period.starts_at,
+        "ends_at": period.ends_at,
+        "time_zone": time_zone,
+    }
+    for row in await session.execute(_SUMMED, values):
+        cell = Cell(row.events, row.total, row.peak, row.last, row.last_at, row.last_event_id)
+        if row.day is None:
+            parts.routes.setdefault(row.route_id, {})[row.meter_key] = cell
+        else:
+            parts.days.setdefault(row.day, {})[row.meter_key] = cell
+    return parts
