@@ -60,7 +60,7 @@ _FIXED = struct.Struct("<q16s16s16s16s16s16sHHQQQQQQQ16s")
 _CALL = struct.Struct("<q96sHHQQQQQQQ16sBBBBB")  # the same, and the lengths of the texts
 _TEXTS = struct.Struct("<BBBBB")  # lengths of method, refusal, request id, meters, holds
 LIVE, BILLABLE, IPV6, CONTINUED = 1, 2, 4, 128  # flags of a call
-_HELD_SHIFT, _HELD_ALL = 3, 7  # these flags are those of `Held`
+_HELD_SHIFT, _HELD_ALL = 3, 15  # these flags are those of `Held`
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _METER = re.compile(rb"([a-z][a-z0-9_]{0,62})=([0-9]{1,15}(?:\.[0-9]{1,12})?)")
@@ -89,14 +89,16 @@ _RESERVED, _COMPLETED = int(SlotState.RESERVED), int(SlotState.COMPLETED)
 
 
 class Held(IntFlag):
-    """What, beside the subscription's quota, a call holds money on until it is stored: the spend
-    limit of the organization, that of the key, the prepaid balance.
+    """What, beside the subscription's quota, a call holds something on until it is stored: money on
+    the spend limit of the organization, that of the key, the prepaid balance; its units on the
+    quota of the key.
     """
 
     NOTHING = 0
     ORGANIZATION_SPEND = 1
     KEY_SPEND = 2
     BALANCE = 4
+    KEY_QUOTA = 8
 
 
 _HELD = tuple(Held(value) for value in range(_HELD_ALL + 1))

@@ -6,7 +6,6 @@ that nothing is lent twice. So the row that counts stays the same one, and what 
 written down as a row of its own, closed.
 """
 
-from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -20,14 +19,12 @@ from nimbus.base.ids import new_id
 from nimbus.rules import quotas as law
 from nimbus.rules.metering import CALLS, aggregate
 from nimbus.rules.money import EXACT
-from nimbus.rules.periods import Period
 from nimbus.rules.quotas import Quota
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
 from nimbus.usage.events import QuotaExceeded, UsageThresholdReached
-from nimbus.usage.models import QuotaIncrease, QuotaStanding
+from nimbus.usage.models import QuotaIncrease, QuotaStanding, SpendStanding
 
-Increases = Mapping[tuple[str, str, UUID], tuple[Period, int]]
 LEVELS = frozenset(("max", "last"))
 """The aggregations that say how high something stands, not how much was used up."""
 
@@ -75,7 +72,7 @@ async def close(session: AsyncSession, row: QuotaStanding, as_of: datetime, beca
     """
     if not additive(row) and row.period_starts_at >= as_of:
         return False
-    closed = {name: getattr(row, name) for name in QuotaStanding.__table__.columns.keys()}
+    closed = {name: getattr(row, name) for name in QuotaStanding.__mapper__.columns.keys()}  # noqa: SIM118 - columns, not names
     closed |= {"id": new_id(), "leased": 0, "rolls_over_at": None}
     closed |= {"closed_at": as_of, "closed_because": because}
     used = row.used
@@ -154,6 +151,32 @@ def tell(session: AsyncSession, row: QuotaStanding) -> None:
                     after={"kind": "quota", "threshold": threshold, **facts},
                 )
                 announce(session, SYSTEM, event)
+
+
+def tell_spend(session: AsyncSession, row: SpendStanding) -> None:
+    """The same of a limit in money, or of a key's quota. A prepaid balance has none: what is
+    credited is no limit that anybody set.
+    """
+    reached = [] if row.kind == "balance" else law.crossed(row.used, row.limit_micro, row.told)
+    if not reached:
+        return
+    row.told = reached[-1]
+    for threshold in reached:
+        event = UsageThresholdReached(
+            organization_id=row.organization_id,
+            entity_id=row.id,
+            after={
+                "kind": row.kind,
+                "threshold": threshold,
+                "key_id": row.key_id,
+                "starts_at": row.period_starts_at,
+                "resets_at": row.period_ends_at,
+                "used": row.used,
+                "limit": row.limit_micro,
+                "reached": reached[-1],
+            },
+        )
+        announce(session, SYSTEM, event)
 
 
 async def increases(

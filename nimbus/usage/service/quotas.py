@@ -184,6 +184,7 @@ def _new(
         period=facts.period,
         period_starts_at=window.starts_at,
         period_ends_at=window.ends_at,
+        policy=facts.quota.policy,
         best_units=0,
         used_before=Decimal(0),
         rolled=[],
