@@ -450,6 +450,7 @@ class Cell:
 
     Of events at the same instant the one with the greater id is the later. The size of the calls
     stands in the cells of `api_calls` only, and how many of them took how long (`rules.latency`).
+    `special` is the value of a `unique` or `time_weighted` meter, which only a whole period has.
     """
 
     events: int
@@ -462,6 +463,7 @@ class Cell:
     bytes_in: int = 0
     bytes_out: int = 0
     latency: Mapping[int, int] = field(default_factory=dict)
+    special: Decimal | None = None
 
 
 def is_counted(event: UsageEvent) -> bool:
@@ -530,6 +532,7 @@ def merge(one: Cell, other: Cell) -> Cell:
             index: one.latency.get(index, 0) + other.latency.get(index, 0)
             for index in one.latency.keys() | other.latency.keys()
         },
+        special=one.special if other.special is None else other.special,
     )
 
 
