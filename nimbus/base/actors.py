@@ -14,7 +14,8 @@ class Actor:
 
     `organization_id` is NIL when no organization is acted for. `role` is the membership's role
     there, `platform_role` is `support` or `admin` for the operator's people. `scopes` are a
-    key's. `ip` is the caller's address as the gateway saw it.
+    key's, `test` says that it is one of the Test environment. `ip` is the caller's address as the
+    gateway saw it.
     """
 
     kind: Literal["user", "key", "system", "visitor"]
@@ -25,6 +26,7 @@ class Actor:
     key_id: UUID | None = None
     session_id: UUID | None = None
     scopes: frozenset[str] = frozenset()
+    test: bool = False
     email_verified: bool = False
     ip: str | None = None
     request_id: str | None = None

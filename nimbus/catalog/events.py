@@ -90,13 +90,23 @@ class RouteDeleted(_RouteEvent):
     action: ClassVar[str] = "RouteDeleted"
 
 
-class MeterCreated(Event):
+class _MeterEvent(Event):
+    __slots__ = ()
+    entity_type: ClassVar[str] = "meter"
+
+
+class MeterCreated(_MeterEvent):
     """A product counts one thing more."""
 
-    __slots__ = ()
     name: ClassVar[str] = "meter.created"
     action: ClassVar[str] = "MeterCreated"
-    entity_type: ClassVar[str] = "meter"
+
+
+class MeterChanged(_MeterEvent):
+    """What a meter counts from now on."""
+
+    name: ClassVar[str] = "meter.changed"
+    action: ClassVar[str] = "MeterChanged"
 
 
 class _PlanEvent(Event):

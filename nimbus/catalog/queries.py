@@ -2,7 +2,7 @@
 """The catalogue's reads. Row-level security decides last; these filters say what is meant."""
 
 from collections.abc import Iterable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Select, exists, func, or_, select
@@ -18,7 +18,7 @@ from nimbus.catalog.models import (
     Route,
     Upstream,
 )
-from nimbus.errors import Refusal
+from nimbus.errors import Refusal, field_error
 
 Row = TypeVar("Row")
 PlanKind = Literal["plan", "add_on"]
@@ -200,3 +200,10 @@ def one(row: Row | None) -> Row:
     if row is None:
         raise Refusal("not_found")
     return row
+
+
+async def check_room(session: AsyncSession, kind: Any, product: Product, field: str) -> None:
+    """422 on `field` when the product has as many of a kind as it may have."""
+    count = select(func.count()).select_from(kind).where(kind.product_id == product.id)
+    if (await session.scalar(count) or 0) >= MAX_ROUTES:
+        raise field_error(field, "too_many", f"A product has at most {MAX_ROUTES}.")

@@ -16,6 +16,7 @@ from pydantic import (
 
 from nimbus.base.web import Money, Network
 from nimbus.rules.billable import read_statuses
+from nimbus.rules.meters import MAX_PATH
 
 
 def _printable(text: str) -> str:
@@ -56,6 +57,13 @@ Networks = Annotated[list[Network], Field(max_length=100)]
 BillableStatuses = Annotated[
     list[Annotated[str, StringConstraints(max_length=7), AfterValidator(_statuses)]],
     Field(min_length=1, max_length=100),
+]
+PropertyName = Annotated[str, _line(1, 64), AfterValidator(_printable)]
+PropertyValues = Annotated[
+    list[
+        Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)]
+    ],
+    Field(min_length=1, max_length=50),
 ]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
@@ -181,20 +189,50 @@ class AdminHostShape(HostShape):
     organization_id: UUID
 
 
-class NewMeter(Input):
-    """A thing that is counted for the product."""
+class MeterFields(Input):
+    """What a meter counts. `filters`: of events from outside only those are counted whose
+    properties have one of these values. `source_path`: where in a JSON answer of the upstream the
+    units of a call stand, such as `usage.total_tokens`; also in the last event of a stream.
+    """
+
+    unit: Annotated[str, _line(1, 40), AfterValidator(_printable)]
+    filters: Annotated[dict[PropertyName, PropertyValues], Field(max_length=10)] = {}
+    source_path: Annotated[str, StringConstraints(max_length=MAX_PATH)] | None = None
+
+
+class NewMeter(MeterFields):
+    """A thing that is counted for the product. A `unique` meter counts the different values of
+    its `property`.
+    """
 
     key: MeterKey
-    unit: Annotated[str, _line(1, 40), AfterValidator(_printable)]
     aggregation: Literal["count", "sum", "max", "last", "unique", "time_weighted"]
+    property: PropertyName | None = None
 
 
-class MeterShape(BaseModel):
-    """A meter."""
+class ChangedMeter(MeterFields):
+    """All that can be said anew of a meter, for what is counted from now on; `version` is the one
+    that was read.
+    """
+
+    version: int
+
+
+class OfferedMeter(BaseModel):
+    """A meter for anyone."""
 
     key: str
     unit: str
     aggregation: str
+
+
+class MeterShape(OfferedMeter):
+    """A meter as its provider sees it."""
+
+    property: str | None
+    filters: dict[str, list[str]]
+    source_path: str | None
+    version: int
 
 
 class ParameterShape(Input):
@@ -501,4 +539,4 @@ class OfferedProduct(ListedProduct):
     plans: list[OfferedPlan]
     add_ons: list[OfferedAddOn]
     routes: list[OfferedRoute]
-    meters: list[MeterShape]
+    meters: list[OfferedMeter]

@@ -11,8 +11,8 @@ from nimbus.catalog import queries, schemas
 from nimbus.catalog.models import Meter, Product, ProductHost, Route
 from nimbus.catalog.service.shapes import (
     listed_product,
-    meter_shape,
     offered_add_on,
+    offered_meter,
     offered_plan,
     offered_route,
 )
@@ -81,5 +81,5 @@ async def read_product(slug: str, actor: CurrentActor, session: Session) -> sche
         plans=[offered_plan(product, plan, version) for plan, version in plans],
         add_ons=[offered_add_on(plan, version) for plan, version in add_ons],
         routes=[offered_route(route, slugs) for route in routes],
-        meters=[meter_shape(meter) for meter in meters],
+        meters=[offered_meter(meter) for meter in meters],
     )

@@ -12,7 +12,7 @@ from nimbus.base.problems import documented
 from nimbus.base.web import Cursor, Limit, Page, Router, Session, mutates, paginate
 from nimbus.catalog import events, queries, schemas
 from nimbus.catalog.models import Meter, Plan, PlanVersion, Product, Route
-from nimbus.catalog.service import plans, products, routes
+from nimbus.catalog.service import meters, plans, products, routes
 from nimbus.catalog.service.shapes import meter_shape, plan_shape, product_shape, route_shape
 from nimbus.identity import Permission, allowed
 
@@ -196,7 +196,24 @@ async def create_meter(
     product_id: UUID, body: schemas.NewMeter, actor: Provider, session: Session
 ) -> schemas.MeterShape:
     """Count one thing more."""
-    return meter_shape(await routes.create_meter(session, actor, product_id, body))
+    return meter_shape(await meters.create_meter(session, actor, product_id, body))
+
+
+@router.put(
+    f"{PRODUCT}/meters/{{key}}",
+    operation_id="change_meter",
+    responses=documented(401, 403, 404, 409, 415, 422),
+    **mutates(permission=MANAGE, events=[events.MeterChanged], idempotency="version"),
+)
+async def change_meter(
+    product_id: UUID,
+    key: schemas.MeterKey,
+    body: schemas.ChangedMeter,
+    actor: Provider,
+    session: Session,
+) -> schemas.MeterShape:
+    """Say anew what a meter counts from now on."""
+    return meter_shape(await meters.change_meter(session, actor, product_id, key, body))
 
 
 @router.get(

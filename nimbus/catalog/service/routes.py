@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes and meters of a product."""
+"""Routes of a product."""
 
 import re
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.base.actors import Actor
 from nimbus.base.constraints import refused_by
 from nimbus.base.events import announce
 from nimbus.catalog import queries
-from nimbus.catalog.events import MeterCreated, RouteChanged, RouteCreated, RouteDeleted
-from nimbus.catalog.models import Meter, Plan, Product, Route
-from nimbus.catalog.schemas import ChangedRoute, NewMeter, ParameterShape, RouteFields
+from nimbus.catalog.events import RouteChanged, RouteCreated, RouteDeleted
+from nimbus.catalog.models import Plan, Product, Route
+from nimbus.catalog.schemas import ChangedRoute, ParameterShape, RouteFields
 from nimbus.catalog.service.shapes import plain, rate_columns
 from nimbus.errors import Refusal, field_error
 from nimbus.rules.metering import CALLS, FED_BY_CALLS, MAX_HOLDS_TEXT, holds_text
@@ -44,7 +43,7 @@ async def create_route(
     answer reports.
     """
     product = await queries.own_product(session, actor.organization_id, product_id, lock=True)
-    await _check_room(session, Route, product, "routes")
+    await queries.check_room(session, Route, product, "routes")
     route = Route(
         organization_id=product.organization_id,
         product_id=product.id,
@@ -82,23 +81,6 @@ async def delete_route(
     route = await queries.own_route(session, product, route_id)
     await session.delete(route)
     announce(session, actor, _event(RouteDeleted, route, before=_facts(route)))
-
-
-async def create_meter(
-    session: AsyncSession, actor: Actor, product_id: UUID, given: NewMeter
-) -> Meter:
-    """Count one thing more for a product; 422 on `key` when it has a meter of that key."""
-    product = await queries.own_product(session, actor.organization_id, product_id, lock=True)
-    await _check_room(session, Meter, product, "meters")
-    meter = Meter(
-        organization_id=product.organization_id, product_id=product.id, **given.model_dump()
-    )
-    taken = field_error("key", "taken", "The product has a meter of this key.")
-    async with refused_by(session, {"uq_meters_key": taken}):
-        session.add(meter)
-    after = {"product": product.slug, **given.model_dump()}
-    announce(session, actor, _event(MeterCreated, meter, after=after))
-    return meter
 
 
 def check_template(path: str, field: str) -> set[str]:
@@ -180,16 +162,10 @@ async def _minimum_plan(session: AsyncSession, product: Product, slug: str | Non
     return plan.id
 
 
-async def _check_room(session: AsyncSession, kind: Any, product: Product, field: str) -> None:
-    count = select(func.count()).select_from(kind).where(kind.product_id == product.id)
-    if (await session.scalar(count) or 0) >= queries.MAX_ROUTES:
-        raise field_error(field, "too_many", f"A product has at most {queries.MAX_ROUTES}.")
-
-
 def _facts(route: Route) -> dict[str, Any]:
     names = (*COLUMNS, "upstream_path", "minimum_plan_id", "parameters")
     return {name: plain(getattr(route, name)) for name in names}
 
 
-def _event(kind: Any, row: Route | Meter, **values: Any) -> Any:
+def _event(kind: Any, row: Route, **values: Any) -> Any:
     return kind(organization_id=row.organization_id, entity_id=row.id, **values)

@@ -28,6 +28,7 @@ from nimbus.catalog.schemas import (
     ListedProduct,
     MeterShape,
     OfferedAddOn,
+    OfferedMeter,
     OfferedPlan,
     OfferedRoute,
     PlanShape,
@@ -221,8 +222,13 @@ def offered_route(route: Route, plans: Mapping[UUID, str]) -> OfferedRoute:
 
 
 def meter_shape(meter: Meter) -> MeterShape:
-    """A meter."""
+    """A meter for its provider."""
     return MeterShape.model_validate(meter, from_attributes=True)
+
+
+def offered_meter(meter: Meter) -> OfferedMeter:
+    """A meter for anyone."""
+    return OfferedMeter.model_validate(meter, from_attributes=True)
 
 
 def host_shape(host: ProductHost) -> HostShape:

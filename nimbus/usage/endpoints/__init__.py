@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP of usage: what was called, what is left, what it costs, the log."""
 
-from nimbus.usage.endpoints import costs, figures, logs, readings
+from nimbus.usage.endpoints import costs, figures, ingest, logs, readings
 
-routers = (readings.router, figures.router, costs.router, logs.router)
+routers = (
+    ingest.router,
+    readings.router,
+    figures.router,
+    costs.router,
+    logs.router,
+)

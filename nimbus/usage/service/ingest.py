@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Usage that a provider reports from outside: each event judged by itself, counted once for ever.
+
+An event that is refused leaves nothing, not even its id; one that is accepted is stored by
+`record`, beside the gateways' calls and with everything that is summed up from them. Its id is the
+sender's, unique within the provider; what came first under an id holds.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from hashlib import blake2b
+from ipaddress import ip_address
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus import catalog, subscriptions
+from nimbus.base.actors import Actor
+from nimbus.base.events import announce
+from nimbus.catalog import MeterFacts
+from nimbus.rules.metering import CALLS, NIL, Outside, UsageEvent
+from nimbus.rules.meters import MODES, matches, property_text, read_quantity
+from nimbus.subscriptions import SubscriptionFacts
+from nimbus.usage.events import UsageReported
+from nimbus.usage.service.batches import record
+
+MAX_EVENTS: Final = 1000
+MAX_AGE: Final = timedelta(days=35)
+MAX_AHEAD: Final = timedelta(minutes=5)
+MAX_ID: Final = 255
+MAX_PROPERTIES: Final = 50
+MAX_PROPERTY_NAME: Final = 64
+MAX_PROPERTY: Final = 255
+PLAIN: Final = "api"
+"""The source of events that don't name one."""
+CONFLICT: Final = "Another event was reported under this id; it holds."
+
+_FIELDS = frozenset(
+    ("id", "subscription_id", "meter", "value", "mode", "at", "properties", "source")
+)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_INSTANT = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+_ONE = Decimal(1)
+_NOWHERE = ip_address("::")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An event that was not taken: which one, and what is wrong with which field."""
+
+    index: int
+    field: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What became of the events of one request."""
+
+    accepted: int
+    duplicates: int
+    rejected: tuple[Rejected, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An event that is well formed; `content` stands for all that it says but its id."""
+
+    index: int
+    content: UUID
+    event: UsageEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """Who reports to which contracts, and when; `meters` by product."""
+
+    actor: Actor
+    reported_by: UUID
+    as_of: datetime
+    contracts: Mapping[str, SubscriptionFacts]
+    meters: Mapping[UUID, Mapping[str, MeterFacts]]
+
+
+class _BadError(Exception):
+    """What is wrong with an event: field, code, message."""
+
+
+async def report(
+    session: AsyncSession, actor: Actor, events: Sequence[Any], as_of: datetime
+) -> Report:
+    """Take the events of the provider that the actor acts for, each by itself.
+
+    An event is `{id, subscription_id, meter, value, mode, at, properties, source}` as JSON says
+    it, fractions as text (see `_read`), or rejected already. What an earlier event said under the
+    same id is a duplicate when it says the same, and rejected when it doesn't. `as_of` is business
+    time. Needs a system session: the filter by provider is here.
+    """
+    sender = await _sender(session, actor, events, as_of)
+    rejected: list[Rejected] = []
+    read: list[_Read] = []
+    for index, given in enumerate(events):
+        if isinstance(given, Rejected):
+            rejected.append(given)
+            continue
+        try:
+            read.append(_read(sender, index, given))
+        except _BadError as bad:
+            rejected.append(Rejected(index, *bad.args))
+    first: dict[UUID, _Read] = {}
+    for one in read:
+        first.setdefault(one.event.event_id, one)
+    known = await _claim(session, actor.organization_id, first)
+    fresh = [one.event for event_id, one in first.items() if event_id not in known]
+    holds = {event_id: one.content for event_id, one in first.items()} | known
+    conflicts = [one for one in read if one.content != holds[one.event.event_id]]
+    rejected += [Rejected(one.index, "id", "conflict", CONFLICT) for one in conflicts]
+    if fresh:
+        await record(session, fresh)
+    found = Report(
+        accepted=len(fresh),
+        duplicates=len(read) - len(fresh) - len(conflicts),
+        rejected=tuple(sorted(rejected, key=lambda one: one.index)),
+    )
+    if fresh:
+        counts = {"accepted": found.accepted, "duplicates": found.duplicates}
+        whose = {"organization_id": actor.organization_id, "entity_id": actor.organization_id}
+        announce(session, actor, UsageReported(**whose, after=counts))
+    return found
+
+
+async def _sender(
+    session: AsyncSession, actor: Actor, events: Iterable[Any], as_of: datetime
+) -> _Sender:
+    ids = {given.get("subscription_id") for given in events if isinstance(given, dict)}
+    known = {text: UUID(text) for text in ids if isinstance(text, str) and _UUID.fullmatch(text)}
+    facts = await subscriptions.facts_of(session, set(known.values())) if known else {}
+    contracts = {
+        text: facts[subscription_id]
+        for text, subscription_id in known.items()
+        if subscription_id in facts
+        and facts[subscription_id].provider_organization_id == actor.organization_id
+    }
+    products = {contract.product_id for contract in contracts.values()}
+    meters = {product: await catalog.meter_facts(session, product) for product in products}
+    return _Sender(actor, actor.key_id or actor.user_id, as_of, contracts, meters)
+
+
+def _read(sender: _Sender, index: int, given: Any) -> _Read:
+    """One event as the sender says it, or what is wrong with it.
+
+    `value` may be left out where events are counted or told apart, `mode` where the meter has one
+    meaning, `at` for now.
+    """
+    if not isinstance(given, dict):
+        raise _BadError("", "invalid", "An event is an object.")
+    if not given.keys() <= _FIELDS:
+        unknown = min(given.keys() - _FIELDS)
+        raise _BadError(unknown[:MAX_ID], "unknown_field", "An event has no such field.")
+    external_id = _text(given, "id", None)
+    source = _text(given, "source", PLAIN)
+    contract = sender.contracts.get(_text(given, "subscription_id", None))
+    if contract is None:
+        text = "You have no such subscription to a product of yours."
+        raise _BadError("subscription_id", "unknown_subscription", text)
+    meter = sender.meters[contract.product_id].get(_text(given, "meter", None))
+    if meter is None:
+        raise _BadError("meter", "unknown_meter", "The product has no such meter.")
+    mode = given.get("mode")
+    if mode is not None and mode not in MODES[meter.aggregation]:
+        modes = " or ".join(MODES[meter.aggregation])
+        raise _BadError("mode", "not_allowed", f"A {meter.aggregation} meter takes {modes}.")
+    value = _quantity(given, meter)
+    at = _instant(given, contract, sender.as_of)
+    properties = _properties(given)
+    content = "\n".join(
+        (
+            str(contract.id),
+            meter.key,
+            format(value, "f"),
+            mode or MODES[meter.aggregation][0],
+            "" if given.get("at") is None else at.isoformat(),
+            "" if properties is None else json.dumps(properties, sort_keys=True),
+        )
+    )
+    event_id = uuid5(sender.actor.organization_id, external_id)
+    return _Read(
+        index,
+        UUID(bytes=blake2b(content.encode(), digest_size=16).digest()),
+        _event(sender, contract, meter, event_id, at, value, source, external_id, properties),
+    )
+
+
+def _event(  # noqa: PLR0917 - what `_read` has found out
+    sender: _Sender,
+    contract: SubscriptionFacts,
+    meter: MeterFacts,
+    event_id: UUID,
+    at: datetime,
+    value: Decimal,
+    source: str,
+    external_id: str,
+    properties: dict[str, Any] | None,
+) -> UsageEvent:
+    counts = matches(meter.filters, properties)
+    member = None
+    if counts and meter.property is not None:
+        named = property_text((properties or {}).get(meter.property))
+        if named is None:
+            text = "The meter tells the values of this property apart: a text or a number."
+            raise _BadError(f"properties.{meter.property}", "missing", text)
+        member = UUID(bytes=blake2b(named.encode(), digest_size=16).digest())
+    live = not sender.actor.test
+    return UsageEvent(
+        event_id=event_id,
+        occurred_at=at,
+        organization_id=contract.organization_id,
+        provider_organization_id=contract.provider_organization_id,
+        key_id=NIL,
+        subscription_id=contract.id,
+        product_id=contract.product_id,
+        route_id=NIL,
+        environment="Live" if live else "Test",
+        method="",
+        status=0,
+        refusal="",
+        duration_us=0,
+        upstream_us=0,
+        bytes_in=0,
+        bytes_out=0,
+        units=0,
+        leased=0,
+        billable=live,
+        ip=_NOWHERE,
+        request_id=sender.actor.request_id or "",
+        meters=((meter.key, value),) if counts else (),
+        outside=Outside(
+            source=source,
+            external_id=external_id,
+            reported_by=sender.reported_by,
+            properties=properties,
+            member=member if live else None,
+        ),
+    )
+
+
+def _text(given: Mapping[str, Any], name: str, default: str | None) -> str:
+    value = given.get(name, default)
+    if value is None:
+        raise _BadError(name, "missing", "It has to be said.")
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID or not value.isprintable():
+        raise _BadError(name, "invalid", f"A text of 1 to {MAX_ID} printable characters.")
+    return value
+
+
+def _quantity(given: Mapping[str, Any], meter: MeterFacts) -> Decimal:
+    value = given.get("value")
+    if value is None and meter.aggregation in {"count", "unique"}:
+        return _ONE
+    if value is None:
+        raise _BadError("value", "missing", "It has to be said.")
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _BadError("value", "invalid", 'A decimal number as a text, such as "0.5".')
+    number = read_quantity(str(value))
+    if number is None and str(value).startswith("-") and read_quantity(str(value)[1:]) is not None:
+        raise _BadError("value", "negative", "No quantity is negative.")
+    if number is None:
+        text = 'A decimal number such as "0.5": at most 15 digits and 12 decimals.'
+        raise _BadError("value", "invalid", text)
+    if meter.key == CALLS and number % 1:
+        raise _BadError("value", "invalid", "Calls are whole.")
+    return number
+
+
+def _instant(given: Mapping[str, Any], contract: SubscriptionFacts, as_of: datetime) -> datetime:
+    said = given.get("at")
+    if said is None:
+        at = as_of
+    else:
+        wrong = _BadError("at", "invalid", "An instant such as 2026-05-01T00:00:00Z.")
+        if not isinstance(said, str) or not _INSTANT.fullmatch(said):
+            raise wrong
+        try:
+            at = datetime.fromisoformat(said.upper()).astimezone(UTC)
+        except (ValueError, OverflowError):
+            raise wrong from None
+        if at < as_of - MAX_AGE:
+            raise _BadError("at", "too_old", f"At most {MAX_AGE.days} days back.")
+        if at > as_of + MAX_AHEAD:
+            raise _BadError("at", "in_future", "At most 5 minutes ahead.")
+    if at < contract.started_at or (contract.ends_at is not None and at >= contract.ends_at):
+        raise _BadError("at", "not_subscribed", "The subscription was not there at this instant.")
+    return at
+
+
+def _properties(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    properties = given.get("properties")
+    if properties is None:
+        return None
+    if not isinstance(properties, dict) or len(properties) > MAX_PROPERTIES:
+        raise _BadError("properties", "invalid", f"An object of at most {MAX_PROPERTIES} members.")
+    for name, value in properties.items():
+        if not 1 <= len(name) <= MAX_PROPERTY_NAME or not name.isprintable():
+            text = f"Names have 1 to {MAX_PROPERTY_NAME} printable characters."
+            raise _BadError("properties", "invalid", text)
+        plain = isinstance(value, str) and len(value) <= MAX_PROPERTY and value.isprintable()
+        if not plain and not (value is None or isinstance(value, bool | int)):
+            text = f"A number, true, false, null, or at most {MAX_PROPERTY} printable characters."
+            raise _BadError(f"properties.{name}", "invalid", text)
+    return properties
+
+
+async def _claim(
+    session: AsyncSession, provider: UUID, first: Mapping[UUID, _Read]
+) -> dict[UUID, UUID]:
+    """Take these ids for this transaction's events; those that were taken before, with what was
+    said under them. In one order for everybody, because who comes second waits for who came first.
+    """
+    if not first:
+        return {}
+    ids = sorted(first)
+    values = {"provider": provider, "ids": ids, "contents": [first[one].content for one in ids]}
+    taken = await session.scalars(
+        text(
+            "INSERT INTO usage_dedupe (organization_id, event_id, content)"
+            " SELECT :provider, * FROM unnest(CAST(:ids AS uuid[]), CAST(:contents AS uuid[]))"
+            " ON CONFLICT DO NOTHING RETURNING event_id"
+        ),
+        values,
+    )
+    known = first.keys() - set(taken)
+    if not known:
+        return {}
+    rows = await session.execute(
+        text(
+            "SELECT event_id, content FROM usage_dedupe"
+            " WHERE organization_id = :provider AND event_id = ANY (:known)"
+        ),
+        {"provider": provider, "known": list(known)},
+    )
+    return {row.event_id: row.content for row in rows}
