@@ -20,12 +20,12 @@ RECEIVABLE = "receivable"
 REVENUE = "revenue"
 VAT_PAYABLE = "vat_payable"
 CUSTOMER_BALANCE = "customer_balance"  # owed to customers: what they paid before it was billed
-CREDITS = "credits"  # owed to customers: what credit notes gave back of paid invoices
+REFUNDS = "refunds"  # owed to customers: what is on its way back to where it was paid from
 EXPIRED_CREDIT = "expired_credit"  # earned: prepaid credit that nobody used in time
 WRITE_OFFS = "write_offs"  # lost: what will not be paid
 
 ACCOUNTS = frozenset(
-    {RECEIVABLE, REVENUE, VAT_PAYABLE, CUSTOMER_BALANCE, CREDITS, EXPIRED_CREDIT, WRITE_OFFS}
+    {RECEIVABLE, REVENUE, VAT_PAYABLE, CUSTOMER_BALANCE, REFUNDS, EXPIRED_CREDIT, WRITE_OFFS}
     | {f"cash:{provider}" for provider in PAYMENT_PROVIDERS}
 )
 """The closed list of account names; nothing else is ever posted to."""
@@ -99,27 +99,19 @@ def credit_note_issued(totals: Totals, currency: str) -> tuple[Transfer, ...]:
 
 
 def credit_kept(amount_minor: int, currency: str) -> tuple[Transfer, ...]:
-    """What a credit note gives back beyond the invoice's open amount: it becomes the customer's.
-
-    10.00 credited of a paid invoice → receivable/credits 1,000.
+    """What a credit note gives back beyond the invoice's open amount, kept as the customer's
+    balance: 10.00 of a paid invoice → receivable/customer_balance 1,000.
     """
-    return (Transfer(RECEIVABLE, CREDITS, amount_minor, currency, "credit_kept"),)
+    return (Transfer(RECEIVABLE, CUSTOMER_BALANCE, amount_minor, currency, "credit_kept"),)
 
 
-def credit_used(amount_minor: int, currency: str) -> tuple[Transfer, ...]:
-    """Credit from credit notes that pays part of an invoice: credits/receivable."""
-    return (Transfer(CREDITS, RECEIVABLE, amount_minor, currency, "credit_used"),)
-
-
-def credit_refunded(
-    provider: PaymentProvider, amount_minor: int, currency: str
-) -> tuple[Transfer, ...]:
-    """Credit that goes back to where it was paid from: credits/cash:stripe."""
-    return (Transfer(CREDITS, cash(provider), amount_minor, currency, "refund"),)
+def credit_refunded(amount_minor: int, currency: str) -> tuple[Transfer, ...]:
+    """The same, to go back to where it was paid from: receivable/refunds."""
+    return (Transfer(RECEIVABLE, REFUNDS, amount_minor, currency, "credit_refunded"),)
 
 
 def balance_used(amount_minor: int, currency: str) -> tuple[Transfer, ...]:
-    """Prepaid credit that pays part of an invoice: customer_balance/receivable."""
+    """Balance that pays part of an invoice: customer_balance/receivable."""
     return (Transfer(CUSTOMER_BALANCE, RECEIVABLE, amount_minor, currency, "balance_used"),)
 
 
