@@ -29,7 +29,9 @@ SubscriptionAction = Literal[
     "cancel",  # served until its end date
     "reactivate",  # takes a cancellation back before that date
     "expire",  # the end date has passed
-    "change_plan",
+    "lapse",  # the end of one that does not renew by itself has passed
+    "change_plan",  # or what is had beside it
+    "choose_renewal",  # by itself or by hand
     "renew",  # the next period begins
 ]
 OrganizationState = Literal["Pending", "Active", "Suspended", "Cancelled"]
@@ -83,7 +85,9 @@ SUBSCRIPTION = {
         "cancel": "Cancelled",
         "reactivate": _NOT_CANCELLED,
         "expire": "Expired",
+        "lapse": _NOT_ENDED,
         "change_plan": "Trial",
+        "choose_renewal": _IN_TRIAL,
         "renew": _IN_TRIAL,
     },
     "Active": {
@@ -96,7 +100,9 @@ SUBSCRIPTION = {
         "cancel": "Cancelled",
         "reactivate": _NOT_CANCELLED,
         "expire": _NOT_ENDED,
+        "lapse": "Expired",
         "change_plan": "Active",
+        "choose_renewal": "Active",
         "renew": "Active",
     },
     "PastDue": {
@@ -109,7 +115,9 @@ SUBSCRIPTION = {
         "cancel": "Cancelled",
         "reactivate": _NOT_CANCELLED,
         "expire": _NOT_ENDED,
+        "lapse": "Expired",
         "change_plan": _OVERDUE,
+        "choose_renewal": _OVERDUE,
         "renew": "PastDue",
     },
     "Suspended": {
@@ -122,7 +130,9 @@ SUBSCRIPTION = {
         "cancel": "Cancelled",
         "reactivate": _NOT_CANCELLED,
         "expire": _NOT_ENDED,
+        "lapse": "Expired",
         "change_plan": _SUSPENDED,
+        "choose_renewal": _SUSPENDED,
         "renew": _SUSPENDED,
     },
     "Cancelled": {
@@ -135,8 +145,10 @@ SUBSCRIPTION = {
         "cancel": _CANCELLED,
         "reactivate": "Active",
         "expire": "Expired",
+        "lapse": _CANCELLED,
         "change_plan": _CANCELLED,
-        "renew": _CANCELLED,
+        "choose_renewal": _CANCELLED,
+        "renew": "Cancelled",
     },
     "Paused": {
         "convert": _NOT_TRIAL,
@@ -148,8 +160,10 @@ SUBSCRIPTION = {
         "cancel": "Cancelled",
         "reactivate": _NOT_CANCELLED,
         "expire": _NOT_ENDED,
+        "lapse": "Expired",
         "change_plan": _PAUSED,
-        "renew": _PAUSED,
+        "choose_renewal": _PAUSED,
+        "renew": "Paused",
     },
     "Expired": dict.fromkeys(get_args(SubscriptionAction), _EXPIRED),
 }
@@ -285,12 +299,13 @@ def subscription_status(
 ) -> SubscriptionState:
     """What a subscription is at the instant `as_of`: stored state and dates together.
 
-    A trial is "Expired" from `trial_ends_at` on, a cancelled one from `ends_at` on, to the
-    microsecond and with no job having run (spec 09, I-21). Everything else is as stored.
+    A trial is "Expired" from `trial_ends_at` on, one that was cancelled or does not renew by itself
+    from `ends_at` on, to the microsecond and with no job having run (spec 09, I-21). Everything
+    else is as stored.
     """
     if stored == "Trial" and trial_ends_at is not None and trial_ends_at <= as_of:
         return "Expired"
-    if stored == "Cancelled" and ends_at is not None and ends_at <= as_of:
+    if ends_at is not None and ends_at <= as_of:
         return "Expired"
     return stored
 
@@ -309,10 +324,11 @@ def cancellation_end(
 ) -> datetime:
     """When a cancelled subscription stops being served.
 
-    At the end of the current period; now, if asked at once or out of Suspended (spec 04). Cancelled
-    on 10 May in the period of May → 1 June 00:00 local.
+    At the end of the current period; now, if asked at once or out of Suspended (spec 04), and out
+    of Paused: what gives no access gets none by being cancelled. Cancelled on 10 May in the period
+    of May → 1 June 00:00 local.
     """
-    return as_of if at_once or status == "Suspended" else current.ends_at
+    return as_of if at_once or status in ("Suspended", "Paused") else current.ends_at
 
 
 def _next(outcome: State | Refused) -> State:

@@ -15,8 +15,9 @@ from nimbus.base.problems import documented
 from nimbus.base.web import Cursor, Limit, Money, Page, Router, Session, mutates, paginate
 from nimbus.errors import Refusal
 from nimbus.identity import Permission, allowed, has
-from nimbus.subscriptions import events, queries, schemas, service
+from nimbus.subscriptions import events, queries, schemas
 from nimbus.subscriptions.models import Subscription
+from nimbus.subscriptions.service import changes, lives
 
 SUBSCRIPTIONS = "/api/billing/subscriptions"
 MANAGE = Permission.MANAGE_SUBSCRIPTIONS
@@ -82,7 +83,7 @@ async def upgrade(
     subscription_id: UUID, body: schemas.UpgradeBody, actor: Owner, session: Session
 ) -> schemas.SubscriptionShape:
     """Move to a higher plan, at once."""
-    changed = await service.change_plan(
+    changed = await changes.change_plan(
         session,
         actor,
         subscription_id,
@@ -104,7 +105,7 @@ async def downgrade(
     subscription_id: UUID, body: schemas.DowngradeBody, actor: Owner, session: Session
 ) -> schemas.SubscriptionShape:
     """Move to a lower plan, at the period's end or at once."""
-    changed = await service.change_plan(
+    changed = await changes.change_plan(
         session,
         actor,
         subscription_id,
@@ -129,7 +130,7 @@ async def cancel(
     subscription_id: UUID, body: schemas.CancelBody, actor: Owner, session: Session
 ) -> schemas.SubscriptionShape:
     """End it, at the period's end or at once, with a reason; `ends_at` says when."""
-    cancelled = await service.cancel(
+    cancelled = await lives.cancel(
         session,
         actor,
         subscription_id,

@@ -25,6 +25,34 @@ class SubscriptionChanged(_SubscriptionEvent):
     action: ClassVar[str] = "SubscriptionChanged"
 
 
+class SubscriptionPastDue(_SubscriptionEvent):
+    """A payment is overdue; it is served for a time of grace."""
+
+    name: ClassVar[str] = "subscription.past_due"
+    action: ClassVar[str] = "SubscriptionPastDue"
+
+
+class SubscriptionPaused(_SubscriptionEvent):
+    """It gives no access and costs no fee until it is resumed."""
+
+    name: ClassVar[str] = "subscription.paused"
+    action: ClassVar[str] = "SubscriptionPaused"
+
+
+class SubscriptionResumed(_SubscriptionEvent):
+    """It gives access and costs its fee again."""
+
+    name: ClassVar[str] = "subscription.resumed"
+    action: ClassVar[str] = "SubscriptionResumed"
+
+
+class SubscriptionReactivated(_SubscriptionEvent):
+    """Its cancellation was taken back."""
+
+    name: ClassVar[str] = "subscription.reactivated"
+    action: ClassVar[str] = "SubscriptionReactivated"
+
+
 class SubscriptionRenewed(_SubscriptionEvent):
     """Its next period began."""
 

@@ -101,6 +101,7 @@ class Subscription(Base):
     payment: Mapped[str | None] = mapped_column(Text)
     cancelled_at: Mapped[datetime | None] = mapped_column(Instant)
     cancel_reason: Mapped[str | None] = mapped_column(Text)
+    parked_reason: Mapped[str | None] = mapped_column(Text)
     scheduled_change: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
@@ -162,3 +163,40 @@ class ContractAddOn(Base):
         return AddOnTerms(
             plan_id=self.plan_id, plan_version_id=self.plan_version_id, quantity=self.quantity
         )
+
+
+class ConsumerBan(Base):
+    """A provider sells nothing to this organization."""
+
+    __tablename__ = "consumer_bans"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    organization_id: Mapped[UUID]
+    consumer_organization_id: Mapped[UUID]
+    reason: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
+
+
+class PlanMove(Base):
+    """Subscribers of a plan on their way to a version of it or of another, and how far that is.
+
+    Each moves at the first end of its period from `not_before` on.
+    """
+
+    __tablename__ = "plan_moves"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    organization_id: Mapped[UUID]
+    product_id: Mapped[UUID]
+    plan_id: Mapped[UUID]
+    to_plan_id: Mapped[UUID]
+    to_plan_version_id: Mapped[UUID]
+    not_before: Mapped[datetime] = mapped_column(Instant)
+    reason: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text, default="Running")
+    last_subscription_id: Mapped[UUID | None]
+    total: Mapped[int]
+    moved: Mapped[int] = mapped_column(default=0)
+    left_out: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(Instant, default=clock.now)
+    finished_at: Mapped[datetime | None] = mapped_column(Instant)

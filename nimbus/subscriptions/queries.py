@@ -8,13 +8,15 @@ from datetime import datetime
 from itertools import pairwise
 from uuid import UUID
 
-from sqlalchemy import Select, and_, case, func, select, text
+from sqlalchemy import Select, and_, case, exists, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from nimbus.base import clock
 from nimbus.errors import Refusal
 from nimbus.rules.periods import Period
 from nimbus.subscriptions.models import (
     AddOnTerms,
+    ConsumerBan,
     ContractAddOn,
     ContractTerms,
     Subscription,
@@ -22,11 +24,16 @@ from nimbus.subscriptions.models import (
     Terms,
 )
 
-# A suspended or paused subscription waits.
+# A suspended or paused subscription waits, and one that is parked for a person to look at.
 BILLABLE = and_(
-    Subscription.next_billing_at.is_not(None), Subscription.status.not_in(("Suspended", "Paused"))
+    Subscription.next_billing_at.is_not(None),
+    Subscription.status.not_in(("Suspended", "Paused")),
+    Subscription.parked_reason.is_(None),
 )
-ENDING = Subscription.status.in_(("Trial", "Cancelled"))
+ENDING = and_(
+    Subscription.status != "Expired",
+    or_(Subscription.status == "Trial", Subscription.ends_at.is_not(None)),
+)
 ENDING_AT = func.coalesce(Subscription.ends_at, Subscription.trial_ends_at)
 
 
@@ -106,6 +113,54 @@ async def lock_subscription(session: AsyncSession, subscription_id: UUID) -> Sub
     return (await lock(session, subscription_id)).facts()
 
 
+async def lock_due(
+    session: AsyncSession, as_of: datetime, limit: int, but: Collection[UUID] = ()
+) -> list[SubscriptionFacts]:
+    """The subscriptions that are to be billed by `as_of`, the earliest first, locked; those that
+    somebody else holds, and those in `but`, are passed over.
+    """
+    rows = await session.scalars(
+        select(Subscription)
+        .where(
+            BILLABLE,
+            Subscription.next_billing_at <= as_of,
+            Subscription.id.not_in(but),
+        )
+        .order_by(Subscription.next_billing_at, Subscription.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+    return [row.facts() for row in rows]
+
+
+async def move_periods(session: AsyncSession, rows: Sequence[Subscription]) -> None:
+    """Write down the running period of rows that the session does not hold."""
+    names = ("id", "period_number", "period_starts_at", "period_ends_at", "next_billing_at")
+    columns: dict[str, object] = {name: [getattr(row, name) for row in rows] for name in names}
+    await session.execute(_MOVE, {**columns, "moment": clock.now()})
+
+
+_MOVE = text(
+    """
+    UPDATE subscriptions s SET period_number = m.period_number,
+        period_starts_at = m.period_starts_at, period_ends_at = m.period_ends_at,
+        next_billing_at = m.next_billing_at, updated_at = m.moment
+    FROM (SELECT *, CAST(:moment AS timestamptz) AS moment FROM unnest(CAST(:id AS uuid[]),
+        CAST(:period_number AS integer[]), CAST(:period_starts_at AS timestamptz[]),
+        CAST(:period_ends_at AS timestamptz[]), CAST(:next_billing_at AS timestamptz[]))
+        AS u (id, period_number, period_starts_at, period_ends_at, next_billing_at)) m
+    WHERE s.id = m.id
+    """
+)
+
+
+async def park(session: AsyncSession, subscription_id: UUID, reason: str | None) -> None:
+    """Keep a subscription from being billed until a person has looked; None lets it go again."""
+    subscription = await lock(session, subscription_id)
+    subscription.parked_reason = reason
+
+
 async def live_subscriptions(
     session: AsyncSession, organization_id: UUID, as_of: datetime | None = None
 ) -> list[SubscriptionFacts]:
@@ -142,7 +197,7 @@ async def next_billing(session: AsyncSession) -> datetime | None:
 async def due_to_advance(
     session: AsyncSession, as_of: datetime, limit: int
 ) -> list[tuple[UUID, datetime]]:
-    """Trials and cancelled subscriptions whose end has come by `as_of`, the earliest first."""
+    """Subscriptions whose trial or service has come to its end by `as_of`, the earliest first."""
     rows = await session.execute(
         select(Subscription.id, ENDING_AT)
         .where(ENDING, as_of >= ENDING_AT)
@@ -153,8 +208,26 @@ async def due_to_advance(
 
 
 async def next_to_advance(session: AsyncSession) -> datetime | None:
-    """When the next trial or cancelled subscription comes to its end."""
+    """When the next trial or service comes to its end."""
     return await session.scalar(select(func.min(ENDING_AT)).where(ENDING))
+
+
+async def is_banned(session: AsyncSession, provider: UUID, consumer: UUID) -> bool:
+    """Whether a provider does not sell to an organization."""
+    banned = exists().where(
+        ConsumerBan.organization_id == provider, ConsumerBan.consumer_organization_id == consumer
+    )
+    return bool(await session.scalar(select(banned)))
+
+
+async def add_ons_of(session: AsyncSession, terms_id: UUID) -> tuple[AddOnTerms, ...]:
+    """The add-ons that belong to one row of terms."""
+    rows = await session.scalars(
+        select(ContractAddOn)
+        .where(ContractAddOn.terms_id == terms_id)
+        .order_by(ContractAddOn.plan_id)
+    )
+    return tuple(row.terms() for row in rows)
 
 
 async def last_terms(session: AsyncSession, subscription_id: UUID) -> ContractTerms | None:

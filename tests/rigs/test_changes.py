@@ -19,7 +19,7 @@ from nimbus.access.service import revoke_key
 from nimbus.base import clock, db
 from nimbus.rules.metering import SlotState, read_segment
 from nimbus.subscriptions import subscription_facts
-from nimbus.subscriptions.service import change_plan
+from nimbus.subscriptions.service.changes import change_plan
 from tests.support.load import Attempt, Caller, call_until
 from tests.support.rig import Customer, Rig
 from tests.support.soak import Soak

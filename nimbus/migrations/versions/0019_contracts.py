@@ -28,6 +28,7 @@ def upgrade() -> None:
     _bans()
     _moves()
     _previews()
+    _ending("status <> 'Expired' AND (status = 'Trial' OR ends_at IS NOT NULL)")
     for table, column in SIGNED.items():
         signed = [
             f"EXISTS (SELECT 1 FROM {of} t WHERE t.{column} = {table}.id"
@@ -43,6 +44,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take that back."""
+    _ending("status IN ('Trial', 'Cancelled')")
     for table, column in SIGNED.items():
         op.execute(f"DROP POLICY subscriber_select ON {table}")
         op.execute(
@@ -98,7 +100,8 @@ def _offers_before() -> None:
     _plans_seen(f"status = 'active' AND {PUBLISHED}")
     op.execute("DROP TABLE plan_audiences")
     op.execute(
-        "ALTER TABLE plan_versions DROP COLUMN consumer_organization_id, DROP COLUMN trial_converts,"
+        "ALTER TABLE plan_versions"
+        " DROP COLUMN consumer_organization_id, DROP COLUMN trial_converts,"
         " DROP CONSTRAINT plan_versions_base_fee_timing_check,"
         " ADD CONSTRAINT plan_versions_base_fee_timing_check"
         " CHECK (base_fee_timing IN ('advance', 'arrears'))"
@@ -137,6 +140,15 @@ def _bans() -> None:
         "consumer_bans",
         read_also=f"consumer_organization_id = {CURRENT_ORGANIZATION}",
         verbs="SELECT, INSERT, DELETE",
+    )
+
+
+def _ending(condition: str) -> None:
+    """Which subscriptions come to an end by themselves."""
+    op.execute("DROP INDEX ix_subscriptions_ending")
+    op.execute(
+        "CREATE INDEX ix_subscriptions_ending ON subscriptions (coalesce(ends_at, trial_ends_at))"
+        f" WHERE {condition}"
     )
 
 

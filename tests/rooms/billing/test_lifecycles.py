@@ -138,9 +138,9 @@ async def test_a_trial_is_free_and_the_paid_period_after_it_is_billed(
     clock.set_instant(converted)
     assert await bill(contract.subscription_id, converted) is None
     async with db.system_session("advance subscriptions") as session:
-        from nimbus.subscriptions import service
+        from nimbus.subscriptions.service import lives
 
-        await service.advance(session, contract.subscription_id, converted)
+        await lives.advance(session, contract.subscription_id, converted)
     [subscription] = await rows(
         "SELECT period_ends_at FROM subscriptions WHERE id = :id", id=contract.subscription_id
     )

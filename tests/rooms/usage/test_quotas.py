@@ -21,7 +21,7 @@ from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login
 from nimbus.rules.metering import CALLS
 from nimbus.subscriptions import lock_subscription
-from nimbus.subscriptions.service import change_plan
+from nimbus.subscriptions.service.changes import change_plan
 from nimbus.usage.jobs import open_standings
 from tests.support.metered import (
     END,

@@ -30,7 +30,7 @@ from nimbus.rules.invoicing import MeterUsage, usage_cost
 from nimbus.rules.metering import Held, UsageEvent
 from nimbus.rules.money import Money
 from nimbus.rules.spending import MICRO, micro
-from nimbus.subscriptions.service import change_plan
+from nimbus.subscriptions.service.changes import change_plan
 from nimbus.usage.jobs import open_spend
 from nimbus.usage.service import spending
 from tests.support.metered import (

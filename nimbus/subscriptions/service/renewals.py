@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The next period begins once the one before it is billed: the bill run's side of the door."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from nimbus import catalog
+from nimbus.base.actors import Actor
+from nimbus.catalog import PlanFacts
+from nimbus.rules import lifecycles
+from nimbus.subscriptions import queries
+from nimbus.subscriptions.events import SubscriptionRenewed
+from nimbus.subscriptions.models import Subscription, SubscriptionFacts
+from nimbus.subscriptions.service.records import apply_scheduled, enter_period, state, tell
+
+
+async def renew_period(
+    session: AsyncSession, actor: Actor, subscription_id: UUID, ended_at: datetime
+) -> SubscriptionFacts:
+    """Begin the next period once the one that ended at `ended_at` is billed; a system session.
+
+    A change that waited for it is made now. Of a subscription that ends, nothing more is to be
+    billed. Again for the same end changes nothing.
+    """
+    subscription = await queries.lock(session, subscription_id)
+    due_at = subscription.next_billing_at
+    if due_at is None or ended_at < due_at:
+        return subscription.facts()
+    if subscription.ends_at is not None and subscription.ends_at <= subscription.period_ends_at:
+        subscription.next_billing_at = None
+        return subscription.facts()
+    if subscription.status != "Expired":
+        subscription.status = lifecycles.subscription(state(subscription), "renew")
+        await apply_scheduled(session, subscription, subscription.period_ends_at)
+    plan = await catalog.plan_facts(session, subscription.plan_version_id)
+    enter_period(subscription, plan, subscription.period_number + 1)
+    tell(session, actor, SubscriptionRenewed, subscription, plan)
+    return subscription.facts()
+
+
+async def renew_periods(
+    session: AsyncSession, actor: Actor, ended: Mapping[UUID, datetime]
+) -> None:
+    """Begin the next period of many subscriptions, each as `renew_period` does one.
+
+    `ended`: when the period of each ended. They are locked by the caller. Those that just go on
+    are moved in one statement.
+    """
+    asked = select(Subscription).where(Subscription.id.in_(ended)).order_by(Subscription.id)
+    rows = list(await session.scalars(asked.execution_options(populate_existing=True)))
+    plans: dict[UUID, PlanFacts] = {}
+    moved = []
+    for row in rows:
+        ends = row.ends_at is not None and row.ends_at <= row.period_ends_at
+        if ends or row.scheduled_change is not None or row.status not in {"Active", "PastDue"}:
+            await renew_period(session, actor, row.id, ended[row.id])
+            continue
+        if row.next_billing_at is None or ended[row.id] < row.next_billing_at:
+            continue
+        if row.plan_version_id not in plans:
+            plans[row.plan_version_id] = await catalog.plan_facts(session, row.plan_version_id)
+        session.expunge(row)
+        plan = plans[row.plan_version_id]
+        enter_period(row, plan, row.period_number + 1)
+        tell(session, actor, SubscriptionRenewed, row, plan)
+        moved.append(row)
+    await queries.move_periods(session, moved)
