@@ -216,7 +216,8 @@ async def refusals(
         .subquery()
     )
     counts = select(newest.c.code, func.count()).group_by(newest.c.code).order_by(newest.c.code)
-    return dict((await session.execute(counts)).tuples().all())
+    rows = await session.execute(counts)
+    return {row[0]: row[1] for row in rows}
 
 
 _LOGGED = (
