@@ -23,7 +23,8 @@ from nimbus.identity import endpoints as identity
 from nimbus.identity import resolve_actor
 from nimbus.notices import endpoints as notices
 from nimbus.payments import endpoints as payments
-from nimbus.portal import clock, consumer
+from nimbus.portal import clock, consumer, metrics
+from nimbus.portal.metrics import Counted
 from nimbus.portal.pages import pages
 from nimbus.subscriptions import endpoints as subscriptions
 from nimbus.usage import endpoints as usage
@@ -39,6 +40,7 @@ ROUTERS: Sequence[APIRouter] = (
     notices.router,
     consumer.router,
     clock.router,
+    metrics.router,
     pages,
 )
 
@@ -84,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     for router in (operations, *ROUTERS):
         app.include_router(router)
+    app.add_middleware(Counted)
     app.add_middleware(AliasedPaths)
     app.add_middleware(HeadAsGet)
     return app

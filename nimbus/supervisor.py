@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from nimbus.base import clock, postgres, process, secrets, valkey
+from nimbus.base import clock, metrics_folder, postgres, process, secrets, valkey
 from nimbus.base.config import Settings, to_environment
 
 READY_SECONDS = 180  # a busy machine takes its time; a child that ends is noticed at once
@@ -150,6 +150,7 @@ def cluster(settings: Settings) -> postgres.Cluster:
 def _start(system: System, instant: datetime | None) -> None:
     settings = system.settings
     _prepare(settings)
+    metrics_folder.begin_anew(settings)
     if settings.embedded_database:
         system.server = _start_database(settings)
     _bring_up_schema(system)

@@ -9,9 +9,12 @@ from contextlib import suppress
 import procrastinate
 import uvloop
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.base import clock, db, jobs, log, process
+from nimbus import ledger, usage
+from nimbus.base import audit, clock, db, jobs, log, process, proofs
 from nimbus.base.config import Settings
+from nimbus.base.proofs import Report
 from nimbus.base.secrets import database_login
 from nimbus.rooms import JOBS
 
@@ -20,6 +23,26 @@ HOUSEKEEPING_SECONDS = 600.0
 CONCURRENCY = 4
 STALLED_SECONDS = 30
 logger = log.get_logger("worker")
+
+PROOFS: dict[str, Callable[[AsyncSession], Awaitable[Report]]] = {
+    "ledger": ledger.check,
+    "audit": audit.verify,
+    "usage": lambda session: usage.reconcile(session, db.current().settings.journal_dir),
+}
+"""What runs every night; each is a command as well (spec 10)."""
+
+
+@jobs.job("proofs.nightly", retries=1)
+async def prove(proof: str) -> None:
+    """Run a proof over all organizations, keep its outcome, and tell of differences."""
+    started_at = clock.machine_now()
+    async with db.system_session("proofs", snapshot=True) as session:
+        report = await PROOFS[proof](session)
+        finished_at = clock.machine_now()
+        await proofs.keep(session, proof, started_at, finished_at, report)
+    if report.differences:
+        found, first = len(report.differences), str(report.differences[0])
+        logger.error("proof_found_differences", proof=proof, found=found, first=first)
 
 
 def run(settings: Settings) -> None:
@@ -60,6 +83,7 @@ async def _until(stop: asyncio.Event, app: procrastinate.App) -> None:
         asyncio.create_task(_every(SCAN_SECONDS, _scan)),
         asyncio.create_task(_every(SCAN_SECONDS * 10, lambda: _rescue(app))),
         asyncio.create_task(_every(HOUSEKEEPING_SECONDS, _keep_house)),
+        asyncio.create_task(_every(HOUSEKEEPING_SECONDS, defer_proofs)),
     ]
     process.announce_ready()
     waiting = asyncio.create_task(stop.wait())
@@ -99,6 +123,14 @@ async def _rescue(app: procrastinate.App) -> None:
         logger.warning("rescued", job=job.task_name)
 
 
+async def defer_proofs() -> None:
+    """Have the proofs made that are due; one that waits or is being made is not made twice."""
+    async with db.system_session("proofs") as session:
+        for proof in PROOFS:
+            if await proofs.due(session, proof, clock.machine_now()):
+                await jobs.defer_once(session, prove, f"proofs.nightly/{proof}", proof=proof)
+
+
 async def _keep_house() -> None:
     """Drop what has served its time, all in machine time."""
     async with db.system_session("housekeeping") as session:
@@ -106,6 +138,7 @@ async def _keep_house() -> None:
             "DELETE FROM idempotency_keys WHERE created_at < now() - interval '24 hours'",
             "DELETE FROM throttles WHERE full_at < now() - interval '1 hour'",
             "DELETE FROM one_time_links WHERE expires_at < now() - interval '30 days'",
+            "DELETE FROM proof_runs WHERE finished_at < now() - interval '400 days'",
             "DELETE FROM sessions WHERE expires_at < now() - interval '30 days'",
             """DELETE FROM procrastinate_jobs WHERE status = 'succeeded' AND id NOT IN
             (SELECT job_id FROM procrastinate_events WHERE at > now() - interval '7 days')""",

@@ -173,8 +173,17 @@ class Settings:
         return self.data_dir / "journal"
 
     @property
+    def exports_dir(self) -> Path:
+        return self.data_dir / "exports"
+
+    @property
     def secrets_dir(self) -> Path:
         return self.data_dir / "secrets"
+
+    @property
+    def metrics_dir(self) -> Path:
+        """Where processes keep what they count."""
+        return self.data_dir / "metrics"
 
     @property
     def log_dir(self) -> Path:

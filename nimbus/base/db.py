@@ -7,17 +7,20 @@ tests/architecture/system_sessions.toml holds. Both write the announced facts an
 their block ends well, and roll back otherwise.
 """
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import MetaData, text
+from sqlalchemy import MetaData, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from nimbus.base import clock, events
+from nimbus.base import clock, events, metrics
 from nimbus.base.config import Settings
 from nimbus.base.ids import NIL
 from nimbus.base.secrets import database_login
@@ -90,13 +93,37 @@ async def transaction(
 
 
 @asynccontextmanager
-async def system_session(reason: str) -> AsyncIterator[AsyncSession]:
-    """One transaction over all organizations as `nimbus_system`; `reason` is on a tested list."""
+async def system_session(reason: str, *, snapshot: bool = False) -> AsyncIterator[AsyncSession]:
+    """One transaction over all organizations as `nimbus_system`; `reason` is on a tested list.
+
+    As a `snapshot` it sees one moment from its first statement on, whatever is committed meanwhile.
+    """
     async with _session(current().system) as session:
+        if snapshot:
+            level = {"isolation_level": "REPEATABLE READ"}
+            await session.connection(execution_options=level)
         session.info["reason"] = reason
         await _begin(session, NIL, NIL)
         yield session
         await commit(session)
+
+
+async def insert_all(session: AsyncSession, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add rows to a table in one statement; each has the same columns. Values are as JSON carries
+    them, or ids, instants, days and decimals. `table` is a name of ours, never input.
+    """
+    if not rows:
+        return
+    columns = ", ".join(rows[0])
+    statement = (
+        f"INSERT INTO {table} ({columns}) SELECT {columns}"  # noqa: S608
+        f" FROM jsonb_populate_recordset(NULL::{table}, CAST(:rows AS jsonb))"
+    )
+    await session.execute(text(statement), {"rows": json.dumps(rows, default=_plain)})
+
+
+def _plain(value: Any) -> str:
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
 async def act_for(
@@ -140,7 +167,7 @@ def _engine(settings: Settings, role: str, pool_size: int) -> AsyncEngine:
     async def connect() -> psycopg.AsyncConnection[tuple[object, ...]]:
         return await psycopg.AsyncConnection.connect(**login)  # type: ignore[arg-type]
 
-    return create_async_engine(
+    engine = create_async_engine(
         "postgresql+psycopg://",
         async_creator=connect,
         pool_size=pool_size,
@@ -148,3 +175,19 @@ def _engine(settings: Settings, role: str, pool_size: int) -> AsyncEngine:
         pool_pre_ping=True,
         hide_parameters=True,
     )
+    _time(engine, role)
+    return engine
+
+
+def _time(engine: AsyncEngine, role: str) -> None:
+    """Measure how long each statement takes."""
+    seconds = metrics.query_seconds.labels(role)
+
+    def begins(_: Any, __: Any, ___: Any, ____: Any, context: Any, _____: Any) -> None:
+        context.nimbus_began = clock.monotonic()
+
+    def ends(_: Any, __: Any, ___: Any, ____: Any, context: Any, _____: Any) -> None:
+        seconds.observe(clock.monotonic() - context.nimbus_began)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", begins)
+    event.listen(engine.sync_engine, "after_cursor_execute", ends)

@@ -9,6 +9,7 @@ entity, by the queue's own queueing lock).
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import wraps
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from procrastinate.tasks import Task
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.base import clock
+from nimbus.base import clock, metrics
 
 app = procrastinate.App(connector=procrastinate.PsycopgConnector())
 
@@ -34,9 +35,43 @@ def job(name: str, *, retries: int = 5, queue: str = "default") -> Callable[[Wor
     strategy = procrastinate.RetryStrategy(max_attempts=retries, exponential_wait=2)
 
     def declare(work: Work) -> JobTask:
-        return app.task(name=name, queue=queue, retry=strategy)(work)
+        @wraps(work)
+        async def counted(*args: Any, **named: Any) -> None:
+            with metrics.timed(metrics.job_seconds.labels(name)):
+                try:
+                    await work(*args, **named)
+                except Exception:
+                    metrics.job_failures.labels(name).inc()
+                    raise
+
+        return app.task(name=name, queue=queue, retry=strategy)(counted)
 
     return declare
+
+
+@metrics.gauge(
+    "nimbus_jobs_waiting", "Jobs that wait for a worker (todo), or are being done.", "status"
+)
+async def _waiting(session: AsyncSession) -> metrics.Samples:
+    counted = "SELECT status::text, count(*) FROM procrastinate_jobs GROUP BY status"
+    found = {status: float(count) for status, count in await session.execute(text(counted))}
+    return [((status,), found.get(status, 0.0)) for status in ("todo", "doing", "failed")]
+
+
+@metrics.gauge("nimbus_jobs_oldest_seconds", "How long the job has waited that waits longest.")
+async def _oldest(session: AsyncSession) -> metrics.Samples:
+    # Those that wait for another try are late by intention: from the instant they may run.
+    waited = await session.scalar(
+        text(
+            """
+            SELECT extract(epoch FROM now() - min(coalesce(j.scheduled_at, e.at)))
+            FROM procrastinate_jobs j LEFT JOIN LATERAL (
+                SELECT max(at) AS at FROM procrastinate_events e WHERE e.job_id = j.id) e ON true
+            WHERE j.status = 'todo'
+            """
+        )
+    )
+    return [((), max(0.0, float(waited or 0)))]
 
 
 async def defer(
@@ -97,23 +132,21 @@ async def defer_due(
     for source in _sources:
         rows = await source.claim(session, as_of, limit)
         for entity_id, due_at in rows:
-            await _defer_once(session, source.task, entity_id, due_at)
+            lock = f"{source.task.name}/{entity_id}"
+            args = {"entity_id": str(entity_id), "as_of": clock.to_wire(due_at)}
+            await defer_once(session, source.task, lock, **args)
         if rows:
             ran.append((str(source.task.name), rows[0][1], len(rows)))
     return ran
 
 
-async def _defer_once(
-    session: AsyncSession, task: JobTask, entity_id: UUID, due_at: datetime
-) -> None:
-    lock = f"{task.name}/{entity_id}"
+async def defer_once(session: AsyncSession, task: JobTask, lock: str, **args: Any) -> None:
+    """As `defer`, but not while a job of this lock waits or is being done."""
     if await session.scalar(_AT_WORK, {"lock": lock}):
         return
     try:
         async with session.begin_nested():
-            await _configured(task, await _driver(session), lock, lock).defer_async(
-                entity_id=str(entity_id), as_of=clock.to_wire(due_at)
-            )
+            await _configured(task, await _driver(session), lock, lock).defer_async(**args)
     except AlreadyEnqueued:
         return
 

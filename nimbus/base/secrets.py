@@ -17,7 +17,8 @@ from nimbus.base.config import Settings
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-NAMES = ("pepper_1", "token_key", "seal_key", "db_app", "db_system", "db_gateway", "db_owner")
+DATABASE_NAMES = ("db_app", "db_system", "db_gateway", "db_owner")
+NAMES = ("pepper_1", "token_key", "seal_key", "metrics_token", *DATABASE_NAMES)
 SEAL_VERSION = b"\x01"
 NONCE_BYTES = 12
 

@@ -65,9 +65,13 @@ def prove(settings: Settings, proof: "Proof", *, as_json: bool) -> None:
         report = asyncio.run(_run(settings, proof))
     if as_json:
         outcome = {"ok": report.ok, "checked": report.checked, "differences": report.differences}
+        if report.notes:
+            outcome["notes"] = report.notes
         print(json.dumps(outcome, default=str, ensure_ascii=False))
     else:
         print(f"{report.checked} checked, {len(report.differences)} differences")
+        for note in report.notes:
+            print(f"  {note}")
         for difference in report.differences:
             print("  " + json.dumps(difference, default=str, ensure_ascii=False))
     if not report.ok:
@@ -79,7 +83,7 @@ async def _run(settings: Settings, proof: "Proof") -> "Report":
 
     await db.open_database(settings)
     try:
-        async with db.system_session("proofs") as session:
+        async with db.system_session("proofs", snapshot=True) as session:
             return await proof(session)
     finally:
         await db.close_database()

@@ -4,7 +4,8 @@
 from nimbus.usage.models import Mark, QuotaState
 from nimbus.usage.queries import absent_producers, drained_through, producer_mark
 from nimbus.usage.service.batches import JournalHoleError, end_producer, store_batch
-from nimbus.usage.service.proof import QUARANTINE, reconcile
+from nimbus.usage.service.journals import QUARANTINE
+from nimbus.usage.service.proof import also_prove, reconcile
 from nimbus.usage.service.quotas import open_standings, quota_states
 from nimbus.usage.service.readings import period_quantities
 from nimbus.usage.service.spending import credit_balance
@@ -15,6 +16,7 @@ __all__ = [
     "Mark",
     "QuotaState",
     "absent_producers",
+    "also_prove",
     "credit_balance",
     "drained_through",
     "end_producer",

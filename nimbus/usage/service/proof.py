@@ -1,163 +1,182 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The proof of the counters: everything that is summed up, against a recount of the events."""
+"""The proof of the counters: journal → events → hours → days → standings → rates → bills.
 
+Every link is counted again from the one before it, and every difference is named: what, whose,
+where, expected, found. Run it in a session of one snapshot, then calls may go on meanwhile: what is
+under way is behind a producer's watermark, and no difference.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from nimbus.base import clock, db
 from nimbus.base.proofs import Report
+from nimbus.rules.metering import UsageEvent, is_counted
 from nimbus.rules.spending import micro
+from nimbus.usage import queries
+from nimbus.usage.models import Mark, Producer
+from nimbus.usage.service import journals, recounts
 from nimbus.usage.service.rating import wrongly_rated
 
-QUARANTINE = ".quarantine"  # below the journal folder: copies of segments that can't be read
 DIFFERENCES_MAX = 1000
 
-# One statement a check: it sees one moment, and a batch is stored in one transaction.
-_CELLS = text(
-    """
-    WITH counted AS (
-        SELECT organization_id, provider_organization_id, subscription_id, product_id, key_id,
-               route_id, status / 100 AS status_class, environment,
-               date_trunc('hour', occurred_at, 'UTC') AS hour, meter_key,
-               sum(calls) AS events, sum(quantity) AS quantity_sum, max(quantity) AS quantity_max,
-               (array_agg(quantity ORDER BY occurred_at DESC, event_id DESC))[1] AS quantity_last,
-               max(occurred_at) AS last_at,
-               (array_agg(event_id ORDER BY occurred_at DESC, event_id DESC))[1] AS last_event_id,
-               sum(CASE meter_key WHEN 'api_calls' THEN duration_us ELSE 0 END) AS duration_us,
-               sum(CASE meter_key WHEN 'api_calls' THEN bytes_in ELSE 0 END) AS bytes_in,
-               sum(CASE meter_key WHEN 'api_calls' THEN bytes_out ELSE 0 END) AS bytes_out
-        FROM usage_measured GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-    SELECT 'roll_up' AS problem, organization_id, subscription_id, key_id, route_id, hour,
-           meter_key, environment, status_class, c.events AS counted, h.events AS stored,
-           c.quantity_sum AS counted_sum, h.quantity_sum AS stored_sum
-    FROM counted c
-    FULL JOIN usage_hourly h USING (organization_id, subscription_id, hour, meter_key, key_id,
-                                    route_id, status_class, environment)
-    WHERE (c.events, c.quantity_sum, c.quantity_max, c.quantity_last, c.last_at, c.last_event_id,
-           c.duration_us, c.bytes_in, c.bytes_out, c.provider_organization_id, c.product_id)
-        IS DISTINCT FROM
-          (h.events, h.quantity_sum, h.quantity_max, h.quantity_last, h.last_at, h.last_event_id,
-           h.duration_us, h.bytes_in, h.bytes_out, h.provider_organization_id, h.product_id)
-    LIMIT :most
-    """
-)
-_STANDINGS = text(
-    """
-    WITH counted AS (
-        SELECT s.id, s.subscription_id, s.meter_key, s.period_starts_at, s.used,
-               coalesce(CASE
-                   WHEN s.meter_key = 'api_calls' OR s.aggregation = 'sum' THEN m.total
-                   WHEN s.aggregation = 'count' THEN m.events
-                   WHEN s.aggregation = 'max' THEN m.peak
-                   WHEN s.aggregation = 'last' THEN m.last END, 0) AS counted
-        FROM quota_standings s
-        LEFT JOIN LATERAL usage_period(s.subscription_id, s.period_starts_at, s.period_ends_at) m
-            ON m.meter_key = s.meter_key)
-    SELECT 'standing' AS problem, id AS standing_id, subscription_id, meter_key, period_starts_at,
-           counted, used AS stored
-    FROM counted WHERE counted <> used LIMIT :most
-    """
-)
-_PRODUCERS = text(
-    """
-    WITH kept AS (
-        SELECT producer, count(*) FILTER (WHERE served) AS served,
-               count(*) FILTER (WHERE NOT served) AS refused,
-               count(DISTINCT sequence) AS sequences, count(*) AS rows,
-               max(sequence) AS last, min(sequence) AS first
-        FROM (SELECT producer, sequence, true AS served FROM usage_events
-              UNION ALL SELECT producer, sequence, false FROM refused_calls) calls
-        GROUP BY producer)
-    SELECT 'producer' AS problem, producer, p.watermark, p.served AS said_served, k.served,
-           p.refused AS said_refused, k.refused, k.rows - k.sequences AS twice, k.last
-    FROM usage_producers p FULL JOIN kept k USING (producer)
-    WHERE coalesce(p.served, 0) <> coalesce(k.served, 0)
-       OR coalesce(p.refused, 0) <> coalesce(k.refused, 0)
-       OR k.rows <> k.sequences OR k.last > coalesce(p.watermark, 0) OR k.first < 1
-    LIMIT :most
-    """
-)
-_LEASES = text(
-    """
-    SELECT 'lease' AS problem, s.id AS standing_id, s.leased, coalesce(l.units, 0) AS lent
-    FROM quota_standings s
-    LEFT JOIN (SELECT standing_id, sum(units) AS units FROM quota_leases GROUP BY 1) l
-        ON l.standing_id = s.id
-    WHERE s.leased <> coalesce(l.units, 0)
-    UNION ALL
-    SELECT 'lease_of_the_dead', l.standing_id, l.units, 0
-    FROM quota_leases l JOIN usage_producers p USING (producer) WHERE p.ended_at IS NOT NULL
-    LIMIT :most
-    """
-)
-# In whole currency units: what an organization's periods cost, and what its months count.
-_SPEND = text(
-    """
-    WITH spent AS (SELECT organization_id, sum(used) AS used FROM spend_standings
-                   WHERE kind = 'organization_spend' GROUP BY 1),
-         rated AS (SELECT organization_id, sum(cost) AS cost FROM rated_periods GROUP BY 1)
-    SELECT organization_id, o.currency, coalesce(used, 0) AS used, coalesce(cost, 0) AS cost
-    FROM spent FULL JOIN rated USING (organization_id)
-    JOIN organizations o USING (organization_id)
-    """
-)
-_MONEY_LEASES = text(
-    """
-    SELECT 'money_lease' AS problem, s.id AS standing_id, s.leased, coalesce(l.units, 0) AS lent
-    FROM spend_standings s
-    LEFT JOIN (SELECT standing_id, sum(units) AS units FROM spend_leases GROUP BY 1) l
-        ON l.standing_id = s.id
-    WHERE s.leased <> coalesce(l.units, 0)
-    UNION ALL
-    SELECT 'money_lease_of_the_dead', l.standing_id, l.units, 0
-    FROM spend_leases l JOIN usage_producers p USING (producer) WHERE p.ended_at IS NOT NULL
-    LIMIT :most
-    """
-)
-_CHECKED = text(
-    "SELECT (SELECT count(*) FROM usage_events) + (SELECT count(*) FROM quota_standings)"
-    " + (SELECT count(*) FROM usage_producers) + (SELECT count(*) FROM spend_standings)"
-)
+Difference = dict[str, Any]
+Link = Callable[[AsyncSession, datetime], Awaitable[list[Difference]]]
+"""A further link of the chain: its differences, of periods that began at an instant or later."""
+
+_further: list[Link] = []
+_SAID = ("event_id", "status", "units", "duration_us", "bytes_in", "bytes_out")
+"""What a call says of itself, as written down and as stored."""
+
+
+def also_prove(link: Link) -> None:
+    """Add a link that a room above holds: what is billed, against what was measured."""
+    _further.append(link)
 
 
 async def reconcile(session: AsyncSession, journal_dir: Path) -> Report:
-    """Prove the counters: roll-ups, standings, leases and producers, against the stored events;
-    what is counted as spent, against what the stored events cost.
+    """Prove the counters, all organizations'. Needs a system session of one snapshot.
 
-    Each producer's counts make up its watermark without a hole (a constraint), and here are held
-    against the rows. A segment that could not be read counts as a difference for as long as its
-    copy lies in the journal folder's quarantine. Needs a system session.
+    Raw events that retention has dropped can't be counted again: their months are noted, with how
+    many calls the roll-ups have of them, and are no difference. A segment that could not be read
+    is one for as long as its copy lies in the journal folder's quarantine.
     """
-    most = {"most": DIFFERENCES_MAX}
-    differences: list[dict[str, Any]] = []
-    for statement in (_CELLS, _STANDINGS, _PRODUCERS, _LEASES, _MONEY_LEASES):
-        rows = (await session.execute(statement, most)).mappings()
-        differences += [{name: plain(value) for name, value in row.items()} for row in rows]
+    kept = [(row.starts_at, row.ends_at) for row in await session.execute(recounts.KEPT)]
+    spans = {"starts": [one[0] for one in kept], "ends": [one[1] for one in kept]}
+    dropped = (await session.execute(recounts.DROPPED, spans)).all()
+    gone = {"starts": [row.month for row in dropped]}
+    complete_from = max(gone["starts"], default=None)
+
+    differences, notes = await _journals(session, journal_dir)
+    for starts_at, ends_at in kept:
+        span = {"starts_at": starts_at, "ends_at": ends_at}
+        for statement in (recounts.HOURS, recounts.OUTSIDE, recounts.MEMBERS):
+            differences += await _rows(session, statement, span)
+    differences += await _rows(session, recounts.DAYS, {})
+    differences += await _rows(session, recounts.STANDINGS, gone)
+    if complete_from is None:
+        differences += await _rows(session, recounts.PRODUCERS, {})
+    differences += await _rows(session, recounts.LEASES, {})
+    differences += await _rows(session, recounts.MONEY_LEASES, {})
     differences += await _wrong_spend(session)
-    differences += [
-        {"problem": "unreadable_segment", "producer": path.parent.name, "segment": path.name}
-        for path in sorted(journal_dir.glob(f"{QUARANTINE}/*/*"))  # noqa: ASYNC240 - a command
+    differences += await wrongly_rated(session)
+    since = _after_month(complete_from)
+    for link in _further:
+        differences += await link(session, since)
+    notes += [
+        f"The calls of {row.month:%Y-%m} can't be counted again: their events are no longer kept."
+        f" The roll-ups have {row.events} of them."
+        for row in dropped
     ]
-    checked = await session.scalar(_CHECKED)
-    return Report(checked or 0, tuple(differences[:DIFFERENCES_MAX]))
+    checked = await session.scalar(recounts.CHECKED)
+    named = [{name: plain(value) for name, value in one.items()} for one in differences]
+    return Report(checked or 0, tuple(named[:DIFFERENCES_MAX]), tuple(notes))
 
 
-async def _wrong_spend(session: AsyncSession) -> list[dict[str, Any]]:
-    found = [
+async def _rows(
+    session: AsyncSession, statement: TextClause, values: Mapping[str, Any]
+) -> list[Difference]:
+    most = {"most": DIFFERENCES_MAX}
+    rows = (await session.execute(statement, {**values, **most})).mappings()
+    return [_named(dict(row)) for row in rows]
+
+
+def _named(row: Difference) -> Difference:
+    """A difference of several measures says those that differ."""
+    expected, found = row.get("expected"), row.get("found")
+    if isinstance(expected, dict) and isinstance(found, dict):
+        differing = [name for name in expected if expected[name] != found.get(name)]
+        row["expected"] = {name: expected[name] for name in differing}
+        row["found"] = {name: found.get(name) for name in differing}
+    sides = ("expected", "found")
+    return {name: value for name, value in row.items() if value is not None or name in sides}
+
+
+async def _journals(session: AsyncSession, journal_dir: Path) -> tuple[list[Difference], list[str]]:
+    """What lies on disk: what is stored of it is stored as it lies there; nothing is missing."""
+    marks = {row.producer: row.mark() for row in await session.scalars(select(Producer))}
+    found: list[Difference] = []
+    for producer in journals.producers(journal_dir):
+        mark = marks.get(producer, Mark(0, frozenset(), ended=False))
+        lying = await asyncio.to_thread(journals.stored_records, journal_dir, producer, mark)
+        found += await _wrongly_stored(session, producer, lying)
+        # The drain may have gone on since, and deleted what it stored: so its newest mark counts.
+        if journals.hole(journal_dir, producer, mark) is not None:
+            async with db.system_session("proofs") as fresh:
+                newest = await queries.producer_mark(fresh, producer)
+            if (hole := journals.hole(journal_dir, producer, newest)) is not None:
+                first, last = hole
+                where = {"producer": producer, "first_sequence": first, "last_sequence": last}
+                found.append({"problem": "journal_hole", **where})
+    found += [
+        {"problem": "unreadable_segment", "producer": path.parent.name, "segment": path.name}
+        for path in journals.quarantined(journal_dir)
+    ]
+    waiting = await asyncio.to_thread(journals.backlog, journal_dir, marks)
+    if waiting.oldest_at is None:
+        return found, []
+    since = clock.to_wire(waiting.oldest_at)
+    return found, [f"{waiting.calls} calls are in journals and not stored yet, since {since}."]
+
+
+async def _wrongly_stored(
+    session: AsyncSession, producer: UUID, lying: Mapping[int, UsageEvent]
+) -> list[Difference]:
+    """The calls of a journal that the database has not, or has otherwise."""
+    if not lying:
+        return []
+    times = [event.occurred_at for event in lying.values()]
+    rows = await session.execute(
+        recounts.STORED,
+        {
+            "producer": producer,
+            "first": min(lying),
+            "last": max(lying),
+            "starts_at": min(times),
+            "ends_at": max(times),
+        },
+    )
+    stored = {row.sequence: {name: getattr(row, name) for name in _SAID} for row in rows}
+    differences: list[Difference] = []
+    for sequence, event in lying.items():
+        written = {name: getattr(event, name) for name in _SAID}
+        if not is_counted(event):
+            written["units"] = 0
+        if stored.get(sequence) != written:
+            where = {"producer": producer, "sequence": sequence, "at": event.occurred_at}
+            owner = {"problem": "journal", "organization_id": event.organization_id}
+            sides = {"expected": written, "found": stored.get(sequence)}
+            differences.append(_named({**owner, **where, **sides}))
+    return differences
+
+
+async def _wrong_spend(session: AsyncSession) -> list[Difference]:
+    """What months count as spent, against what the organization's periods cost."""
+    return [
         {
             "problem": "spend",
             "organization_id": row.organization_id,
-            "counted": micro(row.cost, row.currency),
-            "stored": row.used,
+            "expected": micro(row.cost, row.currency),
+            "found": row.used,
         }
-        for row in await session.execute(_SPEND)
+        for row in await session.execute(recounts.SPEND)
         if micro(row.cost, row.currency) != row.used
     ]
-    found += await wrongly_rated(session)
-    return [{name: plain(value) for name, value in one.items()} for one in found]
+
+
+def _after_month(month: datetime | None) -> datetime:
+    """The first instant whose events, and those after it, are all kept."""
+    if month is None:
+        return datetime.min.replace(tzinfo=UTC)
+    return (month + timedelta(days=31)).replace(day=1)
 
 
 def plain(value: Any) -> Any:

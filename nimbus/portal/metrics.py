@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`GET /metrics`: what Prometheus reads, for the operator alone; and the counting of requests.
+
+The page stands on the address that everybody reaches, so it asks for the token that lies in the
+data folder (`secrets/metrics_token`), which Prometheus sends as a bearer token.
+"""
+
+from hmac import compare_digest
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
+
+from nimbus.base import clock, db, metrics, secrets
+from nimbus.errors import Refusal
+
+NO_ROUTE = "(none)"
+
+router = APIRouter()
+
+
+@router.get("/metrics", include_in_schema=False)
+async def read_metrics(request: Request) -> Response:
+    """Everything that is measured, in Prometheus' text format. 401 without the token; 404 where
+    the operator has not made one (production makes no secret by itself).
+    """
+    _refuse_strangers(request)
+    try:
+        async with db.system_session("metrics") as session:
+            content = await metrics.page(session)
+    except (SQLAlchemyError, OSError):
+        content = await metrics.page(None)
+    return Response(content, headers={"Cache-Control": "no-store"}, media_type=metrics.CONTENT_TYPE)
+
+
+def _refuse_strangers(request: Request) -> None:
+    try:
+        token = secrets.secret(request.app.state.settings, "metrics_token")
+    except secrets.SecretMissingError:
+        raise Refusal("not_found") from None
+    given = request.headers.get("authorization", "").encode()
+    if not compare_digest(given, b"Bearer " + token):
+        raise Refusal("unauthenticated")
+
+
+class Counted:
+    """Count and time each request by its route's template."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Go on; count once the answer has begun."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = clock.monotonic(), 500
+
+        async def noted(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", NO_ROUTE)
+            metrics.api_requests.labels(scope["method"], route, str(status)).inc()
+            seconds = clock.monotonic() - started
+            metrics.api_seconds.labels(scope["method"], route).observe(seconds)
