@@ -47,7 +47,7 @@ MATRIX = {
 # `signed_in`: a person; `platform_admin`, `platform_reader` (support too): the operator's people.
 NEEDS = {
     "public": """healthz readyz register verify_email login refresh forgot_password reset_password
-        read_terms list_plans list_marketplace_products read_marketplace_product""",
+        read_terms list_plans list_marketplace_products read_marketplace_product estimate""",
     "signed_in": """create_organization accept_terms read_onboarding accept_invitation
         resend_verification logout read_profile change_profile change_password
         list_organizations switch_organization""",
