@@ -62,3 +62,12 @@ class EntitlementConsumed(Event):
     name: ClassVar[str] = "entitlement.consumed"
     action: ClassVar[str] = "EntitlementConsumed"
     entity_type: ClassVar[str] = "subscription"
+
+
+class UsageExportStarted(Event):
+    """A member asked for a file of logged calls; `after` says which."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "usage.export_started"
+    action: ClassVar[str] = "UsageExportStarted"
+    entity_type: ClassVar[str] = "usage_export"

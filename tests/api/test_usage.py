@@ -156,7 +156,9 @@ async def test_the_summary_counts_calls_by_day_and_status(
         "bytes_in": 700,
         "bytes_out": 14000,
         "duration_ms_mean": 1.5,
+        "duration_ms": {"p50": 1.483, "p95": 1.483, "p99": 1.483},
     }
+    assert found["refused"] == {"plan_required": 1}
     assert [(day["day"], day["calls"]) for day in found["days"]] == [("2026-05-01", 7)]
     tests = await read(
         api, metered_market, "/api/developer/usage/summary", environment="Test", **MAY
@@ -205,6 +207,7 @@ async def test_the_log_lists_every_call_newest_first_page_by_page(
         "continued": False,
         "units": 3,
         "meters": {},
+        "source": None,
         "duration_ms": 1.5,
         "upstream_ms": 1.0,
         "bytes_in": 100,

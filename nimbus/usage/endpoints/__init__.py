@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP of usage: what was called, what is left, what it costs, the log."""
 
-from nimbus.usage.endpoints import costs, figures, ingest, logs, readings
+from nimbus.usage.endpoints import costs, exports, figures, ingest, logs, readings
 
 routers = (
     ingest.router,
@@ -9,4 +9,5 @@ routers = (
     figures.router,
     costs.router,
     logs.router,
+    exports.router,
 )
