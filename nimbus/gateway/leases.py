@@ -21,6 +21,7 @@ from nimbus.rules.metering import CALLS
 LEASE_WAIT_SECONDS = 2
 CODES = {
     "quota": "quota_exceeded",
+    "key_quota": "quota_exceeded",
     "organization_spend": "spend_limit_reached",
     "key_spend": "spend_limit_reached",
     "balance": "balance_exhausted",
@@ -140,7 +141,7 @@ class Leases:
         for standing, units in needs:
             if standing.limit is not None:
                 lease = self._of(standing.id)
-                short = standing.policy == "deny" and lease.available < units
+                short = standing.ends and lease.available < units
                 if short or not lease.known:
                     return standing, units
         return None
@@ -156,7 +157,7 @@ class Leases:
             standing, units = blocking
             lease = self._of(standing.id)
             lease.grain = max(lease.grain, units)
-            if standing.policy != "deny":
+            if not standing.ends:
                 await self._hear_of(standing, lease, units)
                 continue
             now = clock.monotonic()
@@ -219,7 +220,7 @@ class Leases:
         lease = self._leases.get(standing.id.int)
         if lease is None or lease.left is None:
             return None
-        return lease.left + lease.available
+        return lease.left + lease.available - (standing.overage_cap or 0)
 
     def scarcest(self, quotas: tuple[tuple[Standing, bytes], ...]) -> tuple[int | None, bytes]:
         """What is left of the standing with the least left, and what stands beside it; None while
@@ -307,7 +308,7 @@ def _settles_later(standing: Standing) -> bool:
     """Whether calls hold more of it than they use: what they hold comes back when they are stored,
     so that a call may wait for it.
     """
-    return standing.kind != "quota" or standing.meter_key != CALLS
+    return standing.meter_key != CALLS
 
 
 def _exceeded(standing: Standing, as_of: datetime, *, comes_back: bool) -> Shortage:

@@ -122,7 +122,7 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         needs=tuple((standing, route.weight) for standing in standings),
         quotas=tuple(
             (standing, respond.quota_lines(standing.limit, standing.ends_at))
-            for standing in standings
+            for standing in (*standings, *(one for one, _ in held.needs if one.meter_key == CALLS))
             if standing.limit is not None
         ),
         units=route.weight if live else 0,
@@ -176,12 +176,15 @@ _HELD_ON: Final = {
     "organization_spend": Held.ORGANIZATION_SPEND,
     "key_spend": Held.KEY_SPEND,
     "balance": Held.BALANCE,
+    "key_quota": Held.KEY_QUOTA,
 }
+_ORDER: Final = ("key_quota", "organization_spend", "key_spend", "balance")  # of the pipeline
 
 
 def _held(grant: Grant, route: Route, as_of: datetime) -> _Holds:
-    """The most that a live call can cost, on each counter of money that limits it, and the most
-    that it can use of meters that are denied beyond their quota. Source: spec 03 "Limits".
+    """Its units, on the quota of the key; the most that a live call can cost, on each counter of
+    money that limits it, and the most that it can use of meters that are denied beyond their quota.
+    Source: spec 03 "Limits".
     """
     subscription = grant.subscription
     if subscription is None:
@@ -192,7 +195,7 @@ def _held(grant: Grant, route: Route, as_of: datetime) -> _Holds:
         denied = [
             (standing, units)
             for standing in subscription.standings_at(meter_key, as_of)
-            if standing.policy == "deny" and standing.limit is not None
+            if standing.ends
         ]
         if denied:
             needs += tuple(denied)
@@ -200,24 +203,26 @@ def _held(grant: Grant, route: Route, as_of: datetime) -> _Holds:
     charges = subscription.plan.charges.get(subscription.currency, ())
     most = {CALLS: route.weight, **dict(route.holds)}
     amount = hold(charges, most, subscription.currency) if charges and grant.spending else 0
-    if not amount:
-        return _Holds(needs, text=text)
-    limits = [one for one in grant.spending if one.starts_at <= as_of < one.ends_at]
-    limits.sort(key=lambda one: _HELD_ON[one.kind])  # the order of the pipeline
-    if {one.kind for one in limits} != {one.kind for one in grant.spending}:
+    concerned = [one for one in grant.spending if _units(one, route, amount)]
+    limits = [one for one in concerned if one.starts_at <= as_of < one.ends_at]
+    limits.sort(key=lambda one: _ORDER.index(one.kind))
+    if {one.kind for one in limits} != {one.kind for one in concerned}:
         wait = Refused("unavailable", "The next month opens.", respond.retry_after(1))
         return _Holds(closed=wait)
-    needs += tuple((one, amount) for one in limits)
+    needs += tuple((one, _units(one, route, amount)) for one in limits)
     flags = held_flags(Held(sum(_HELD_ON[one.kind] for one in limits)))
     return _Holds(needs, amount, flags, text)
+
+
+def _units(standing: Standing, route: Route, amount: int) -> int:
+    """What a call holds of a counter: its units of a key's quota, else what it can cost."""
+    return route.weight if standing.kind == "key_quota" else amount
 
 
 def _closed_between_periods(subscription: Subscription | None) -> bool:
     """Whether the quota exists but no period is open now, and its policy is to deny."""
     return subscription is not None and any(
-        standing.policy == "deny" and standing.limit is not None
-        for standing in subscription.standings
-        if standing.meter_key == CALLS
+        standing.ends for standing in subscription.standings if standing.meter_key == CALLS
     )
 
 

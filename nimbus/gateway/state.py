@@ -37,6 +37,7 @@ from nimbus.rules.grants import (
     choose_subscription,
 )
 from nimbus.rules.limits import Rate
+from nimbus.rules.metering import CALLS
 from nimbus.rules.pricing import Charge, read_charge
 
 log = get_logger("gateway.state")
@@ -408,13 +409,14 @@ def _standing(record: Record) -> Standing:
         policy=record["policy"],
         starts_at=clock.from_wire(record["period_starts_at"]),
         ends_at=clock.from_wire(record["period_ends_at"]),
+        overage_cap=record.get("overage_cap"),
     )
 
 
 def _spending(record: Record) -> Standing:
     return Standing(
         id=UUID(record["id"]),
-        meter_key="",
+        meter_key=CALLS if record["kind"] == "key_quota" else "",
         limit=record["limit"],
         policy="deny",
         starts_at=clock.from_wire(record["period_starts_at"]),

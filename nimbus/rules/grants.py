@@ -21,6 +21,7 @@ from zlib import crc32
 from nimbus.rules.limits import Rate
 from nimbus.rules.metering import Environment
 from nimbus.rules.pricing import Charge
+from nimbus.rules.quotas import OverQuotaPolicy, ceiling
 
 KEY_PREFIXES = (b"nimbus_live_", b"nimbus_test_")
 KEY_RANDOM_LENGTH, KEY_CHECK_LENGTH = 43, 6
@@ -29,18 +30,19 @@ _BASE62_SET = frozenset(_BASE62)
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-OverQuotaPolicy = Literal["deny", "warn", "allow", "overage"]
-StandingKind = Literal["quota", "organization_spend", "key_spend", "balance"]
+StandingKind = Literal["quota", "key_quota", "organization_spend", "key_spend", "balance"]
 # Which of several subscriptions to one product speaks for the key, the first being the best.
 _PRECEDENCE = ("Active", "Trial", "PastDue", "Cancelled", "Suspended", "Paused", "Expired")
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The quota counter of one meter and period of a subscription; `limit` None is no limit.
+    """The quota counter of one meter and period of a subscription; `limit` None is no limit. Under
+    `overage` it may have a cap: so many units over the limit are served, and no more.
 
-    Of other kinds it counts money, in millionths of a minor unit, and has no meter: what calls of
-    the organization or of the key cost in a month, or take from the prepaid balance.
+    A `key_quota` counts a key's calls in a month. The other kinds count money, in millionths of a
+    minor unit, and have no meter: what calls of the organization or of the key cost in a month, or
+    take from the prepaid balance.
     """
 
     id: UUID
@@ -50,6 +52,12 @@ class Standing:
     starts_at: datetime
     ends_at: datetime
     kind: StandingKind = "quota"
+    overage_cap: int | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is a unit that is not served any more."""
+        return ceiling(self.limit, self.policy, self.overage_cap) is not None
 
 
 @dataclass(frozen=True, slots=True)

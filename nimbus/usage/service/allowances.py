@@ -206,7 +206,6 @@ async def roll_over(session: AsyncSession, row: QuotaStanding, quota: Quota) -> 
     What is handed is taken from the window that is over, so that nobody uses it there any more;
     what is still lent counts as used.
     """
-    row.rolls_over_at = None
     units = law.roll_over(quota, row.own_units, row.rolled, row.used + row.leased)
     following = await session.scalar(
         queries.standings([row.subscription_id], row.period_ends_at)
