@@ -23,6 +23,7 @@ from nimbus.identity import endpoints as identity
 from nimbus.identity import resolve_actor
 from nimbus.notices import endpoints as notices
 from nimbus.payments import endpoints as payments
+from nimbus.payments import endpoints_changes as payments_changes
 from nimbus.portal import clock, consumer, metrics
 from nimbus.portal.metrics import Counted
 from nimbus.portal.pages import pages
@@ -37,6 +38,7 @@ ROUTERS: Sequence[APIRouter] = (
     *usage.routers,
     *billing.routers,
     payments.router,
+    payments_changes.router,
     notices.router,
     consumer.router,
     clock.router,

@@ -7,7 +7,8 @@ is held for the shortest time.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -91,6 +92,22 @@ def announce(session: AsyncSession, actor: Actor, event: Event) -> None:
 def announced(session: AsyncSession) -> list[Event]:
     """The facts announced so far in this transaction."""
     return [event for _, event in session.info.get(FACTS, [])]
+
+
+@asynccontextmanager
+async def rehearsal(session: AsyncSession) -> AsyncIterator[None]:
+    """Do something to see what it comes to: all that the block wrote and announced is undone.
+
+    Rows that it loaded are to be read again afterwards.
+    """
+    facts = session.info.setdefault(FACTS, [])
+    known = len(facts)
+    savepoint = await session.begin_nested()
+    try:
+        yield
+    finally:
+        await savepoint.rollback()
+        del facts[known:]
 
 
 async def settle(session: AsyncSession) -> None:

@@ -76,7 +76,7 @@ async def plan_facts(session: AsyncSession, plan_version_id: UUID) -> PlanFacts:
 
 
 async def plan_terms(session: AsyncSession, plan_version_id: UUID, currency: str) -> PlanTerms:
-    """What a plan version asks in one currency, for the law.
+    """What a plan version asks for each period in one currency, for the law; not what it asks once.
 
     Raises 404 for an unknown version, 422 on `currency` when it has no price in it.
     """
@@ -86,9 +86,9 @@ async def plan_terms(session: AsyncSession, plan_version_id: UUID, currency: str
         raise field_error("currency", "no_price", "The plan has no price in this currency.")
     return PlanTerms(
         currency=currency,
-        base_fee_minor=fees[0],
-        timing=version.base_fee_timing,  # type: ignore[arg-type]  # the table's check constraint
-        proration=version.proration,  # type: ignore[arg-type]
+        base_fee_minor=0 if version.base_fee_timing == "once" else fees[0],
+        timing="advance" if version.base_fee_timing == "advance" else "arrears",
+        proration=version.proration,  # type: ignore[arg-type]  # the table's check constraint
         charges=tuple(row.charge() for row in version.charges if row.currency == currency),
     )
 
@@ -206,6 +206,7 @@ def _plan(product: Product, plan: Plan, version: PlanVersion) -> PlanFacts:
         grace_hours=version.grace_hours,
         trial_days=version.trial_days,
         trial_converts=version.trial_converts,
+        fee_once=version.base_fee_timing == "once",
         contract=version.consumer_organization_id is not None,
         over_quota_policy=version.over_quota_policy,  # type: ignore[arg-type]
         payment_on_invoice=version.payment_on_invoice,

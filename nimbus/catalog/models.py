@@ -311,7 +311,8 @@ class PlanFacts:
 
     `currencies` are those it has a price in. `grace_hours`: how long after a period's end its
     invoice waits for late usage. `trial_converts`: a trial goes on as paid by itself. `contract`:
-    agreed with one organization.
+    agreed with one organization. `fee_once`: the fee of an add-on is owed when it is taken, not
+    for each period.
     """
 
     product: ProductFacts
@@ -330,6 +331,7 @@ class PlanFacts:
     trial_days: int
     trial_converts: bool
     contract: bool
+    fee_once: bool
     over_quota_policy: Literal["deny", "warn", "allow", "overage"]
     payment_on_invoice: bool
     payment_term_days: int

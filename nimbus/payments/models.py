@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CHAR, BigInteger, Text
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from nimbus.base.db import Base
@@ -31,20 +31,6 @@ class Payment(Base):
     created_at: Mapped[datetime] = mapped_column(Instant)
 
 
-class BalanceCredit(Base):
-    """Money that an operator put on an organization's prepaid balance; a row never changes."""
-
-    __tablename__ = "balance_credits"
-
-    id: Mapped[UUID] = mapped_column(primary_key=True)
-    organization_id: Mapped[UUID]
-    amount_minor: Mapped[int] = mapped_column(BigInteger)
-    currency: Mapped[str] = mapped_column(CHAR(3))
-    reason: Mapped[str] = mapped_column(Text)
-    credited_by: Mapped[UUID]
-    created_at: Mapped[datetime] = mapped_column(Instant)
-
-
 class CheckoutChoice(Base):
     """The plan that a Pending organization chose: accepting the terms starts it."""
 
@@ -61,3 +47,24 @@ class CheckoutChoice(Base):
     def facts(self) -> dict[str, str | None]:
         """What was chosen."""
         return {"product": self.product, "plan": self.plan, "payment": self.payment}
+
+
+class ChangePreview(Base):
+    """What a change of a subscription was said to cost; only `used_at` is written later.
+
+    The change holds from `effective_at` on, and can be made by this preview before `expires_at`.
+    """
+
+    __tablename__ = "change_previews"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    subscription_id: Mapped[UUID]
+    subscription_version: Mapped[int]
+    change: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    costs: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    effective_at: Mapped[datetime] = mapped_column(Instant)
+    expires_at: Mapped[datetime] = mapped_column(Instant)
+    used_at: Mapped[datetime | None] = mapped_column(Instant)
+    created_at: Mapped[datetime] = mapped_column(Instant)

@@ -7,8 +7,9 @@ from uuid import UUID
 from sqlalchemy import Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.payments.models import BalanceCredit, CheckoutChoice, Payment
-from nimbus.rules.ledger import CUSTOMER_BALANCE, RECEIVABLE, cash
+from nimbus.errors import Refusal
+from nimbus.payments.models import ChangePreview, CheckoutChoice, Payment
+from nimbus.rules.ledger import RECEIVABLE
 
 
 def payments_of(organization_id: UUID) -> Select[Payment]:
@@ -21,30 +22,26 @@ async def payment_of_invoice(session: AsyncSession, invoice_id: UUID) -> Payment
     return await session.scalar(select(Payment).where(Payment.invoice_id == invoice_id))
 
 
+async def lock_preview(
+    session: AsyncSession, subscription_id: UUID, preview_id: UUID
+) -> ChangePreview:
+    """What a change of this subscription was said to cost, locked; 404 otherwise."""
+    found = await session.scalar(
+        select(ChangePreview)
+        .where(ChangePreview.id == preview_id, ChangePreview.subscription_id == subscription_id)
+        .with_for_update()
+    )
+    if found is None:
+        raise Refusal("not_found")
+    return found
+
+
 async def lock_choice(session: AsyncSession, organization_id: UUID) -> CheckoutChoice | None:
     """The plan that an organization chose before it was active, locked."""
     return await session.scalar(
         select(CheckoutChoice)
         .where(CheckoutChoice.organization_id == organization_id)
         .with_for_update()
-    )
-
-
-def credits_of(organization_id: UUID) -> Select[BalanceCredit]:
-    """What was put on the prepaid balance of an organization."""
-    return select(BalanceCredit).where(BalanceCredit.organization_id == organization_id)
-
-
-def expected_credits() -> Select[*tuple[Any, ...]]:
-    """What the balance credits must have posted, for the proof of the books."""
-    return select(
-        BalanceCredit.id.label("source_id"),
-        literal("credit").label("leg"),
-        BalanceCredit.organization_id,
-        literal(cash("manual")).label("debit_account"),
-        literal(CUSTOMER_BALANCE).label("credit_account"),
-        BalanceCredit.amount_minor,
-        BalanceCredit.currency,
     )
 
 

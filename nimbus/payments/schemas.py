@@ -7,7 +7,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from nimbus.base.web import Amount, Money
+from nimbus.base.web import Money
+from nimbus.subscriptions import Reason
 
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Day = Annotated[str, Field(json_schema_extra={"format": "date"})]
@@ -27,29 +28,6 @@ class MarkPaidBody(Input):
         | None
     ) = None
     received_on: date | None = None
-
-
-class PositiveAmount(Amount):
-    """An amount above zero."""
-
-    amount_minor: Annotated[int, Field(ge=1, le=10**12, strict=True)]
-
-
-class CreditBody(Input):
-    """What is put on a prepaid balance, and why; in the organization's currency."""
-
-    amount: PositiveAmount
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
-
-
-class CreditView(BaseModel):
-    """What was put on a prepaid balance."""
-
-    id: UUID
-    organization_id: UUID
-    amount: Money
-    reason: str
-    created_at: Moment
 
 
 class PaymentView(BaseModel):
@@ -168,3 +146,112 @@ class AcceptedView(BaseModel):
     organization: AcceptedOrganization
     subscription: StartedSubscription | None
     api_key: FirstKey | None
+
+
+class VersionBody(Input):
+    """The version of the subscription that was read, and the preview that it is to be done by:
+    for exactly what that says, or not at all.
+    """
+
+    version: int
+    preview_id: UUID | None = None
+
+
+class UpgradeBody(VersionBody):
+    """Which plan."""
+
+    plan: Slug
+
+
+class DowngradeBody(UpgradeBody):
+    """A step down waits for the period's end, unless asked for at once."""
+
+    at_once: bool = False
+
+
+class CancelBody(VersionBody):
+    """Why, and whether now or at the period's end."""
+
+    reason: Reason
+    at_once: bool = False
+
+
+class AddOnBody(VersionBody):
+    """Which add-on, and how often from now on; fewer than before waits for the period's end."""
+
+    add_on: Slug
+    quantity: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+
+
+class RenewalBody(Input):
+    """Whether it renews by itself."""
+
+    automatic: bool
+    version: int
+
+
+class RenewBody(Input):
+    """The version of the subscription that was read."""
+
+    version: int
+
+
+class PreviewBody(Input):
+    """The change to look at, with what that change takes."""
+
+    change: Literal[
+        "upgrade",
+        "downgrade",
+        "cancel",
+        "reactivate",
+        "pause",
+        "resume",
+        "take_add_on",
+        "leave_add_on",
+    ]
+    version: int
+    plan: Slug | None = None
+    add_on: Slug | None = None
+    add_on_id: UUID | None = None
+    quantity: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    at_once: bool = False
+    reason: Reason | None = None
+
+
+class CostLine(BaseModel):
+    """A line as the invoice will have it; below zero: what is given back."""
+
+    description: str
+    quantity: str
+    unit_price: str | None
+    amount: Money
+    starts_at: Moment
+    ends_at: Moment
+
+
+class CostView(BaseModel):
+    """What is billed: lines, VAT, and what they add up to."""
+
+    lines: list[CostLine]
+    subtotal: Money
+    tax: Money
+    total: Money
+
+
+class PreviewView(BaseModel):
+    """What a change would do. `now` is billed when it is made, null: nothing is; `next` is what the
+    next invoice would say with the usage so far. Doing it by this id before `expires_at` costs
+    exactly that, or is refused with 409.
+    """
+
+    id: UUID
+    change: str
+    subscription_id: UUID
+    now: CostView | None
+    next: CostView | None
+    next_at: Moment | None
+    status: str
+    ends_at: Moment | None
+    scheduled_at: Moment | None
+    effective_at: Moment
+    expires_at: Moment

@@ -26,31 +26,6 @@ Reason = Annotated[
 ]
 
 
-class UpgradeBody(BaseModel):
-    """Which plan, and the version of the subscription that was read."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    plan: Slug
-    version: int
-
-
-class DowngradeBody(UpgradeBody):
-    """A step down waits for the period's end, unless asked for at once."""
-
-    at_once: bool = False
-
-
-class CancelBody(BaseModel):
-    """Why, and whether now or at the period's end."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: Reason
-    version: int
-    at_once: bool = False
-
-
 class ProductShape(BaseModel):
     """What is subscribed to."""
 
@@ -75,11 +50,34 @@ class PeriodShape(BaseModel):
     ends_at: Moment
 
 
-class ScheduledChange(BaseModel):
-    """A plan change that waits."""
+class AddOnShape(BaseModel):
+    """What is had beside the plan, so many times; the fee is that of one."""
 
-    plan: str
+    id: UUID
+    slug: str
+    name: str
+    quantity: int
+    fee: Money
+
+
+class ScheduledAddOn(BaseModel):
+    """An add-on that will be had so many times; none: it is left."""
+
+    slug: str
+    name: str
+    quantity: int
+
+
+class ScheduledChange(BaseModel):
+    """What waits to change: the plan (null: it stays), add-ons, or both.
+
+    With a `reason` it was announced by the provider.
+    """
+
+    plan: str | None
     at: Moment
+    add_ons: list[ScheduledAddOn]
+    reason: str | None
 
 
 class ChargeShape(BaseModel):
@@ -103,11 +101,15 @@ class PriceShape(BaseModel):
 
 
 class SubscriptionShape(BaseModel):
-    """A subscription; `price` is null for who may not see it."""
+    """A subscription; `price` is null for who may not see it. `contract`: its prices were agreed
+    with this organization.
+    """
 
     id: UUID
     product: ProductShape
     plan: PlanShape
+    contract: bool
+    add_ons: list[AddOnShape]
     status: Status
     currency: str
     started_at: Moment

@@ -5,6 +5,7 @@ Up is at once, and priced by the terms' history; down waits for the period's end
 at once. What waits stands in `scheduled_change` and holds from its instant on.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -128,12 +129,13 @@ async def take_add_on(
     version: int,
     as_of: datetime,
     side: Side = "consumer",
-) -> Subscription:
+) -> tuple[Subscription, AddOnTerms | None]:
     """Have an add-on `quantity` times from now on; fewer than before at the period's end.
 
-    Raises 404 for another's subscription, 409 for a stale version, 422 on `add_on` for one that is
-    unknown or has no price in the currency, on `quantity` where nothing changes, on `status` where
-    the state does not allow it.
+    Gives the subscription, and what is had more of than before. Raises 404 for another's
+    subscription, 409 for a stale version, 422 on `add_on` for one that is unknown or has no price
+    in the currency, on `quantity` where nothing changes, on `status` where the state does not
+    allow it.
     """
     subscription = await lock_for(session, actor, subscription_id, side=side, version=version)
     await settle(session, actor, subscription, as_of)
@@ -145,7 +147,7 @@ async def take_add_on(
     before = had.get(add_on.plan_id)
     if before is not None and quantity <= before.quantity:
         await _leave(session, actor, subscription, before, quantity=quantity, as_of=as_of)
-        return subscription
+        return subscription, None
     subscription.status = lifecycles.subscription(state(subscription), "change_plan")
     if before is None and len(had) >= MAX_ADD_ONS:
         raise field_error("add_on", "too_many", f"At most {MAX_ADD_ONS} add-ons.")
@@ -161,7 +163,8 @@ async def take_add_on(
     plan = await catalog.plan_facts(session, subscription.plan_version_id)
     said = {"add_on": {"slug": slug, "quantity": before.quantity if before else 0}}
     tell(session, actor, SubscriptionChanged, subscription, plan, before=said)
-    return subscription
+    taken = had[add_on.plan_id]
+    return subscription, replace(taken, quantity=quantity - (before.quantity if before else 0))
 
 
 async def leave_add_on(
