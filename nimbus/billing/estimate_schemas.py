@@ -95,7 +95,7 @@ class EstimateBody(Input):
     `capacity` and by their sum for the others. `already_billed` is taken off it.
     """
 
-    plan: Annotated[str, StringConstraints(max_length=100)] | None = None
+    plan: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,100}$")] | None = None
     currency: Annotated[str, StringConstraints(max_length=10)] = "EUR"
     base_fee: Number | None = None
     charges: Annotated[list[ChargeShape], Field(max_length=100, default_factory=list)]

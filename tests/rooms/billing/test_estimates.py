@@ -5,12 +5,16 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from nimbus.billing.estimate_schemas import EstimateBody
 from nimbus.billing.service.estimates import Offer, estimated
 from nimbus.errors import Refusal
 from tests.support import examples_of_bills  # noqa: F401 - registers its examples
 from tests.support.examples import asked_ids, asks
+from tests.support.nonsense import FULL, spoiled
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 NO_PLAN = Offer("Base fee", None, frozenset())
@@ -40,3 +44,28 @@ def test_a_worked_example_comes_out_of_the_estimate_to_the_cent(case_id):
         with pytest.raises(Refusal) as refused:
             estimated(body, NO_PLAN, ask.seller, NOW)
         assert refused.value.fields[0].field == ask.refused
+
+
+@settings(max_examples=500)
+@given(st.randoms(use_true_random=False), st.integers(1, 4))
+def test_nonsense_is_refused_by_its_field_or_billed_and_never_a_fault(rng, times):
+    asked = FULL
+    for _ in range(times):
+        asked = spoiled(rng, asked)
+    view, refused = outcome(asked)
+    if view is None:
+        assert refused
+        return
+    assert sum(line.amount_minor for line in view.lines) == view.subtotal_minor
+    assert view.subtotal_minor + view.tax_minor == view.total_minor
+    assert 0 <= view.due_minor <= max(0, view.total_minor)
+
+
+def outcome(asked):
+    """The estimate, or what was refused."""
+    try:
+        return estimated(EstimateBody.model_validate(asked), NO_PLAN, "NL", NOW), None
+    except ValidationError as invalid:
+        return None, invalid.errors()
+    except Refusal as refused:
+        return None, refused.fields
