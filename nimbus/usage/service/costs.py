@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,7 +14,7 @@ from nimbus import subscriptions
 from nimbus.catalog import MeterFacts, PlanFacts
 from nimbus.rules.invoicing import MeterUsage, usage_cost
 from nimbus.rules.metering import FED_BY_CALLS, Cell, merge
-from nimbus.rules.money import EXACT, Money, round_minor, split
+from nimbus.rules.money import EXACT, Money, round_minor
 from nimbus.rules.periods import Period, zone
 from nimbus.rules.pricing import ZERO, Charge, billable
 from nimbus.subscriptions import SubscriptionFacts
@@ -208,15 +209,15 @@ def _weight(cell: Cell | None) -> Decimal:
 
 
 def _shared(cost: Decimal, weights: list[Decimal]) -> list[Decimal]:
-    """An amount divided by weights, to twelve places; what is finer goes to the first."""
-    scaled = cost.scaleb(SHARE_PLACES, EXACT)
-    whole = int(scaled)
-    parts = [
-        Decimal(part.amount_minor).scaleb(-SHARE_PLACES, EXACT)
-        for part in split(Money(whole, "XXX"), weights)
-    ]
-    rest = EXACT.subtract(scaled, Decimal(whole)).scaleb(-SHARE_PLACES, EXACT)
-    return [EXACT.add(parts[0], rest), *parts[1:]]
+    """An amount divided by weights: each share rounded down to twelve places, what is left over
+    goes to the largest weight. 1 by (1, 2) → 0.333333333333 and 0.666666666667.
+    """
+    whole = sum(map(Fraction, weights), Fraction(0))
+    scaled = [Fraction(cost) * 10**SHARE_PLACES * Fraction(weight) / whole for weight in weights]
+    parts = [Decimal(int(share)).scaleb(-SHARE_PLACES, EXACT) for share in scaled]
+    largest = weights.index(max(weights))
+    parts[largest] = EXACT.add(parts[largest], EXACT.subtract(cost, _sum(parts)))
+    return parts
 
 
 def _charges(terms: Terms, meter_key: str) -> list[Charge]:
