@@ -15,6 +15,15 @@ class UsageReported(Event):
     entity_type: ClassVar[str] = "organization"
 
 
+class UsageExportStarted(Event):
+    """A member asked for a file of logged calls; `after` says which."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "usage.export_started"
+    action: ClassVar[str] = "UsageExportStarted"
+    entity_type: ClassVar[str] = "usage_export"
+
+
 class _QuotaEvent(Event):
     __slots__ = ()
     entity_type: ClassVar[str] = "quota_standing"
@@ -53,21 +62,3 @@ class QuotaIncreased(_AdjustmentEvent):
 
     name: ClassVar[str] = "quota.increased"
     action: ClassVar[str] = "QuotaIncreased"
-
-
-class EntitlementConsumed(Event):
-    """A program took units of an entitlement; they are a usage event."""
-
-    __slots__ = ()
-    name: ClassVar[str] = "entitlement.consumed"
-    action: ClassVar[str] = "EntitlementConsumed"
-    entity_type: ClassVar[str] = "subscription"
-
-
-class UsageExportStarted(Event):
-    """A member asked for a file of logged calls; `after` says which."""
-
-    __slots__ = ()
-    name: ClassVar[str] = "usage.export_started"
-    action: ClassVar[str] = "UsageExportStarted"
-    entity_type: ClassVar[str] = "usage_export"
