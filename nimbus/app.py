@@ -24,7 +24,7 @@ from nimbus.identity import resolve_actor
 from nimbus.notices import endpoints as notices
 from nimbus.payments import endpoints as payments
 from nimbus.payments import endpoints_changes as payments_changes
-from nimbus.portal import clock, consumer, metrics
+from nimbus.portal import analytics, clock, consumer, metrics
 from nimbus.portal.metrics import Counted
 from nimbus.portal.pages import pages
 from nimbus.subscriptions import endpoints as subscriptions
@@ -33,7 +33,7 @@ from nimbus.usage import endpoints as usage
 ROUTERS: Sequence[APIRouter] = (
     identity.router,
     *catalog.routers,
-    subscriptions.router,
+    *subscriptions.routers,
     access.router,
     *usage.routers,
     *billing.routers,
@@ -41,6 +41,7 @@ ROUTERS: Sequence[APIRouter] = (
     payments_changes.router,
     notices.router,
     consumer.router,
+    analytics.router,
     clock.router,
     metrics.router,
     pages,

@@ -4,6 +4,8 @@
 from nimbus.catalog.facts import (
     charge_texts,
     meter_facts,
+    own_plan,
+    plan_entitlements,
     plan_facts,
     plan_terms,
     product_facts,
@@ -15,7 +17,14 @@ from nimbus.catalog.facts import (
     shown_price,
     weighted_meters,
 )
-from nimbus.catalog.models import MeterFacts, PlanFacts, ProductFacts, QuotaFacts, RouteFacts
+from nimbus.catalog.models import (
+    EntitlementFacts,
+    MeterFacts,
+    PlanFacts,
+    ProductFacts,
+    QuotaFacts,
+    RouteFacts,
+)
 from nimbus.catalog.schemas import ChargeShape, ContractShape
 from nimbus.catalog.service.contracts import write_contract
 from nimbus.catalog.service.shapes import charge_of
@@ -23,6 +32,7 @@ from nimbus.catalog.service.shapes import charge_of
 __all__ = [
     "ChargeShape",
     "ContractShape",
+    "EntitlementFacts",
     "MeterFacts",
     "PlanFacts",
     "ProductFacts",
@@ -31,6 +41,8 @@ __all__ = [
     "charge_of",
     "charge_texts",
     "meter_facts",
+    "own_plan",
+    "plan_entitlements",
     "plan_facts",
     "plan_terms",
     "product_facts",

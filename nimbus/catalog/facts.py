@@ -14,6 +14,7 @@ from nimbus.catalog.models import (
     Meter,
     MeterFacts,
     Plan,
+    PlanEntitlement,
     PlanFacts,
     PlanVersion,
     Product,
@@ -45,6 +46,16 @@ async def published_plan(
     return _plan(product, *found[0])
 
 
+async def own_plan(
+    session: AsyncSession, provider: UUID, product_id: UUID, plan_id: UUID
+) -> PlanFacts:
+    """What a plan of a provider says now; 404 for another's."""
+    product = await queries.own_product(session, provider, product_id)
+    asked = queries.plans_of(product).where(Plan.id == plan_id)
+    found = await queries.with_versions(session, asked)
+    return _plan(product, *queries.one(found[0] if found else None))
+
+
 async def published_add_on(
     session: AsyncSession, product_id: UUID, slug: str, *, consumer: UUID
 ) -> PlanFacts:
@@ -73,6 +84,18 @@ async def plan_facts(session: AsyncSession, plan_version_id: UUID) -> PlanFacts:
         raise Refusal("not_found")
     product, plan, version = row
     return _plan(product, plan, version)
+
+
+async def plan_entitlements(
+    session: AsyncSession, plan_version_ids: Iterable[UUID]
+) -> dict[UUID, list[EntitlementFacts]]:
+    """What plan versions entitle to, in one query."""
+    ids = list(plan_version_ids)
+    found: dict[UUID, list[EntitlementFacts]] = {each: [] for each in ids}
+    statement = select(PlanEntitlement).where(PlanEntitlement.plan_version_id.in_(ids))
+    for row in await session.scalars(statement.order_by(PlanEntitlement.key)):
+        found[row.plan_version_id].append(_entitlement(row))
+    return found
 
 
 async def plan_terms(session: AsyncSession, plan_version_id: UUID, currency: str) -> PlanTerms:
@@ -179,6 +202,16 @@ async def route_scopes(session: AsyncSession, product_ids: Iterable[UUID]) -> se
     return {scope for scope in await session.scalars(scopes.distinct()) if scope is not None}
 
 
+def _entitlement(row: PlanEntitlement) -> EntitlementFacts:
+    return EntitlementFacts(
+        key=row.key,
+        type=row.type,
+        enabled=row.enabled,
+        meter_key=row.meter_key,
+        value=row.value,
+    )
+
+
 def _product(row: Product) -> ProductFacts:
     return ProductFacts(
         id=row.id,
@@ -227,14 +260,5 @@ def _plan(product: Product, plan: Plan, version: PlanVersion) -> PlanFacts:
             )
             for row in version.quotas
         ),
-        entitlements=tuple(
-            EntitlementFacts(
-                key=row.key,
-                type=row.type,
-                enabled=row.enabled,
-                meter_key=row.meter_key,
-                value=row.value,
-            )
-            for row in version.entitlements
-        ),
+        entitlements=tuple(_entitlement(row) for row in version.entitlements),
     )

@@ -53,6 +53,37 @@ class SubscriptionReactivated(_SubscriptionEvent):
     action: ClassVar[str] = "SubscriptionReactivated"
 
 
+class SubscriptionChangeAnnounced(_SubscriptionEvent):
+    """Its provider will change its plan or price; `after["scheduled_change"]` says when."""
+
+    name: ClassVar[str] = "subscription.change_announced"
+    action: ClassVar[str] = "SubscriptionChangeAnnounced"
+
+
+class ConsumerBanned(Event):
+    """A provider sells to an organization no more."""
+
+    name: ClassVar[str] = "consumer.banned"
+    action: ClassVar[str] = "ConsumerBanned"
+    entity_type: ClassVar[str] = "consumer_ban"
+
+
+class ConsumerReadmitted(Event):
+    """A provider sells to an organization again."""
+
+    name: ClassVar[str] = "consumer.readmitted"
+    action: ClassVar[str] = "ConsumerReadmitted"
+    entity_type: ClassVar[str] = "consumer_ban"
+
+
+class PlanMoveStarted(Event):
+    """A provider moves the subscribers of a plan."""
+
+    name: ClassVar[str] = "plan.move_started"
+    action: ClassVar[str] = "PlanMoveStarted"
+    entity_type: ClassVar[str] = "plan_move"
+
+
 class SubscriptionRenewed(_SubscriptionEvent):
     """Its next period began."""
 

@@ -19,6 +19,7 @@ from nimbus.subscriptions.models import (
     ConsumerBan,
     ContractAddOn,
     ContractTerms,
+    PlanMove,
     Subscription,
     SubscriptionFacts,
     Terms,
@@ -218,6 +219,90 @@ async def is_banned(session: AsyncSession, provider: UUID, consumer: UUID) -> bo
         ConsumerBan.organization_id == provider, ConsumerBan.consumer_organization_id == consumer
     )
     return bool(await session.scalar(select(banned)))
+
+
+async def ban_of(session: AsyncSession, provider: UUID, consumer: UUID) -> ConsumerBan:
+    """The ban of an organization by a provider; 404 when there is none."""
+    statement = select(ConsumerBan).where(
+        ConsumerBan.organization_id == provider, ConsumerBan.consumer_organization_id == consumer
+    )
+    found = await session.scalar(statement)
+    if found is None:
+        raise Refusal("not_found")
+    return found
+
+
+async def banned(
+    session: AsyncSession, provider: UUID, consumers: Collection[UUID]
+) -> dict[UUID, ConsumerBan]:
+    """Those of these organizations that a provider banned."""
+    statement = select(ConsumerBan).where(
+        ConsumerBan.organization_id == provider,
+        ConsumerBan.consumer_organization_id.in_(consumers),
+    )
+    return {row.consumer_organization_id: row for row in await session.scalars(statement)}
+
+
+async def of_pair(session: AsyncSession, provider: UUID, consumer: UUID) -> list[Subscription]:
+    """An organization's subscriptions to a provider's products that are not stored as ended."""
+    statement = of_organization(consumer).where(
+        Subscription.provider_organization_id == provider, Subscription.status != "Expired"
+    )
+    return list(await session.scalars(statement.order_by(Subscription.id)))
+
+
+def of_provider(provider: UUID) -> Select[Subscription]:
+    """All subscriptions to a provider's products, its own left out."""
+    return select(Subscription).where(
+        Subscription.provider_organization_id == provider,
+        Subscription.organization_id != provider,
+    )
+
+
+def of_anyone(organization_id: UUID | None) -> Select[Subscription]:
+    """All subscriptions, or those of one organization, for the operator's eyes."""
+    if organization_id is None:
+        return select(Subscription)
+    return of_organization(organization_id)
+
+
+def to_move(plan_id: UUID, version_id: UUID) -> Select[Subscription]:
+    """The live subscriptions to a plan in another version than this one."""
+    return select(Subscription).where(
+        Subscription.plan_id == plan_id,
+        Subscription.plan_version_id != version_id,
+        Subscription.status.not_in(("Cancelled", "Expired")),
+    )
+
+
+async def next_to_move(session: AsyncSession, move: PlanMove, limit: int) -> list[Subscription]:
+    """The next subscriptions of a move that were there when it began, locked."""
+    statement = to_move(move.plan_id, move.to_plan_version_id).where(
+        Subscription.created_at <= move.created_at
+    )
+    if move.last_subscription_id is not None:
+        statement = statement.where(Subscription.id > move.last_subscription_id)
+    rows = await session.scalars(
+        statement.order_by(Subscription.id)
+        .limit(limit)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return list(rows)
+
+
+async def lock_move(session: AsyncSession, move_id: UUID) -> PlanMove:
+    """A move of subscribers, locked; 404 otherwise."""
+    statement = select(PlanMove).where(PlanMove.id == move_id).with_for_update()
+    found = await session.scalar(statement.execution_options(populate_existing=True))
+    if found is None:
+        raise Refusal("not_found")
+    return found
+
+
+def moves_of(product_id: UUID, plan_id: UUID) -> Select[PlanMove]:
+    """The moves of a plan's subscribers."""
+    return select(PlanMove).where(PlanMove.product_id == product_id, PlanMove.plan_id == plan_id)
 
 
 async def add_ons_of(session: AsyncSession, terms_id: UUID) -> tuple[AddOnTerms, ...]:

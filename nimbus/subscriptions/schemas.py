@@ -4,9 +4,10 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from nimbus.base.web import Money
+from nimbus.catalog import ContractShape
 
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Status = Literal["Trial", "Active", "PastDue", "Suspended", "Cancelled", "Paused", "Expired"]
@@ -66,10 +67,11 @@ class ScheduledAddOn(BaseModel):
     slug: str
     name: str
     quantity: int
+    at: Moment
 
 
 class ScheduledChange(BaseModel):
-    """What waits to change: the plan (null: it stays), add-ons, or both.
+    """What waits to change: the plan (null: it stays), add-ons, or both; `at` is the next time.
 
     With a `reason` it was announced by the provider.
     """
@@ -126,3 +128,94 @@ class SubscriptionShape(BaseModel):
     version: int
     created_at: Moment
     updated_at: Moment
+
+
+class ConsumerShape(BaseModel):
+    """A subscription as its provider sees it; nothing of how it is paid. `id` is the
+    subscription's.
+    """
+
+    id: UUID
+    organization_id: UUID
+    name: str
+    country: str
+    product: ProductShape
+    plan: PlanShape
+    contract: bool
+    base_fee: Money
+    add_ons: list[AddOnShape]
+    status: Status
+    started_at: Moment
+    trial_ends_at: Moment | None
+    period_ends_at: Moment
+    ends_at: Moment | None
+    cancel_reason: str | None
+    scheduled_change: ScheduledChange | None
+    banned: bool
+    version: int
+
+
+class Input(BaseModel):
+    """What comes in: a field that is not ours is refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PlanBody(Input):
+    """Which plan, and whether now or at the period's end."""
+
+    plan: Slug
+    version: int
+    at_once: bool = True
+
+
+class ContractBody(Input):
+    """What is agreed, in place of what the plan says."""
+
+    terms: ContractShape
+    version: int
+
+
+class RevokeBody(Input):
+    """Why it ends."""
+
+    reason: Reason
+    version: int
+
+
+class BanBody(Input):
+    """Why nothing is sold to them any more."""
+
+    reason: Reason
+
+
+class AdminCancelBody(RevokeBody):
+    """Why, and whether now or at the period's end."""
+
+    at_once: bool = False
+
+
+class MoveBody(Input):
+    """Where the subscribers go, why, and from when on: at once at their periods' ends if unsaid."""
+
+    to_plan: Slug
+    reason: Reason
+    not_before: AwareDatetime | None = None
+
+
+class PlanMoveShape(BaseModel):
+    """How far a move of subscribers is: `moved` of `total` are told; those with a contract or a
+    change of their own are left out.
+    """
+
+    id: UUID
+    to_plan: str
+    to_plan_version: int
+    not_before: Moment
+    reason: str
+    status: str
+    total: int
+    moved: int
+    left_out: int
+    created_at: Moment
+    finished_at: Moment | None

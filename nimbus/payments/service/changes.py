@@ -230,7 +230,7 @@ async def _costs(session: AsyncSession, changed: Subscription, as_of: datetime) 
         "next_at": facts.next_billing_at and clock.to_wire(facts.next_billing_at),
         "status": changed.status_at(as_of),
         "ends_at": facts.ends_at and clock.to_wire(facts.ends_at),
-        "scheduled_at": changed.scheduled_change and changed.scheduled_change["at"],
+        "scheduled_at": changed.scheduled_change and clock.to_wire(facts.period_ends_at),
     }
 
 

@@ -26,10 +26,12 @@ from nimbus.subscriptions.service.records import (
     check_payment,
     current_add_ons,
     lock_for,
+    plan_part,
     running_period,
     settle,
     state,
     tell,
+    with_add_ons,
     write_terms,
 )
 
@@ -93,16 +95,15 @@ async def set_plan(
         text = "It is billed in other periods: cancel this subscription, then start that one."
         raise field_error("plan", "other_periods", text)
     before = {"plan": current.slug, "scheduled_change": subscription.scheduled_change}
-    waiting = dict(subscription.scheduled_change or {})
-    leaving = {name: waiting[name] for name in ("at", "add_ons") if "add_ons" in waiting}
+    leaving = (subscription.scheduled_change or {}).get("add_ons", {})
     if at_once or stored == "Trial":
         subscription.plan_id, subscription.plan_version_id = plan.plan_id, plan.plan_version_id
-        subscription.scheduled_change = leaving or None
+        subscription.scheduled_change = with_add_ons({}, leaving)
         add_ons = await current_add_ons(session, subscription)
         await write_terms(session, subscription, as_of, "change_plan", add_ons)
     else:
         end = running_period(subscription, current, as_of).ends_at
-        subscription.scheduled_change = leaving | waiting_plan(plan, end)
+        subscription.scheduled_change = with_add_ons(waiting_plan(plan, end), leaving)
     subscription.version += 1
     now = current if subscription.plan_id == current.plan_id else plan
     tell(session, actor, SubscriptionChanged, subscription, now, before=before)
@@ -232,18 +233,18 @@ async def _leave(
     subscription.status = lifecycles.subscription(stored, "change_plan")
     plan = await catalog.plan_facts(session, subscription.plan_version_id)
     before = {"scheduled_change": subscription.scheduled_change}
-    waiting = dict(subscription.scheduled_change or {})
-    if quantity == had.quantity and str(had.plan_id) in waiting.get("add_ons", {}):
+    leaving = dict((subscription.scheduled_change or {}).get("add_ons", {}))
+    if quantity == had.quantity and str(had.plan_id) in leaving:
         _forget_leaving(subscription, had.plan_id)
     elif quantity == had.quantity:
         raise field_error("quantity", "unchanged", "It is taken so many times already.")
     else:
-        leaving = waiting.get("add_ons", {}) | {str(had.plan_id): quantity}
         end = running_period(subscription, plan, as_of).ends_at
-        if stored == "Trial":
-            end = as_of
-        at = waiting["at"] if "plan_id" in waiting else clock.to_wire(end)
-        subscription.scheduled_change = waiting | {"at": at, "add_ons": leaving}
+        at = clock.to_wire(as_of if stored == "Trial" else end)
+        leaving[str(had.plan_id)] = {"quantity": quantity, "at": at}
+        subscription.scheduled_change = with_add_ons(
+            plan_part(subscription.scheduled_change), leaving
+        )
     subscription.version += 1
     await settle(session, actor, subscription, as_of)
     tell(session, actor, SubscriptionChanged, subscription, plan, before=before)
@@ -251,8 +252,7 @@ async def _leave(
 
 def _forget_leaving(subscription: Subscription, plan_id: UUID) -> None:
     """An add-on that waited to be left, or to be had fewer times, stays."""
-    waiting = dict(subscription.scheduled_change or {})
-    leaving = {key: n for key, n in waiting.pop("add_ons", {}).items() if key != str(plan_id)}
-    if leaving:
-        waiting["add_ons"] = leaving
-    subscription.scheduled_change = waiting if leaving or "plan_id" in waiting else None
+    change = subscription.scheduled_change
+    leaving = dict((change or {}).get("add_ons", {}))
+    leaving.pop(str(plan_id), None)
+    subscription.scheduled_change = with_add_ons(plan_part(change), leaving)

@@ -115,19 +115,21 @@ async def cancel(
 ) -> Subscription:
     """End a subscription, at the end of its period or at once; what is owed is billed.
 
-    Raises 404 for another's, 409 for a stale version, 422 on `status` when it ends already.
+    One that was to end with its period can still be ended at once. Raises 404 for another's, 409
+    for a stale version, 422 on `status` when it ends already.
     """
     subscription = await lock_for(session, actor, subscription_id, side=side, version=version)
     status = await settle(session, actor, subscription, as_of)
     plan = await catalog.plan_facts(session, subscription.plan_version_id)
     current = running_period(subscription, plan, as_of)
-    subscription.status = lifecycles.subscription(status, "cancel")
+    if not (status == "Cancelled" and at_once):
+        subscription.status = lifecycles.subscription(status, "cancel")
     subscription.ends_at = lifecycles.cancellation_end(status, current, as_of, at_once)
     subscription.cancelled_at = as_of
     subscription.cancel_reason = reason
     subscription.auto_renew = False
     subscription.scheduled_change = None
-    _bill_up_to_the_end(subscription, trial=status == "Trial")
+    _bill_up_to_the_end(subscription, trial=_on_trial(subscription, as_of))
     subscription.version += 1
     tell(session, actor, SubscriptionCancelled, subscription, plan, reason=reason)
     return subscription
@@ -351,6 +353,11 @@ async def _move(
         before = {"status": stored}
         tell(session, actor, fact, subscription, plan, before=before, reason=reason)
     return subscription.facts()
+
+
+def _on_trial(subscription: Subscription, as_of: datetime) -> bool:
+    """Whether the running period is that of a trial."""
+    return subscription.trial_ends_at is not None and as_of < subscription.trial_ends_at
 
 
 def _bill_up_to_the_end(subscription: Subscription, *, trial: bool) -> None:

@@ -6,6 +6,7 @@ that has passed.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -90,24 +91,53 @@ async def settle(
 async def apply_scheduled(
     session: AsyncSession, subscription: Subscription, as_of: datetime
 ) -> None:
-    """Make the change that waits, if its instant has come by `as_of`."""
+    """Make what waits, each part whose instant has come by `as_of` from that instant on."""
     change = subscription.scheduled_change
-    if change is None or clock.from_wire(change["at"]) > as_of:
+    if change is None:
         return
-    add_ons = {one.plan_id: one for one in await current_add_ons(session, subscription)}
-    for plan_id, quantity in change.get("add_ons", {}).items():
-        left = add_ons.pop(UUID(plan_id), None)
-        if left is not None and quantity:
-            add_ons[left.plan_id] = AddOnTerms(
-                plan_id=left.plan_id, plan_version_id=left.plan_version_id, quantity=quantity
-            )
-    if "plan_id" in change:
-        subscription.plan_id = UUID(change["plan_id"])
-        subscription.plan_version_id = UUID(change["plan_version_id"])
-    subscription.scheduled_change = None
-    subscription.version += 1
-    at = clock.from_wire(change["at"])
-    await write_terms(session, subscription, at, "scheduled", tuple(add_ons.values()))
+    for at in sorted(at for at in instants_of(change) if at <= as_of):
+        add_ons = {one.plan_id: one for one in await current_add_ons(session, subscription)}
+        for plan_id, waiting in change.get("add_ons", {}).items():
+            left = add_ons.get(UUID(plan_id))
+            if left is None or clock.from_wire(waiting["at"]) != at:
+                continue
+            add_ons[left.plan_id] = replace(left, quantity=waiting["quantity"])
+        if "at" in change and clock.from_wire(change["at"]) == at:
+            subscription.plan_id = UUID(change["plan_id"])
+            subscription.plan_version_id = UUID(change["plan_version_id"])
+        subscription.version += 1
+        kept = tuple(one for one in add_ons.values() if one.quantity)
+        await write_terms(session, subscription, at, "scheduled", kept)
+    subscription.scheduled_change = _after(change, as_of)
+
+
+def instants_of(change: dict[str, Any]) -> set[datetime]:
+    """When the parts of what waits are to hold: the plan at `at`, each add-on at its own."""
+    found = {clock.from_wire(waiting["at"]) for waiting in change.get("add_ons", {}).values()}
+    return found | ({clock.from_wire(change["at"])} if "at" in change else set())
+
+
+def with_add_ons(plan: dict[str, Any], add_ons: dict[str, Any]) -> dict[str, Any] | None:
+    """What waits, of a plan's part and the add-ons'; None for nothing."""
+    return (plan | ({"add_ons": add_ons} if add_ons else {})) or None
+
+
+def plan_part(change: dict[str, Any] | None) -> dict[str, Any]:
+    """What waits without the add-ons."""
+    return {name: value for name, value in (change or {}).items() if name != "add_ons"}
+
+
+def _after(change: dict[str, Any], as_of: datetime) -> dict[str, Any] | None:
+    """What still waits after `as_of`."""
+    plan = plan_part(change)
+    if "at" in plan and clock.from_wire(plan["at"]) <= as_of:
+        plan = {}
+    add_ons = {
+        plan_id: waiting
+        for plan_id, waiting in change.get("add_ons", {}).items()
+        if clock.from_wire(waiting["at"]) > as_of
+    }
+    return with_add_ons(plan, add_ons)
 
 
 async def current_add_ons(

@@ -33,12 +33,15 @@ async def renew_period(
     if subscription.ends_at is not None and subscription.ends_at <= subscription.period_ends_at:
         subscription.next_billing_at = None
         return subscription.facts()
+    before = {"plan_version_id": str(subscription.plan_version_id)}
     if subscription.status != "Expired":
         subscription.status = lifecycles.subscription(state(subscription), "renew")
         await apply_scheduled(session, subscription, subscription.period_ends_at)
     plan = await catalog.plan_facts(session, subscription.plan_version_id)
     enter_period(subscription, plan, subscription.period_number + 1)
-    tell(session, actor, SubscriptionRenewed, subscription, plan)
+    changed = before["plan_version_id"] != str(subscription.plan_version_id)
+    told = before if changed else {}
+    tell(session, actor, SubscriptionRenewed, subscription, plan, before=told)
     return subscription.facts()
 
 

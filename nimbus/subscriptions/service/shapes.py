@@ -15,7 +15,7 @@ from nimbus.base.web import Money
 from nimbus.identity import Permission, has
 from nimbus.subscriptions import schemas
 from nimbus.subscriptions.models import Subscription
-from nimbus.subscriptions.service.records import current_add_ons
+from nimbus.subscriptions.service.records import current_add_ons, instants_of
 
 
 async def shapes(
@@ -79,26 +79,26 @@ async def _shape(
         auto_renew=row.auto_renew,
         payment=row.payment,
         cancel_reason=row.cancel_reason,
-        scheduled_change=_scheduled(row.scheduled_change, add_ons),
+        scheduled_change=scheduled_shape(row.scheduled_change, add_ons),
         price=await _price(session, row, plan) if priced else None,
         version=row.version,
         **instants(row, schemas.SubscriptionShape),
     )
 
 
-def _scheduled(
+def scheduled_shape(
     change: dict[str, Any] | None, add_ons: Sequence[schemas.AddOnShape]
 ) -> schemas.ScheduledChange | None:
     """What waits, with the names of the add-ons that it is about."""
     if change is None:
         return None
-    waiting = {UUID(key): quantity for key, quantity in change.get("add_ons", {}).items()}
+    waiting = {UUID(key): one for key, one in change.get("add_ons", {}).items()}
     return schemas.ScheduledChange(
         plan=change.get("plan"),
-        at=change["at"],
+        at=clock.to_wire(min(instants_of(change))),
         reason=change.get("reason"),
         add_ons=[
-            schemas.ScheduledAddOn(slug=one.slug, name=one.name, quantity=waiting[one.id])
+            schemas.ScheduledAddOn(slug=one.slug, name=one.name, **waiting[one.id])
             for one in add_ons
             if one.id in waiting
         ],
