@@ -22,11 +22,12 @@ from nimbus.base.ids import new_id
 from nimbus.base.process import announce_ready
 from nimbus.base.secrets import secret, unseal
 from nimbus.gateway.call import Gate
+from nimbus.gateway.door import SWEEP_SECONDS, Door
 from nimbus.gateway.forward import Pool
 from nimbus.gateway.leases import Leases
 from nimbus.gateway.link import Link, load_state
 from nimbus.gateway.meter import Journal
-from nimbus.gateway.server import SWEEP_SECONDS, ClientConnection, Door
+from nimbus.gateway.server import ClientConnection
 from nimbus.gateway.state import State
 from nimbus.gateway.store import Store
 from nimbus.gateway.suspects import Suspects
@@ -160,7 +161,7 @@ async def _tend(door: Door, journal: Journal, leases: Leases) -> None:
         journal.prepare()
         if loop.time() - tended >= TEND_SECONDS:
             tended = loop.time()
-            leases.return_idle()
+            leases.tend()
 
 
 async def _sync(journal: Journal) -> None:

@@ -144,9 +144,14 @@ class Call:
         ended = ended or clock.monotonic_ns() // 1000
         flags = permit.flags | origin.flags
         units = leased = held = 0
-        holds = b""
+        meters = holds = refusal = b""
         if self.continued:
             flags |= CONTINUED
+        if served:
+            if self.meters:
+                meters = meters_text(self.meters)
+        elif code and not self.forwarded:
+            refusal = code.encode()
         if served and status in permit.billable:
             flags |= BILLABLE
             units = 0 if self.continued else permit.units
@@ -171,9 +176,9 @@ class Call:
                 held,
                 origin.packed,
                 self.head.line.method,
-                b"" if self.forwarded or not code else code.encode(),
+                refusal,
                 self.request_id,
-                meters_text(self.meters) if served and self.meters else b"",
+                meters,
                 holds,
             ),
         )
@@ -203,27 +208,31 @@ class Call:
             self.gate.leases.refund(self.permit.held)
 
     def answer_lines(self, now: int) -> bytes:
-        """RateLimit and quota header lines of an answer or refusal; `now` in microseconds of
-        machine time. Of several quotas the one with the least left is told, none while nothing
-        is known.
+        """What is told of limits and quota in an answer or refusal; `now` in microseconds of
+        machine time.
         """
-        gate, permit = self.gate, self.permit
-        limiters = permit.limiters
-        if permit.generation != gate.windows.generation:
-            limiters = permit.limits(gate.windows, now)
-        promises: tuple[int, ...] = ()
-        for _, limiter in limiters:
-            promises += promise(limiter, now)
-        lines = permit.rate_lines % promises
-        quotas, leases = permit.quotas, gate.leases
-        if len(quotas) == 1:
-            standing, told = quotas[0]
-            least = leases.remaining(standing)
-        else:
-            least, told = leases.scarcest(quotas)
-        if least is None:
-            return lines
-        return b"%s%s%d\r\n" % (lines, told, max(0, least))
+        return answer_lines(self.gate, self.permit, now)
+
+
+def answer_lines(gate: Gate, permit: Permit, now: int) -> bytes:
+    """RateLimit and quota header lines of an answer or refusal; `now` in microseconds of
+    machine time. Of several quotas the one with the least left is told, none while nothing
+    is known.
+    """
+    limiters, quotas = permit.limiters, permit.quotas
+    if permit.generation != gate.windows.generation:
+        limiters = permit.limits(gate.windows, now)
+    promises: tuple[int, ...] = ()
+    for _, limiter in limiters:
+        promises += promise(limiter, now)
+    if len(quotas) == 1:
+        standing, told = quotas[0]
+        least = gate.leases.remaining(standing)
+    else:
+        least, told = gate.leases.scarcest(quotas)
+    if least is None:
+        return permit.rate_lines % promises
+    return b"%b%b%d\r\n" % (permit.rate_lines % promises, told, max(0, least))
 
 
 def locate(call: Call, product: Product | None, path: bytes) -> Refused | None:

@@ -91,6 +91,7 @@ _SANDBOX: Final = (
 )
 # Under which names a block or an answer's head keeps what was made of it here.
 _FROM_API, _FROM_UPSTREAM = b"api", b"upstream"
+UNREPORTED: Final = b"unreported"  # the same, where the upstream reports nothing as used
 _JOIN_MAX: Final = 16_384  # bytes of a body that are copied into one write with their head
 
 
@@ -175,6 +176,14 @@ class ClientExchange:
         self._chunked = False
         self._keep_alive = request.line.minor == 1 and request.block.stays
         self._out: list[bytes | memoryview] = []
+
+    def sent(self, connection: UpstreamConnection) -> None:
+        """The request went out over this connection, as a usual call."""
+        self._connection = connection
+
+    def general(self) -> "ClientExchange":
+        """This is the general way already."""
+        return self
 
     def start(self) -> None:
         """Ask for a connection; the rest happens as bytes come."""
@@ -445,24 +454,31 @@ _CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n\r\n"
 _CHUNKED_CLOSE = b"\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 
 
-def _head_for_upstream(request: RequestHead, call: Call) -> bytes:
-    """What the upstream is asked: our identity lines, then what passes of the caller's."""
+def start_for_upstream(request: RequestHead, call: Call) -> bytes:
+    """What the upstream is asked: what passes of the caller's lines, and those of ours that are
+    the same whenever this permit's caller asks this.
+    """
     permit, block, line = call.permit, request.block, request.line
     lines = block.made.get(permit.auth)
     if lines is None:
         lines = block.made[permit.auth] = _caller_lines(block, permit.auth)
-    method, query, request_id = line.method, call.query, call.request_id
-    return b"%b%b%b%b%b%b%bX-Request-Id: %b\r\n%b%b" % (
-        method,
+    return b"%b%b%b%b%b%b%b" % (
+        line.method,
         permit.base_path,
         call.match.upstream_path,
-        b"" if query is None else b"?" + query,
+        b"" if call.query is None else b"?" + call.query,
         permit.head,
         lines,
+        websocket.LINES if block.websocket else _body_line(block.length, line.method),
+    )
+
+
+def _head_for_upstream(request: RequestHead, call: Call) -> bytes:
+    return b"%b%bX-Request-Id: %b\r\n%b\r\n" % (
+        start_for_upstream(request, call),
         call.origin.lines,
-        request_id,
-        block.trace or trace_line(request_id),
-        _end_lines(block, method),
+        call.request_id,
+        request.block.trace or trace_line(call.request_id),
     )
 
 
@@ -485,7 +501,8 @@ def _head_for_api(request: RequestHead, client: Client) -> bytes:
             client.origin.lines,
             b"X-Request-Id: %s\r\n" % client.request_id,
             block.trace or trace_line(client.request_id),
-            _body_lines(block.length, line.method),
+            _body_line(block.length, line.method),
+            b"\r\n",
         )
     )
 
@@ -502,25 +519,15 @@ def _caller_lines(block: Block, auth: bytes) -> bytes:
     return _lines([*kept, (b"X-Forwarded-Host", block.authority)])
 
 
-def _end_lines(block: Block, method: bytes) -> bytes:
-    """The last lines of a call's head, which depend on its body or the protocol it wants."""
-    if block.websocket:
-        return websocket.LINES + b"\r\n"
-    if block.length == 0 and method not in _WITH_BODY:
-        return b"\r\n"
-    return _body_lines(block.length, method)
-
-
-def _body_lines(length: int | None, method: bytes) -> bytes:
-    """The framing of the request's body, and the end of its head."""
+def _body_line(length: int | None, method: bytes) -> bytes:
+    """The framing of the request's body."""
     if length is None:
-        return _REQUEST_CHUNKED
+        return b"Transfer-Encoding: chunked\r\n"
     if length or method in _WITH_BODY:
-        return b"Content-Length: %d\r\n\r\n" % length
-    return b"\r\n"
+        return b"Content-Length: %d\r\n" % length
+    return b""
 
 
-_REQUEST_CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 _WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
@@ -534,6 +541,8 @@ def _start_from_upstream(head: ResponseHead) -> bytes:
     usage = [value for lower, _, value in head.fields if lower == _USAGE]
     head.made[_USAGE] = b",".join(usage)
     start = head.made[_FROM_UPSTREAM] = _start(head, passed) + _SANDBOX
+    if not usage:
+        head.made[UNREPORTED] = start
     return start
 
 

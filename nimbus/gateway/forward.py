@@ -40,21 +40,29 @@ _TOO_MANY: Final = Refused("unavailable", "Too many calls are under way there.",
 _FAILING: Final = "It has failed several times and is tried again soon."
 
 
-class Exchange(Protocol):
-    """One request and its answer, as the pool sees it."""
+class Carried(Protocol):
+    """What a connection carries: an exchange, or a usual call, which can become one."""
 
     method: bytes
-    retryable: bool
     request_sent: bool
+
+    def general(self) -> "Exchange":
+        """Itself, or what goes on with a call that is no usual one any more."""
+
+    def upstream_whole(self, head: ResponseHead, payload: bytes) -> None:
+        """The final answer, all at once, on a connection that is free again."""
+
+
+class Exchange(Carried, Protocol):
+    """One request and its answer, as the pool sees it."""
+
+    retryable: bool
 
     def upstream_ready(self, connection: "UpstreamConnection") -> bytes:
         """A connection is there: what is sent of the request now. More goes to its `write`."""
 
     def upstream_head(self, head: ResponseHead) -> None:
         """The final answer begins."""
-
-    def upstream_whole(self, head: ResponseHead, payload: bytes) -> None:
-        """The final answer, all at once, on a connection that is free again."""
 
     def upstream_switched(self, head: ResponseHead) -> bool:
         """An answer of 101 has come: whether it was asked for. Then payload is what follows."""
@@ -105,7 +113,6 @@ class UpstreamConnection(BoundedReads):
     __slots__ = (
         "_answered",
         "_buffer",
-        "_exchange",
         "_head",
         "_held",
         "_interim",
@@ -115,6 +122,7 @@ class UpstreamConnection(BoundedReads):
         "_reused",
         "_transport",
         "deadline",
+        "exchange",
         "idle_since",
         "lane",
         "upstream",
@@ -127,7 +135,7 @@ class UpstreamConnection(BoundedReads):
         self.idle_since = 0
         self._pool = pool
         self._transport: asyncio.Transport | None = None
-        self._exchange: Exchange | None = None
+        self.exchange: Carried | None = None
         self._buffer = bytearray()
         self._head: ResponseHead | None = None
         self._reader: BodyReader | None = None
@@ -145,13 +153,18 @@ class UpstreamConnection(BoundedReads):
 
     def start(self, exchange: Exchange) -> bool:
         """Carry this exchange from now on; False when the connection is closed."""
+        return self.usable and self.take(exchange, exchange.upstream_ready(self))
+
+    def take(self, exchange: Carried, request: bytes) -> bool:
+        """The same of an exchange whose first bytes are there."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return False
-        self._exchange = exchange
+        self.exchange = exchange
         self._head = None
-        self._answered, self._interim, self._held = False, 0, False
-        transport.write(exchange.upstream_ready(self))
+        self._answered = self._held = False
+        self._interim = 0
+        transport.write(request)
         self.deadline = self._pool.now + self.upstream.answer_us
         return True
 
@@ -195,7 +208,7 @@ class UpstreamConnection(BoundedReads):
 
     def abandon(self) -> None:
         """The exchange is not wanted any more: close, tell nobody."""
-        self._exchange = None
+        self.exchange = None
         self._discard()
 
     def expire(self) -> None:
@@ -209,41 +222,43 @@ class UpstreamConnection(BoundedReads):
         self._transport.set_write_buffer_limits(WRITE_BUFFER)
 
     def data_received(self, data: bytes) -> None:
-        exchange = self._exchange
+        exchange = self.exchange
         if exchange is None:
             self._discard()
             return
+        known = None
+        if self._head is None and not self._buffer and exchange.method != b"HEAD":
+            known = known_answer(data)
+            if known is not None and known.whole == len(data) <= _COPIED and exchange.request_sent:
+                self.exchange = None
+                self._reused = True
+                self._pool.release(self)
+                exchange.upstream_whole(known, data[known.size :])
+                return
         self._answered = True
+        general = exchange.general()
         try:
             if self._head is not None:
-                self._take_payload(exchange, data)
-            elif self._buffer or exchange.method == b"HEAD":
-                self._read_head(exchange, data)
+                self._take_payload(general, data)
+            elif known is None:
+                self._read_head(general, data)
             else:
-                head = known_answer(data)
-                if head is None:
-                    self._read_head(exchange, data)
-                elif head.whole == len(data) <= _COPIED and exchange.request_sent:
-                    self._exchange = None
-                    self._reused = True
-                    self._pool.release(self)
-                    exchange.upstream_whole(head, data[head.size :])
-                else:
-                    self._begin(exchange, head)
-                    large = len(data) > _COPIED
-                    rest = memoryview(data)[head.size :] if large else data[head.size :]
-                    if self._exchange is exchange:
-                        self._take_payload(exchange, rest)
+                self._begin(general, known)
+                large = len(data) > _COPIED
+                rest = memoryview(data)[known.size :] if large else data[known.size :]
+                if self.exchange is general:
+                    self._take_payload(general, rest)
         except BadMessageError:
             self._fail("upstream_unreachable")
 
     def eof_received(self) -> None:
-        exchange, head = self._exchange, self._head
+        exchange, head = self.exchange, self._head
         until_close = head is not None and self._left == _NO_LENGTH and self._reader is None
         if exchange is not None and until_close:
-            self._exchange = None
+            general = exchange.general()
+            self.exchange = None
             self._discard()
-            exchange.upstream_last(b"")
+            general.upstream_last(b"")
 
     def connection_lost(self, _: Exception | None) -> None:
         self._pool.forget(self)
@@ -251,12 +266,12 @@ class UpstreamConnection(BoundedReads):
         self._fail("upstream_unreachable")
 
     def pause_writing(self) -> None:
-        if self._exchange is not None:
-            self._exchange.upstream_writable(writable=False)
+        if self.exchange is not None:
+            self.exchange.general().upstream_writable(writable=False)
 
     def resume_writing(self) -> None:
-        if self._exchange is not None:
-            self._exchange.upstream_writable(writable=True)
+        if self.exchange is not None:
+            self.exchange.general().upstream_writable(writable=True)
 
     def _read_head(self, exchange: Exchange, data: bytes) -> None:
         self._buffer += data
@@ -275,7 +290,7 @@ class UpstreamConnection(BoundedReads):
         if self._head is None:
             self._begin(exchange, head)
         rest, self._buffer = bytes(self._buffer), bytearray()
-        if self._exchange is exchange:
+        if self.exchange is exchange:
             self._take_payload(exchange, rest)
 
     def _begin(self, exchange: Exchange, head: ResponseHead) -> None:
@@ -304,7 +319,7 @@ class UpstreamConnection(BoundedReads):
                 if left > 0:
                     self._left = left - size
                 exchange.upstream_data(data)
-            if self._exchange is exchange:  # else it is complete, and knows when to let it go
+            if self.exchange is exchange:  # else it is complete, and knows when to let it go
                 exchange.upstream_flush()
 
     def _take_chunks(
@@ -324,7 +339,7 @@ class UpstreamConnection(BoundedReads):
 
     def _finish(self, exchange: Exchange) -> None:
         """The answer is complete, and no byte came after it."""
-        self._exchange = None
+        self.exchange = None
         head = self._head
         if head is not None and head.keep_alive and exchange.request_sent:
             self._reused = True
@@ -334,11 +349,12 @@ class UpstreamConnection(BoundedReads):
 
     def _discard_answered(self) -> None:
         """Bytes came after the answer: what it says holds, the connection is not used again."""
-        self._exchange = None
+        self.exchange = None
         self._discard()
 
     def _fail(self, code: str) -> None:
-        exchange, self._exchange = self._exchange, None
+        exchange = None if self.exchange is None else self.exchange.general()
+        self.exchange = None
         self._discard()
         if exchange is None:
             return
@@ -367,15 +383,15 @@ class Pool:
         self.now = clock.monotonic_us()  # as of the last look; close enough for deadlines
         self._private_networks = private_networks
         self._tls = tls or ssl.create_default_context()
-        self._lanes: dict[Place, Lane] = {}
+        self.lanes: dict[Place, Lane] = {}
         self._open: set[UpstreamConnection] = set()
         self._connecting: dict[Exchange, asyncio.Task[None]] = {}
 
     def lane(self, upstream: Upstream) -> Lane:
         """The lane to an upstream."""
-        lane = self._lanes.get(upstream.place)
+        lane = self.lanes.get(upstream.place)
         if lane is None:
-            lane = self._lanes[upstream.place] = Lane()
+            lane = self.lanes[upstream.place] = Lane()
         return lane
 
     def send(self, exchange: Exchange, upstream: Upstream, lane: Lane, fresh: bool) -> None:
@@ -420,12 +436,12 @@ class Pool:
         for connection in list(self._open):
             if 0 < connection.deadline < now:
                 connection.expire()
-        for place, lane in list(self._lanes.items()):
+        for place, lane in list(self.lanes.items()):
             for connection in list(lane.idle):
                 if connection.idle_since + IDLE_SECONDS * SECOND < now:
                     connection.abandon()
             if not (lane.idle or lane.busy or lane.breaker.failures):
-                del self._lanes[place]
+                del self.lanes[place]
 
     def close(self) -> None:
         """Close every connection."""

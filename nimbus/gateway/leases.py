@@ -29,6 +29,7 @@ CODES = {
 EMPTY_SECONDS = 0.25  # how long a standing that had nothing left is not asked again
 FIRST_WORD_SECONDS = 0.25  # how long a call that needs no units waits to hear of its standing
 IDLE_SECONDS = 2  # after which unused units go back
+MEASURE_SECONDS = 0.5  # the shortest time over which speed is measured
 
 Needs = tuple[tuple[Standing, int], ...]  # standings and the units a call takes from each
 
@@ -74,10 +75,13 @@ class _Lease:
     left: int | None = None  # neither used nor lent, as last heard
     asked: int = 0  # units asked for and not answered yet
     empty_until: float = 0
-    used_at: float = 0
-    second: int = 0
-    recent: int = 0  # units taken in the second before
-    this_second: int = 0
+    taken: int = 0  # units, ever
+    used_at: float = 0  # when `tend` last saw that units had been taken
+    used: int = 0  # what was taken by then
+    measured_at: float = 0
+    measured: int = 0  # what was taken by then
+    recent: int = 0  # units taken in the second that was measured last
+    low: int = 0  # with less than this another lease is asked for
     waiting: int = 0
     grain: int = 1  # the most that one call needed: leases are sized in multiples of it
     unused: int = 0  # what would be left if all that is lent came back, as last heard
@@ -114,7 +118,10 @@ class Leases:
             lease = self._leases.get(standing.id.int)
             if lease is None or not lease.known or lease.available < units:
                 return self._take_short(needs)
-            self._count(lease, units)
+            lease.taken += units
+            lease.available = available = lease.available - units
+            if available < lease.low:
+                self._renew(lease.standing_id, 0)
             return True
         covered = []
         for standing, units in needs:
@@ -124,7 +131,10 @@ class Leases:
                     return self._take_short(needs)
                 covered.append((lease, units))
         for lease, units in covered:
-            self._count(lease, units)
+            lease.taken += units
+            lease.available -= units
+            if lease.available < lease.low:
+                self._renew(lease.standing_id, 0)
         return bool(covered)
 
     def _take_short(self, needs: Needs) -> bool | None:
@@ -233,10 +243,13 @@ class Leases:
                 least, beside = remaining, one
         return least, beside
 
-    def return_idle(self) -> None:
-        """Give back what was not used for a while, and what is held while little is left."""
+    def tend(self) -> None:
+        """See how fast units are taken, about every second; give back what was not used for a
+        while, and what is held while little is left.
+        """
         now = clock.monotonic()
         for number, lease in list(self._leases.items()):
+            self._measure(lease, now)
             idle = lease.used_at + IDLE_SECONDS < now
             if lease.available and (idle or (self._scarce(lease) and not lease.waiting)):
                 self._return(lease)
@@ -252,26 +265,24 @@ class Leases:
     def _of(self, standing_id: UUID) -> _Lease:
         lease = self._leases.get(standing_id.int)
         if lease is None:
-            lease = _Lease(standing_id, used_at=clock.monotonic())
+            now = clock.monotonic()
+            lease = _Lease(standing_id, used_at=now, measured_at=now)
             self._leases[standing_id.int] = lease
         return lease
 
-    def _count(self, lease: _Lease, units: int) -> None:
-        lease.available -= units
-        lease.used_at = now = clock.monotonic()
-        second = int(now)
-        if second != lease.second:
-            lease.recent = lease.this_second if second == lease.second + 1 else 0
-            lease.second, lease.this_second = second, 0
-        lease.this_second += units
-        if lease.available * 2 < lease.recent:
-            self._renew(lease.standing_id, 0)
+    def _measure(self, lease: _Lease, now: float) -> None:
+        if lease.taken != lease.used:
+            lease.used, lease.used_at = lease.taken, now
+        if now - lease.measured_at >= MEASURE_SECONDS:
+            lease.recent = int((lease.taken - lease.measured) / (now - lease.measured_at))
+            lease.measured, lease.measured_at = lease.taken, now
+            lease.low = lease.recent // 2
 
     def _renew(self, standing_id: UUID, needed: int) -> None:
         lease = self._of(standing_id)
         if lease.asked or lease.empty_until > clock.monotonic():
             return
-        recent = max(lease.recent, lease.this_second)
+        recent = max(lease.recent, lease.taken - lease.measured)
         units = _sized(lease, needed, recent, self._gateways)
         if units:
             lease.asked = units

@@ -63,6 +63,7 @@ class Journal:
         self._first = 1  # the first one of the segment being filled
         self._last = 0  # the last one that it has room for
         self._segments: list[_Segment] = []  # the last is the one being filled
+        self._filling: _Segment  # there once a slot was reserved
         self._next: Future[_Segment | None] | None = None
         self._disk = ThreadPoolExecutor(2, "journal")  # one may hang in a sync
         self._syncing: asyncio.Future[bool] | None = None  # for who waits for the sync on its way
@@ -91,7 +92,7 @@ class Journal:
         sequence = self._sequence + 1
         if sequence > self._last and not self._advance():
             return None
-        segment = self._segments[-1]
+        segment = self._filling
         offset = segment.base + sequence * SLOT_SIZE
         segment.memory[offset : offset + SLOT_HEAD_SIZE] = encode_reserved(sequence)
         segment.open_calls += 1
@@ -101,11 +102,12 @@ class Journal:
 
     def complete(self, sequence: int, payload: bytes) -> None:
         """Write down what came of the call that holds this slot: a payload of `rules.metering`."""
-        segment = self._segments[-1] if sequence >= self._first else self._segment_of(sequence)
+        segment = self._filling if sequence >= self._first else self._segment_of(sequence)
         offset = segment.base + sequence * SLOT_SIZE
         start = offset + SLOT_HEAD_SIZE
-        segment.memory[start : start + len(payload)] = payload
-        segment.memory[offset:start] = encode_completed(sequence, payload)
+        memory = segment.memory
+        memory[start : start + len(payload)] = payload
+        memory[offset:start] = encode_completed(sequence, payload)
         segment.dirty = True
         segment.open_calls -= 1
 
@@ -204,6 +206,7 @@ class Journal:
         if segment is None:
             return False
         self._segments.append(segment)
+        self._filling = segment
         self._first = segment.header.first_sequence
         self._last = segment.header.last_sequence
         return True

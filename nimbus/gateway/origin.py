@@ -17,6 +17,7 @@ from nimbus.gateway.upstream import Address, Network
 from nimbus.gateway.windows import PER_ADDRESS, RateWindows, Window
 from nimbus.rules.metering import IPV6
 
+MILLISECOND: Final = 1_000_000  # nanoseconds
 MAX_ORIGINS: Final = 4_096  # remembered, of callers behind trusted proxies
 
 
@@ -98,18 +99,23 @@ def plain_address(text: str) -> Address:
 
 _counter = itertools.count(int.from_bytes(os.urandom(5), "big"))
 _own = int.from_bytes(os.urandom(4), "big")
-_prefix: tuple[int, bytes] = (0, b"")
+_prefix, _until = b"", 0
 
 
 def new_request_id() -> bytes:
     """A request's id: a UUIDv7 in its usual text form, unique beyond this process."""
-    global _prefix  # noqa: PLW0603 - one sequence a process
-    millisecond = clock.machine_ns() // 1_000_000
-    if millisecond != _prefix[0]:
-        high, low = divmod(millisecond, 0x10000)
-        own = (_own & 0xFFF, 0x8000 | _own >> 12 & 0x3FFF)
-        _prefix = millisecond, b"%08x-%04x-7%03x-%04x-" % (high, low, *own)
-    return b"%s%012x" % (_prefix[1], next(_counter))
+    now = clock.machine_ns()
+    if not _until - MILLISECOND <= now < _until:
+        _renew(now // MILLISECOND)
+    return b"%s%012x" % (_prefix, next(_counter))
+
+
+def _renew(millisecond: int) -> None:
+    global _prefix, _until  # noqa: PLW0603 - one sequence a process
+    high, low = divmod(millisecond, 0x10000)
+    own = (_own & 0xFFF, 0x8000 | _own >> 12 & 0x3FFF)
+    _prefix = b"%08x-%04x-7%03x-%04x-" % (high, low, *own)
+    _until = (millisecond + 1) * MILLISECOND
 
 
 def trace_line(request_id: bytes) -> bytes:

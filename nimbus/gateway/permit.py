@@ -16,7 +16,7 @@ from nimbus.base import clock
 from nimbus.gateway import respond
 from nimbus.gateway.leases import Needs
 from nimbus.gateway.respond import Refused
-from nimbus.gateway.state import Product
+from nimbus.gateway.state import Product, Way
 from nimbus.gateway.upstream import Address, Upstream
 from nimbus.gateway.windows import RateWindows, Subject, Window
 from nimbus.rules.grants import Grant, Route, Standing, Subscription, decide, turning_points
@@ -34,7 +34,8 @@ class Permit:
 
     `refused` is the law's no. `by_address`: some list has to be asked about the caller's address
     for each call, so `decide` is. `closed` is a no of the gate's own, after the law's yes.
-    `plain`: every call goes on to the limits without a further look. `auth` names the
+    `plain`: every call goes on to the limits without a further look; `usual`: such a call also
+    holds nothing whose amount only its answer tells. `auth` names the
     upstream's own credential line, `base_path` (after a space) stands before the path on its
     request line, `head` is what follows the target there, with our lines that are the same for
     all calls. `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited
@@ -43,7 +44,8 @@ class Permit:
     `ids` and `flags` those of the journal record. `held` is what a call takes beside its quota and
     whoever stores it gives back: `held_micro` of money, and `holds` of meters that only the answer
     tells.
-    `origins` are the addresses from which it was used.
+    `origins` are the addresses from which it was used, `starts` what an upstream is sent first of
+    all for a request that comes again and again.
     """
 
     route: Route
@@ -53,6 +55,7 @@ class Permit:
     by_address: bool
     closed: Refused | None
     plain: bool
+    usual: bool
     upstream: Upstream | None
     auth: bytes
     base_path: bytes
@@ -72,6 +75,7 @@ class Permit:
     held_flags: int
     holds: bytes
     origins: set[bytes] = field(default_factory=set)
+    starts: dict[Way, bytes] = field(default_factory=dict)
 
     def limits(self, windows: RateWindows, now: int) -> tuple[tuple[bytes, Window], ...]:
         """The limiters in force, by name; `now` in microseconds of machine time. Who sees that the
@@ -103,6 +107,7 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
     held = _held(grant, route, as_of) if live else _NOTHING_HELD
     policy_line = respond.policy_line((name, rate) for name, _, rate in subjects)
     closed = _closed(grant, upstream, needs_quota=asks_quota, open_=standings) or held.closed
+    plain = not (refused or by_address or closed or route.required)
     return Permit(
         route=route,
         since=max((clock.to_us(turn) for turn in turns if turn <= as_of), default=-FOREVER),
@@ -110,7 +115,8 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         refused=refused,
         by_address=by_address,
         closed=closed,
-        plain=not (refused or by_address or closed or route.required),
+        plain=plain,
+        usual=plain and not held.needs,
         upstream=upstream,
         auth=b"" if upstream is None or upstream.auth is None else upstream.auth[0].lower(),
         base_path=b" " if upstream is None else b" " + upstream.base_path,

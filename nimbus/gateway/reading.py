@@ -6,6 +6,7 @@ hold in memory; and it reads on while there is more, before what was read could 
 """
 
 import asyncio
+from collections import defaultdict
 from typing import Final
 
 READ_BYTES: Final = 65_536
@@ -19,9 +20,10 @@ class BoundedReads(asyncio.BufferedProtocol):
 
     __slots__ = ()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's signature
-        """Where the loop puts what it reads."""
-        return _BUFFER
+    # Where the loop puts what it reads, whatever size it would like; asked before each read.
+    get_buffer = staticmethod(  # type: ignore[assignment]  # no frame of Python for it
+        defaultdict[int, memoryview](lambda: _BUFFER).__getitem__
+    )
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes have been read."""

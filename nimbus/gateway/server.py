@@ -13,7 +13,6 @@ the buffer. It is in one of these states:
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Coroutine
 from enum import Enum
 from ipaddress import ip_address
@@ -26,7 +25,6 @@ from nimbus.gateway.body import BodyReader
 from nimbus.gateway.call import (
     ASK_STORE,
     Call,
-    Gate,
     admit,
     await_rates,
     borrow,
@@ -35,13 +33,15 @@ from nimbus.gateway.call import (
     open_call,
     suspected,
 )
+from nimbus.gateway.door import Door
 from nimbus.gateway.exchange import PENDING, ClientExchange
-from nimbus.gateway.forward import WRITE_BUFFER, Lane, Pool
+from nimbus.gateway.forward import WRITE_BUFFER, Lane
 from nimbus.gateway.head import MAX_BODY, BadMessageError, HeadReader, RequestHead, known_request
-from nimbus.gateway.origin import Origin, Origins, new_request_id
+from nimbus.gateway.origin import Origin, new_request_id
 from nimbus.gateway.reading import BoundedReads
 from nimbus.gateway.respond import Refused
-from nimbus.gateway.upstream import Address, Network, Upstream
+from nimbus.gateway.upstream import Upstream
+from nimbus.gateway.usual import UsualCalls
 from nimbus.rules.limits import SECOND
 
 log = get_logger("gateway.server")
@@ -51,12 +51,9 @@ IDLE_SECONDS: Final = 75
 API_BODY: Final = 1_048_576  # what the API takes; said here, or it is lost while the body comes
 BODY_SECONDS: Final = 30  # for a body to come at BODY_RATE or faster; what is ahead is not saved up
 BODY_RATE: Final = 240  # bytes a second
-PART_SECONDS: Final = 30  # after which a stream's usage is written down, and again
-MAX_PER_ADDRESS: Final = 256  # connections of one address to this process
 STALL_SECONDS: Final = 60  # without the caller reading a byte of the answer
 LINGER_SECONDS: Final = 2
 LINGER_BYTES: Final = 4_194_304
-SWEEP_SECONDS: Final = 0.25
 
 
 class _State(Enum):
@@ -72,65 +69,6 @@ class _State(Enum):
 _HEAD, _ANSWER = _State.HEAD, _State.ANSWER
 
 
-class Door:
-    """What all connections of this process share."""
-
-    def __init__(
-        self,
-        gate: Gate,
-        pool: Pool,
-        api: Upstream,
-        hosts: frozenset[bytes],
-        trusted_proxies: tuple[Network, ...],
-        *,
-        tls: bool,
-    ) -> None:
-        self.gate = gate
-        self.pool = pool
-        self.api = api
-        self.hosts = hosts
-        self.origins = Origins(b"https" if tls else b"http", trusted_proxies)
-        self.connections: set[ClientConnection] = set()
-        self._from: Counter[Address] = Counter()
-        self.stopping = False
-        self.empty = asyncio.Event()  # stopping, and the last connection is gone
-
-    def sweep(self) -> None:
-        """End what is overdue, on both sides."""
-        now = clock.monotonic_us()
-        for connection in list(self.connections):
-            if 0 < connection.deadline < now:
-                connection.expire()
-            connection.write_down(now - PART_SECONDS * SECOND)
-        self.pool.sweep(now)
-
-    def came(self, connection: "ClientConnection", peer: Origin) -> bool:
-        """A connection is there: whether its address may have one more. Proxies may have any."""
-        self.connections.add(connection)
-        if self.origins.trusts(peer):
-            return True
-        self._from[peer.address] += 1
-        return self._from[peer.address] <= MAX_PER_ADDRESS
-
-    def stop(self) -> None:
-        """Take no further request: idle connections close, the others after their answer."""
-        self.stopping = True
-        for connection in list(self.connections):
-            connection.stop()
-        if not self.connections:
-            self.empty.set()
-
-    def left(self, connection: "ClientConnection", peer: Origin) -> None:
-        """A connection is closed."""
-        self.connections.discard(connection)
-        if peer.address in self._from:
-            self._from[peer.address] -= 1
-            if not self._from[peer.address]:
-                del self._from[peer.address]
-        if self.stopping and not self.connections:
-            self.empty.set()
-
-
 class ClientConnection(BoundedReads):
     """One connection of a caller. `deadline` is in microseconds of machine time; 0 is none."""
 
@@ -139,19 +77,20 @@ class ClientConnection(BoundedReads):
         "_body",
         "_door",
         "_ended",
-        "_exchange",
         "_full",
         "_held",
         "_peer",
         "_reader",
         "_reading",
-        "_request",
         "_state",
         "_task",
         "_thrown_away",
         "_transport",
+        "_usual",
         "deadline",
+        "exchange",
         "origin",
+        "request",
         "request_id",
     )
 
@@ -164,9 +103,9 @@ class ClientConnection(BoundedReads):
         self._peer: Origin = _NOWHERE
         self._reader = HeadReader()
         self._state = _HEAD
-        self._request: RequestHead | None = None
+        self.request: RequestHead | None = None
         self._body: BodyReader | None = None
-        self._exchange: ClientExchange | None = None
+        self.exchange: ClientExchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._advancing = False
         self._ended = False  # the caller sends no more
@@ -174,6 +113,7 @@ class ClientConnection(BoundedReads):
         self._held = False  # the upstream does not take what the caller sends
         self._reading = True
         self._thrown_away = 0
+        self._usual: UsualCalls | None = None  # once it had a call that may be one
 
     # What the event loop calls.
 
@@ -191,19 +131,22 @@ class ClientConnection(BoundedReads):
     def data_received(self, data: bytes) -> None:
         buffer = self._reader.buffer
         if self._state is _HEAD and not buffer and not self._full:
+            if self._usual is not None and self._usual.begin(data):
+                return
             head = known_request(data)
             if head is not None:
                 if len(data) > head.size:
                     buffer += data[head.size :]
                 self.deadline = 0
                 self._begin(head)
+                self._learn(data, head)
                 return
             self._due(HEAD_SECONDS)
         elif self._state is _State.BODY:
             self._earn(len(data))
         elif self._state is _State.TUNNEL:
-            if self._exchange is not None:
-                self._exchange.tunnel_data(data)
+            if self.exchange is not None:
+                self.exchange.tunnel_data(data)
             return
         elif self._state is _State.LINGER:
             self._throw_away(data)
@@ -219,8 +162,8 @@ class ClientConnection(BoundedReads):
 
     def eof_received(self) -> bool:
         self._ended = True
-        if self._state is _State.BODY and self._exchange is not None:
-            self._exchange.request_broken("malformed_request")
+        if self._state is _State.BODY and self.exchange is not None:
+            self.exchange.request_broken("malformed_request")
         elif self._state is _State.HEAD and self._reader.started:
             self._refuse_message("malformed_request", "The request is cut.")
         elif self._state not in {_State.POLICY, _State.ANSWER} and self._transport is not None:
@@ -234,28 +177,35 @@ class ClientConnection(BoundedReads):
         self.deadline = 0
         if self._task is not None:
             self._task.cancel()
-        exchange, self._exchange = self._exchange, None
+        exchange, self.exchange = self._under_way(), None
         if exchange is not None:
             exchange.client_gone()
 
     def pause_writing(self) -> None:
         self._full = True
         self._due(STALL_SECONDS)
-        if self._exchange is not None:
-            self._exchange.client_writable(writable=False)
+        exchange = self._under_way()
+        if exchange is not None:
+            exchange.client_writable(writable=False)
 
     def resume_writing(self) -> None:
         self._full = False
         self.deadline = 0
         if self._state is _State.BODY:
             self._due(BODY_SECONDS)
-        if self._exchange is not None:
-            self._exchange.client_writable(writable=True)
+        exchange = self._under_way()
+        if exchange is not None:
+            exchange.client_writable(writable=True)
         elif self._state is _State.HEAD:
             self._due(IDLE_SECONDS)
             self._advance()
 
     # What the exchange and the door call.
+
+    def forwards(self) -> None:
+        """A usual call is on its way to its upstream."""
+        self._state = _ANSWER
+        self.deadline = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Send a part of the answer."""
@@ -264,7 +214,7 @@ class ClientConnection(BoundedReads):
 
     def refuse(self, refused: Refused, *, close: bool) -> None:
         """Answer the request with a problem, and go on with the next one unless `close`."""
-        request = self._request
+        request = self.request
         keep_alive = request is not None and request.keep_alive and not close
         keep_alive = keep_alive and not self._ended and not self._door.stopping
         head_only = request is not None and request.method == b"HEAD"
@@ -280,21 +230,21 @@ class ClientConnection(BoundedReads):
         """The answer was 101: what the caller sends from now on is its WebSocket's."""
         self._state = _State.TUNNEL
         early = bytes(self._reader.buffer)
-        if early and self._exchange is not None:
+        if early and self.exchange is not None:
             self._reader.buffer.clear()
-            self._exchange.tunnel_data(early)
+            self.exchange.tunnel_data(early)
 
     def write_down(self, before: int) -> None:
         """Let a long stream be written down as far as it has come."""
-        if self._exchange is not None:
-            self._exchange.write_down(before)
+        if self.exchange is not None:
+            self.exchange.write_down(before)
 
     def finished(self) -> None:
         """The answer is written: on to the next request, if there may be one."""
         if self._ended or self._door.stopping:
             self.ended()
             return
-        self._exchange = self._request = self._body = None
+        self.exchange = self.request = self._body = None
         if self._held or not self._reading:
             self.hold(paused=False)
         self._state = _HEAD
@@ -306,7 +256,7 @@ class ClientConnection(BoundedReads):
 
     def ended(self) -> None:
         """The answer is written, and was the last."""
-        self._exchange = self._request = self._body = None
+        self.exchange = self.request = self._body = None
         if self._held or not self._reading:
             self.hold(paused=False)
         self._linger()
@@ -332,8 +282,8 @@ class ClientConnection(BoundedReads):
             self._refuse_message("request_timeout", "The request's head came too slowly.")
         elif self._state is _State.HEAD and self._transport is not None:
             self._transport.close()
-        elif self._state is _State.BODY and self._exchange is not None and not self._held:
-            self._exchange.request_broken("request_timeout")
+        elif self._state is _State.BODY and self.exchange is not None and not self._held:
+            self.exchange.request_broken("request_timeout")
 
     def stop(self) -> None:
         """The gateway stops: close when idle, else after the answer."""
@@ -371,7 +321,7 @@ class ClientConnection(BoundedReads):
         return False
 
     def _read_body(self) -> bool:
-        exchange, body = self._exchange, self._body
+        exchange, body = self.exchange, self._body
         if exchange is None or body is None:
             return False
         try:
@@ -388,7 +338,7 @@ class ClientConnection(BoundedReads):
 
     def _begin(self, request: RequestHead) -> None:
         door, block = self._door, request.block
-        self._request = request
+        self.request = request
         self.request_id = request_id = new_request_id()
         self.origin = origin = door.origins.of_call(self._peer, block)
         state = door.gate.state
@@ -415,7 +365,22 @@ class ClientConnection(BoundedReads):
             else:
                 self._refuse_call(refused)
         else:
-            self._admit(call, call.started)
+            self.admit(call, call.started)
+
+    def _under_way(self) -> ClientExchange | None:
+        """The exchange of the request, in the general way."""
+        if self._usual is not None and self._usual.under_way:
+            return self._usual.general()
+        return self.exchange
+
+    def _learn(self, data: bytes, head: RequestHead) -> None:
+        """See whether what comes over this connection is usual."""
+        exchange = self.exchange
+        if exchange is None or exchange.call is None or self._door.origins.trusts(self._peer):
+            return
+        if self._usual is None:
+            self._usual = UsualCalls(self, self._door.gate, self._door.pool, self._peer)
+        self._usual.learn(data, head, exchange.call)
 
     def _pass_to_api(self, request: RequestHead) -> None:
         if request.block.length is not None and request.block.length > API_BODY:
@@ -424,11 +389,11 @@ class ClientConnection(BoundedReads):
             api = self._door.api
             self._forward(api, self._door.pool.lane(api), None)
 
-    def _admit(self, call: Call, now: int) -> None:
+    def admit(self, call: Call, now: int) -> None:
         """Steps 3 to 7: at once, or after the store of shared limits was asked."""
         refused = admit(call, now)
         if refused is None:
-            self._charge(call)
+            self.charge(call)
         elif refused is ASK_STORE:
             self._await(self._await_rates(call))
         else:
@@ -437,11 +402,11 @@ class ClientConnection(BoundedReads):
     async def _await_rates(self, call: Call) -> None:
         refused = await await_rates(call)
         if refused is None:
-            self._charge(call)
+            self.charge(call)
         else:
             self._refuse_call(refused)
 
-    def _charge(self, call: Call) -> None:
+    def charge(self, call: Call) -> None:
         """Step 8, the units: at once, or after a lease."""
         permit, leases = call.permit, call.gate.leases
         leased = call.leased = leases.take(permit.needs)
@@ -450,9 +415,9 @@ class ClientConnection(BoundedReads):
         if leased is None or (permit.held and not call.held):
             self._await(self._borrow(call))
         else:
-            self._open(call)
+            self.open(call)
 
-    def _open(self, call: Call) -> None:
+    def open(self, call: Call) -> None:
         """Step 9: forward the call, if its upstream takes it and it can be written down."""
         upstream = call.permit.upstream
         assert upstream is not None, "a permit without an upstream refuses"
@@ -477,12 +442,12 @@ class ClientConnection(BoundedReads):
             self._refuse_call(Refused("unavailable", "The key can't be checked now.", lines))
         else:
             call.grant = call.gate.state.grant(call.digest, call.product)
-            self._admit(call, clock.monotonic_us())
+            self.admit(call, clock.monotonic_us())
 
     async def _borrow(self, call: Call) -> None:
         short = await borrow(call)
         if short is None:
-            self._open(call)
+            self.open(call)
             return
         lines = respond.retry_after(short.retry_after) if short.retry_after else b""
         lines += call.answer_lines(clock.monotonic_us())
@@ -503,11 +468,11 @@ class ClientConnection(BoundedReads):
             self.cut()
 
     def _forward(self, upstream: Upstream, lane: Lane, call: Call | None) -> None:
-        request = self._request
+        request = self.request
         if request is None or self._transport is None:
             return
         pool = self._door.pool
-        exchange = self._exchange = ClientExchange(self, pool, upstream, lane, request, call)
+        exchange = self.exchange = ClientExchange(self, pool, upstream, lane, request, call)
         if request.block.length == 0:
             self._state = _ANSWER
         else:
@@ -524,11 +489,11 @@ class ClientConnection(BoundedReads):
 
     def _refuse_call(self, refused: Refused) -> None:
         # A body that was refused unread would be taken for the next request.
-        self.refuse(refused, close=self._request is not None and self._request.has_body)
+        self.refuse(refused, close=self.request is not None and self.request.has_body)
 
     def _refuse_message(self, code: str, detail: str) -> None:
         """Refuse bytes that are no request: what follows them can't be trusted."""
-        self._request = None
+        self.request = None
         self.request_id = new_request_id()
         self.refuse(Refused(code, detail), close=True)
 

@@ -22,8 +22,9 @@ from uuid import UUID
 
 from nimbus.base import clock
 from nimbus.base.log import get_logger
+from nimbus.gateway.head import RequestHead
 from nimbus.gateway.records import KINDS, Packed, Record, Records, entity_of, pack, unpack
-from nimbus.gateway.route import RouteTable
+from nimbus.gateway.route import Match, RouteTable
 from nimbus.gateway.upstream import Address, Upstream, read_upstream
 from nimbus.rules.billable import BELOW_500, read_statuses
 from nimbus.rules.grants import (
@@ -45,6 +46,7 @@ log = get_logger("gateway.state")
 Row = tuple[int, str, str, Record | None]  # number, kind, entity id, record (None: gone)
 
 WARM_GRANTS = 4096
+MAX_WAYS = 512
 _REVOKED = "Revoked"
 _COMPILED = frozenset(("clock", "product", "plan", "block"))
 SERVED_PRODUCTS = frozenset(("published", "retired"))
@@ -76,6 +78,19 @@ class Block:
     ends_at: datetime
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """What follows from the bytes of a request without its credential, which stood at `at`: the
+    head (without the secret), and which route of which product is asked for.
+    """
+
+    at: int
+    head: RequestHead
+    product: Product
+    number: int  # of the product: what its grants are kept under
+    match: Match
+
+
 class State:
     """All records of the feed up to `number`, and what is compiled of them."""
 
@@ -91,7 +106,7 @@ class State:
         self._products_by_host: dict[bytes, Product] = {}
         self._plans: dict[UUID, Plan] = {}
         self.blocks: dict[str, Block] = {}
-        self._forget_grants()
+        self._forget()
 
     def empty(self) -> "State":
         """A state that knows nothing yet, to be filled beside this one."""
@@ -176,7 +191,7 @@ class State:
         """What the key with this hash may do at a product; None for an unknown key. The same
         object until something it depends on changes, or long nobody asked for it.
         """
-        found = self._grants.get((digest, product.id.int))  # a number is quick to hash
+        found = self.grants.get((digest, product.id.int))  # a number is quick to hash
         return self._join(digest, product.id) if found is None else found
 
     def _brings_back(self, entity_id: str, record: Record | None) -> bool:
@@ -190,28 +205,35 @@ class State:
 
     def _drop(self, kind: str, entity_id: str, record: Record | None) -> None:
         """Forget the grants that this change concerns."""
-        if not self._grants:
-            return
         if kind in _COMPILED:
-            self._forget_grants()
+            self._forget()
+            return
+        if not self.grants:
             return
         for known in (record, self.records.get(kind, entity_id)):
             owner = entity_id if kind == "organization" else (known or {}).get("organization_id")
             for place in self._grants_of.pop(owner, ()):
-                del self._grants[place]
+                del self.grants[place]
 
-    def _forget_grants(self) -> None:
-        self._grants: dict[tuple[bytes, int], Grant] = {}
+    def _forget(self) -> None:
+        self.ways: dict[bytes, Way] = {}
+        self.grants: dict[tuple[bytes, int], Grant] = {}
         self._grants_of: dict[str | None, set[tuple[bytes, int]]] = {}
+
+    def keep_way(self, rest: bytes, way: Way) -> None:
+        """Remember what requests with these bytes, their credential apart, ask for."""
+        if len(self.ways) >= MAX_WAYS:
+            self.ways.clear()
+        self.ways[rest] = way
 
     def _keep(self, digest: bytes, grant: Grant) -> None:
         """Keep a grant at hand, in place of the oldest one when there are many."""
-        if len(self._grants) >= WARM_GRANTS:
-            place, oldest = next(iter(self._grants.items()))
-            del self._grants[place]
+        if len(self.grants) >= WARM_GRANTS:
+            place, oldest = next(iter(self.grants.items()))
+            del self.grants[place]
             self._grants_of[str(oldest.key.organization_id)].discard(place)
         place = digest, grant.product_id.int
-        self._grants[place] = grant
+        self.grants[place] = grant
         self._grants_of.setdefault(str(grant.key.organization_id), set()).add(place)
 
     def _compile(self, kind: str, entity_id: str, record: Record | None) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 from uuid import UUID
 
 from nimbus.gateway.call import Gate
+from nimbus.gateway.door import Door
 from nimbus.gateway.forward import Pool
 from nimbus.gateway.leases import Granted, Leases
 from nimbus.gateway.meter import Journal
-from nimbus.gateway.server import ClientConnection, Door
-from nimbus.gateway.state import Record, State
+from nimbus.gateway.records import Record
+from nimbus.gateway.server import ClientConnection
+from nimbus.gateway.state import State
 from nimbus.gateway.suspects import Suspects
 from nimbus.gateway.upstream import Upstream as Place
 from nimbus.gateway.verify import KeyLookups

@@ -70,8 +70,9 @@ async def test_exactly_the_limit_gets_through_however_many_ask_at_once(
     if limit < 64 * gateways:
         assert served == limit, "near the limit nobody holds units that others wait for"
     for bank in banks:
+        bank.tend()
         bank._of(DAY).used_at -= 10
-        bank.return_idle()
+        bank.tend()
         bank._of(DAY).empty_until = 0
     served += sum([await take(banks[0], standing(limit=limit)) for _ in range(200)])
     assert served == limit
@@ -89,7 +90,7 @@ async def test_a_weighted_call_takes_all_its_units_or_none() -> None:
     house = House(left={DAY: 4})
     leases = borrower(house)
     assert not await take(leases, standing(limit=4), units=5)
-    leases.return_idle()
+    leases.tend()
     assert house.left[DAY] == 4
     results = await asyncio.gather(*(take(leases, standing(limit=4), units=2) for _ in range(5)))
     assert sum(results) == 2
@@ -176,8 +177,9 @@ async def test_unused_units_go_back_when_idle_and_at_the_end() -> None:
     for _ in range(20):
         await take(leases, standing(limit=10**6))
     assert leases._of(DAY).available > 0
+    leases.tend()
     leases._of(DAY).used_at -= 10
-    leases.return_idle()
+    leases.tend()
     assert house.left[DAY] == 10**6 - 20
     await take(leases, standing(limit=10**6))
     leases.return_all()
@@ -244,6 +246,6 @@ async def test_a_caller_who_leaves_while_a_lease_is_awaited_holds_nothing(
     await until(lambda: not gate.door.connections)
     house.left[STANDING] = 5
     leases.answer(STANDING, house.lease(*waiting[0]))
-    leases.return_idle()
+    leases.tend()
     assert house.left[STANDING] == 5
     assert gate.events() == []

@@ -125,10 +125,10 @@ def test_only_so_many_grants_are_kept_at_hand(monkeypatch: pytest.MonkeyPatch) -
     for key in keys:
         assert grant(state, key) is not None
         assert grant(state, key) is grant(state, key)
-    assert len(state._grants) == 3
+    assert len(state.grants) == 3
     assert sum(len(kept) for kept in state._grants_of.values()) == 3
     state.follow([(4, "organization", *named(organization(ORGANIZATION, "Suspended")))])
-    assert not state._grants
+    assert not state.grants
 
 
 # What may reach a gateway of a key that was made at 5 and revoked at 7, each as of its number:

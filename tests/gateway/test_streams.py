@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nimbus.gateway import server
+from nimbus.gateway import door, server
 from nimbus.gateway.websocket import METER, accept_of
 from nimbus.rules.limits import SECOND
 from nimbus.rules.metering import SlotState
@@ -200,7 +200,7 @@ def _flows(amount: Any) -> bool:
 async def test_a_long_stream_is_written_down_in_parts_that_are_one_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "PART_SECONDS", 0)
+    monkeypatch.setattr(door, "PART_SECONDS", 0)
     more = asyncio.Event()
 
     async def stream(
@@ -274,7 +274,7 @@ async def test_each_byte_of_a_body_buys_time_and_a_single_one_not_much(tmp_path:
 async def test_an_address_has_so_many_connections_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MAX_PER_ADDRESS", 2)
+    monkeypatch.setattr(door, "MAX_PER_ADDRESS", 2)
     async with (
         open_upstream() as upstream,
         open_gate(tmp_path, upstream.port) as gate,

@@ -65,7 +65,7 @@ async def test_a_neighbour_at_the_same_address_hears_nothing_of_it(tmp_path: Pat
         upstream.say(NO_HTTP, close=True)
         for _ in range(FAILURES_TO_OPEN + 1):
             await gate.ask(b"GET", b"/echo")
-        lanes = gate.door.pool._lanes
+        lanes = gate.door.pool.lanes
         assert {place[0]: lane.breaker.failures for place, lane in lanes.items()} == {
             f"{PRODUCT}/Live": FAILURES_TO_OPEN
         }

@@ -28,7 +28,7 @@ import uvloop
 from nimbus.base import log
 from nimbus.base.ids import new_id
 from nimbus.gateway import __name__ as gateway_package
-from nimbus.gateway import server
+from nimbus.gateway.door import SWEEP_SECONDS
 from nimbus.gateway.meter import Journal
 from nimbus.gateway.upstream import vetted_addresses
 from nimbus.rules.metering import SLOTS_PER_SEGMENT
@@ -140,7 +140,7 @@ class Control:
 async def _tend(opened: house.OpenGate) -> None:
     """What the product does by the clock."""
     while True:
-        await asyncio.sleep(server.SWEEP_SECONDS)
+        await asyncio.sleep(SWEEP_SECONDS)
         opened.door.sweep()
         opened.gate.journal.prepare()
 
