@@ -8,7 +8,7 @@ import typer
 from nimbus.base.config import ConfigError
 from nimbus.base.postgres import PostgresError
 from nimbus.base.secrets import SecretMissingError
-from nimbus.cli import backup, bench, bill, check, demo, people, proofs, roles, serve
+from nimbus.cli import backup, bench, bill, check, demo, metrics, people, proofs, roles, serve
 from nimbus.cli.options import CommandError
 from nimbus.supervisor import SupervisorError
 
@@ -17,6 +17,7 @@ COMMANDS: tuple[tuple[str | None, typer.Typer], ...] = (
     (None, serve.commands),
     (None, roles.commands),
     (None, check.commands),
+    (None, metrics.commands),
     (None, backup.commands),
     (None, bill.commands),
     ("user", people.user),

@@ -9,7 +9,7 @@ from hmac import compare_digest
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from nimbus.base import clock, db, metrics, secrets
 from nimbus.errors import Refusal
@@ -28,7 +28,7 @@ async def read_metrics(request: Request) -> Response:
     try:
         async with db.system_session("metrics") as session:
             content = await metrics.page(session)
-    except (SQLAlchemyError, OSError):
+    except (OperationalError, InterfaceError, OSError):
         content = await metrics.page(None)
     return Response(content, headers={"Cache-Control": "no-store"}, media_type=metrics.CONTENT_TYPE)
 
