@@ -51,7 +51,20 @@ KEY = {"name": "k-{}", "environment": "Test"}
 GUEST = {"email": "g{}@solar.example", "role": "viewer"}
 BLOCK = {"network": "203.0.113.0/24", "minutes": 5, "reason": "It scans: {}"}
 CREDIT = {"amount": {"amount_minor": 100, "currency": "EUR"}, "reason": "paid {}"}
+FILE = {"format": "csv", "from": "2026-05-01T00:00:00Z", "to": "2026-06-01T00:00:00Z"}
+RESET = {"reason": "their fault was ours: {}"}
+INCREASE = {
+    **{"reason": "a busy week: {}", "meter": "api_calls", "period": "cycle", "units": 5},
+    "ends_at": "2026-07-20T00:00:00Z",
+}
+TAKEN = {"entitlement": "api_calls", "consume": True, "product": "wind"}
 REQUESTS = {
+    "provider_reset_quota": Request(RESET, {**RESET, "meter": "api_calls"}, by="admin"),
+    "provider_increase_quota": Request(INCREASE, {**INCREASE, "units": 6}, by="admin"),
+    "admin_reset_quota": Request(RESET, {**RESET, "meter": "api_calls"}, by="admin"),
+    "admin_increase_quota": Request(INCREASE, {**INCREASE, "units": 6}, by="admin"),
+    "check_entitlement": Request(TAKEN, {**TAKEN, "quantity": "2"}, by="customer"),
+    "start_usage_export": Request(FILE, {**FILE, "format": "jsonl"}),
     # A plan is taken once: the first answer of the next test is 200, and is repeated as such.
     "choose_plan": Request(
         {"product": "wind", "plan": "starter", "payment": "invoice"},

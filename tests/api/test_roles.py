@@ -41,6 +41,7 @@ MATRIX = {
     "see_invoices": "x . . x x . .",
     "manage_payment_methods": "x . . x . . .",
     "manage_products": "x x . . . . .",
+    "manage_consumers": "x x . . . . .",
 }
 
 # Spec 08: an operation of the API document, and what it takes. `public`: nobody in particular;
@@ -57,23 +58,30 @@ NEEDS = {
     "manage_members": "list_members invite_member change_member remove_member",
     "manage_api_keys": """list_api_keys create_api_key read_api_key change_api_key rotate_api_key
         revoke_api_key""",
-    "read_logs": "list_usage_logs",
+    "read_logs": """list_usage_logs read_usage_log start_usage_export list_usage_exports
+        read_usage_export fetch_usage_export""",
     "see_usage": """read_usage read_current_usage read_quota read_usage_summary
-        read_usage_by_endpoint""",
+        read_usage_by_endpoint read_usage_detailed read_usage_costs list_entitlements
+        check_entitlement""",
     "see_subscription": "list_subscriptions read_subscription",
     "manage_subscriptions": """choose_plan start_subscription upgrade_subscription
         downgrade_subscription cancel_subscription""",
     "see_invoices": """list_invoices list_upcoming_invoices get_invoice get_invoice_pdf
         list_payments read_spend list_balance_credits""",
     "manage_payment_methods": "create_invoice change_spend_limit",
-    "manage_products": """list_products create_product read_product change_product delete_product
+    "manage_products": """read_provider_analytics
+        list_products create_product read_product change_product delete_product
         publish_product unpublish_product list_routes create_route change_route delete_route
         list_meters create_meter list_product_plans create_plan read_plan change_plan
         list_product_hosts add_product_host remove_product_host""",
-    "platform_reader": """list_alerts list_blocks admin_list_invoices
+    "manage_consumers": "provider_reset_quota provider_increase_quota",
+    "platform_reader": """admin_read_usage_analytics admin_read_top_users
+        admin_read_user_analytics admin_read_revenue_analytics list_alerts list_blocks
+        admin_list_invoices
         admin_list_product_hosts get_settings read_clock""",
+    "support": "admin_reset_quota",
     # Whoever reads the mailbox can use the links in it, and that is to change something.
-    "platform_admin": """set_block lift_block list_mailbox admin_finalize_invoice
+    "platform_admin": """admin_increase_quota set_block lift_block list_mailbox admin_finalize_invoice
         admin_mark_invoice_paid admin_credit_balance admin_remove_product_host
         advance_clock change_settings""",
 }
@@ -83,6 +91,7 @@ NEEDED = {operation: need for need, names in NEEDS.items() for operation in name
 BILLING_READS = {
     *("read_current_subscription", "list_subscriptions", "read_subscription"),
     *("read_usage", "read_current_usage", "read_quota", "read_usage_summary"),
+    *("read_usage_detailed", "read_usage_costs", "list_entitlements", "check_entitlement"),
     *("read_usage_by_endpoint", "list_invoices", "list_upcoming_invoices", "get_invoice"),
     *("get_invoice_pdf", "list_payments", "read_spend", "list_balance_credits"),
 }
@@ -97,7 +106,7 @@ def expected(need: str, role: str | None, platform_role: str | None = None) -> i
     """401 or 403 where a signed-in person is refused, None where it is not for who they are."""
     if need in {"public", "signed_in"}:
         return None
-    if need == "platform_reader":
+    if need in {"platform_reader", "support"}:
         return None if platform_role in {"support", "admin"} else 403
     if need == "platform_admin":
         return None if platform_role == "admin" else 403

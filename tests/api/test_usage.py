@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from nimbus.base import clock
+from nimbus.usage.jobs import write_export
 from tests.support.metered import (
     END,
     START,
@@ -22,19 +23,25 @@ from tests.support.metered import (
     metered_market,
     refused,
     reported,
+    rows,
     settings,
     store,
 )
+from tests.support.people import make_owner
 
 __all__ = ["contract", "metered_market", "settings"]
 
 pytestmark = pytest.mark.anyio
 
 SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
 PATHS = (
     "/api/developer/usage",
     "/api/developer/usage/summary",
     "/api/developer/usage/by-endpoint",
+    "/api/developer/usage/detailed",
+    "/api/developer/usage/costs",
+    "/api/developer/usage/export",
     "/api/developer/usage/logs",
     "/api/billing/usage/current",
     "/api/billing/quota",
@@ -252,6 +259,11 @@ async def test_a_visitor_is_asked_to_sign_in(
         ("/api/developer/usage/summary", {**MAY, "from": "2020-01-01T00:00:00Z"}, "from"),
         ("/api/developer/usage/by-endpoint", {"environment": "Staging"}, "environment"),
         ("/api/developer/usage/by-endpoint", {"to": "yesterday"}, "to"),
+        ("/api/developer/usage/detailed", {"by": "consumer"}, "by"),
+        ("/api/developer/usage/detailed", {"key_id": "mine"}, "key_id"),
+        ("/api/developer/usage/costs", {"at": "2026-05-01T00:00:00"}, "at"),
+        ("/api/developer/usage/logs", {"status": "44"}, "status"),
+        ("/api/developer/usage/logs", {"from": "2026-05-01T00:00:00"}, "from"),
     ],
 )
 async def test_a_wrong_question_is_refused_with_its_field(
@@ -265,3 +277,150 @@ async def test_a_wrong_question_is_refused_with_its_field(
 
     assert answer.status_code == 422
     assert [each["field"] for each in answer.json()["errors"]] == [field]
+
+
+async def test_a_call_s_detail_says_what_it_cost_and_why(
+    api: httpx2.AsyncClient, contract: Contract, metered_market: Market
+) -> None:
+    """Starter: 10 assets included, by the peak; reports 2.50 each."""
+    await calls(contract)
+    log = await read(api, metered_market, "/api/developer/usage/logs")
+    by_number = {int(call["request_id"].removeprefix("request-")): call for call in log["data"]}
+
+    async def price(number: int, **params: str) -> Any:
+        path = f"/api/developer/usage/logs/{by_number[number]['id']}"
+        call = await read(api, metered_market, path, **params)
+        price = call.pop("price")
+        assert call == by_number[number]
+        return price
+
+    assert await price(3, at=by_number[3]["at"]) == {
+        "reason": "billed",
+        "currency": "EUR",
+        "amount": "23.75",
+        "meters": [
+            {"meter": "api_calls", "quantity": "1", "unit_price": "0", "amount": "0"},
+            {"meter": "assets", "quantity": "25", "unit_price": "0.9", "amount": "22.5"},
+            {"meter": "reports", "quantity": "0.5", "unit_price": "2.5", "amount": "1.25"},
+        ],
+    }
+    reasons = {number: (await price(number))["reason"] for number in (1, 2, 4, 5, 6, 7)}
+    assert reasons == {
+        1: "included", 2: "included", 4: "billed", 5: "not_billable", 6: "test", 7: "refused",
+    }  # fmt: skip
+
+
+async def test_costs_are_those_of_the_coming_invoice(
+    api: httpx2.AsyncClient, contract: Contract, metered_market: Market
+) -> None:
+    await calls(contract)
+
+    [found] = (await read(api, metered_market, "/api/developer/usage/costs", product="wind"))[
+        "data"
+    ]
+
+    assert (found["amount"], found["currency"]) == ("26.25", "EUR")
+    assert found["billed"] == {"amount_minor": 2625, "currency": "EUR"}
+    assert {one["meter"]: (one["quantity"], one["amount"]) for one in found["meters"]} == {
+        "api_calls": ("8", "0"),
+        "assets": ("25", "22.5"),
+        "reports": ("1.5", "3.75"),
+    }
+    assert found["days"] == [{"day": "2026-05-01", "amount": "26.25", "total": "26.25"}]
+    assert [(one["path"], one["amount"]) for one in found["endpoints"]] == [("/farms", "26.25")]
+    past = await read(
+        api, metered_market, "/api/developer/usage/costs", at=clock.to_wire(START - 30 * DAY)
+    )
+    assert past == {"data": []}
+
+
+async def test_details_are_grouped_and_filtered_as_asked(
+    api: httpx2.AsyncClient, contract: Contract, metered_market: Market
+) -> None:
+    await calls(contract)
+    path = "/api/developer/usage/detailed"
+
+    by_status = await read(
+        api, metered_market, path, by=["endpoint", "status"], percentiles=True, **MAY
+    )
+    hours = await read(api, metered_market, path, interval="hour", by="key", status="4xx", **MAY)
+    nobody = await read(api, metered_market, path, key_id=str(uuid4()), **MAY)
+
+    rows = [(row["at"], row["path"], row["status"], row["calls"]) for row in by_status["data"]]
+    assert rows == [
+        ("2026-05-01", "/farms", "2xx", 5),
+        ("2026-05-01", "/farms", "4xx", 1),
+        ("2026-05-01", "/farms", "5xx", 1),
+    ]
+    assert by_status["data"][0]["duration_ms"] == {"p50": 1.483, "p95": 1.483, "p99": 1.483}
+    assert [(row["at"], row["key_id"], row["units"]) for row in hours["data"]] == [
+        ("2026-05-01T00:00:00Z", str(contract.key_id), "3")
+    ]
+    assert (nobody["data"], nobody["total"]["calls"]) == ([], 0)
+
+
+async def test_a_provider_sees_the_use_of_its_products_and_the_names_of_its_consumers(
+    api: httpx2.AsyncClient, contract: Contract, metered_market: Market
+) -> None:
+    await calls(contract)
+    path = "/api/provider/analytics"
+
+    answer = await api.get(path, params=MAY, headers=metered_market.provider.headers)
+    found = answer.json()
+    own = await read(api, metered_market, path, **MAY)
+
+    assert answer.status_code == 200, answer.text
+    assert (found["total"]["calls"], found["total"]["units"], found["consumers"]) == (7, "8", 1)
+    assert found["by_status"] == {"2xx": 5, "4xx": 1, "5xx": 1}
+    assert [(one["slug"], one["calls"]) for one in found["products"]] == [("wind", 7)]
+    assert [(one["path"], one["errors"]) for one in found["endpoints"]] == [("/farms", 2)]
+    [consumer] = found["top_consumers"]
+    organization = await api.get("/api/organizations/me", headers=metered_market.consumer.headers)
+    assert consumer["organization_id"] == str(contract.organization_id)
+    assert (consumer["name"], consumer["calls"]) == (organization.json()["name"], 7)
+    assert (own["total"]["calls"], own["consumers"], own["top_consumers"]) == (0, 0, [])
+
+
+async def test_a_file_is_asked_for_watched_and_fetched(
+    api: httpx2.AsyncClient, contract: Contract, metered_market: Market
+) -> None:
+    await calls(contract)
+    headers, path = metered_market.consumer.headers, "/api/developer/usage/export"
+    body = {"format": "csv", **MAY, "status": "2xx", "product": "wind"}
+
+    asked = await api.post(path, json=body, headers=headers)
+    waiting = await api.get(f"{path}/{asked.json()['id']}/file", headers=headers)
+    [job] = await rows("SELECT args FROM procrastinate_jobs WHERE task_name = 'usage.export'")
+    await write_export(**job["args"])
+    [shown] = (await read(api, metered_market, path))["data"]
+    file = await api.get(f"{path}/{shown['id']}/file", headers=headers)
+
+    assert (asked.status_code, asked.json()["status"]) == (202, "Waiting")
+    assert (waiting.status_code, waiting.json()["code"]) == (503, "unavailable")
+    assert (shown["status"], shown["progress"], shown["rows"]) == ("Ready", 1.0, 6)
+    assert file.headers["content-type"] == "text/csv; charset=utf-8"
+    assert "calls-2026-05-01-2026-06-01.csv" in file.headers["content-disposition"]
+    assert len(file.content) == shown["bytes"]
+    assert file.text.splitlines()[0].startswith("id,at,environment,product,method,path,status,")
+    assert len(file.text.splitlines()) == 7
+
+
+async def test_the_operator_sees_who_calls_who_came_and_what_is_invoiced(
+    api: httpx2.AsyncClient, contract: Contract, metered_market: Market
+) -> None:
+    await calls(contract)
+    admin = await make_owner("root@nimbus.example", platform_role="admin")
+    found: dict[str, Any] = {}
+    for name in ("usage", "top-users", "users", "revenue"):
+        path = f"/api/admin/analytics/{name}"
+        answer = await api.get(path, params=MAY, headers=admin.headers)
+        refused = await api.get(path, headers=metered_market.consumer.headers)
+        assert (answer.status_code, refused.status_code) == (200, 403), answer.text
+        found[name] = answer.json()
+
+    assert (found["usage"]["total"]["calls"], found["usage"]["consumers"]) == (7, 1)
+    [top] = found["top-users"]["data"]
+    assert (top["organization_id"], top["calls"]) == (str(contract.organization_id), 7)
+    assert (found["users"]["users"], found["users"]["organizations"]) == (3, {"Active": 3})
+    assert (found["users"]["calling_organizations"], found["users"]["live_subscriptions"]) == (1, 1)
+    assert found["revenue"]["data"] == []

@@ -139,6 +139,13 @@ async def _furnish(
         credit = {"amount": {"amount_minor": amount, "currency": "EUR"}, "reason": "paid ahead"}
         paid = f"/api/admin/organizations/{sale.customer.organization_id}/balance-credits"
         await sent(api, sale.admin, "POST", paid, credit)
+    files = {"format": "csv", "from": "2026-05-01T00:00:00Z", "to": "2026-06-01T00:00:00Z"}
+    for _ in range(2):
+        file = await sent(api, sale.customer, "POST", "/api/developer/usage/export", files)
+    [call] = await rows(
+        "SELECT event_id FROM usage_events WHERE organization_id = :id LIMIT 1",
+        id=sale.customer.organization_id,
+    )
     clock.set_instant(AFTER)
     reading = {"name": "machine", "environment": "Live", "scopes": ["billing.read"]}
     key = await sent(api, neighbour, "POST", "/api/developer/api-keys", reading)
@@ -163,6 +170,8 @@ async def _furnish(
         "route_id": contract.route_id,
         "host_id": host["id"],
         "block_id": block["id"],
+        "event_id": call["event_id"],
+        "export_id": file["id"],
     }
     return Estate(
         settings=settings,

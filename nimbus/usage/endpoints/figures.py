@@ -2,7 +2,6 @@
 """What was called: by day, by status, by operation, in detail; all from the roll-ups."""
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -10,7 +9,6 @@ from fastapi import Query
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog
-from nimbus.base import clock
 from nimbus.base.problems import documented
 from nimbus.base.web import Router, Session
 from nimbus.catalog import RouteFacts
@@ -195,7 +193,7 @@ def _row(
     route = routes.get(one.route_id) if one.route_id else None
     counts: dict[str, Any] = dict(shown.counts(one, histogram))
     return schemas.DetailedRow(
-        at=_at(one),
+        at=None if one.at is None else shown.moment(one.at),
         product_id=one.product_id,
         route_id=one.route_id,
         method=route.method if route else None,
@@ -205,9 +203,3 @@ def _row(
         environment=one.environment,
         **counts,
     )
-
-
-def _at(one: CallCounts) -> str | None:
-    if one.at is None:
-        return None
-    return clock.to_wire(one.at) if isinstance(one.at, datetime) else str(one.at)

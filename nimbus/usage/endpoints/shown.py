@@ -2,6 +2,7 @@
 """How counts, quantities and times of usage are written."""
 
 from collections.abc import Iterable, Mapping
+from datetime import date, datetime
 from decimal import Decimal
 
 from nimbus.base import clock
@@ -20,6 +21,11 @@ def plain(quantity: Decimal) -> str:
 def milliseconds(microseconds: float) -> float:
     """1,500 → 1.5"""
     return round(microseconds / 1000, 3)
+
+
+def moment(at: date | datetime | None) -> str:
+    """A day as YYYY-MM-DD, an instant as RFC 3339."""
+    return clock.to_wire(at) if isinstance(at, datetime) else str(at)
 
 
 def period(span: Period) -> schemas.PeriodShape:
