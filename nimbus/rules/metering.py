@@ -479,7 +479,7 @@ def quantities(event: UsageEvent) -> tuple[tuple[str, Decimal], ...]:
     An event from outside adds to its own meter alone, also to that of calls.
     """
     if event.outside is not None:
-        return event.meters
+        return event.meters if is_counted(event) else ()
     if not is_counted(event):
         return ((CALLS, Decimal(0)),)
     reported = tuple((key, value) for key, value in event.meters if key != CALLS)

@@ -52,6 +52,7 @@ async def measured(
             special=row.special,
         )
         for row in rows
+        if row.last_at is not None  # else its events are what this transaction is storing
     }
 
 

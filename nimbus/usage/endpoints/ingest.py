@@ -19,7 +19,7 @@ from nimbus.base.web import Router, mutates, unit_of
 from nimbus.errors import FieldError, Refusal, field_error
 from nimbus.identity import Permission, allowed
 from nimbus.usage import schemas
-from nimbus.usage.events import UsageReported
+from nimbus.usage.events import QuotaExceeded, UsageReported, UsageThresholdReached
 from nimbus.usage.service.ingest import MAX_EVENTS, Rejected, report
 
 CLOUD_EVENT: Final = "application/cloudevents+json"
@@ -43,7 +43,9 @@ Reporter = Annotated[Actor, allowed(Permission.MANAGE_PRODUCTS, scope="usage.wri
 def _declared() -> dict[str, Any]:
     """What the operation needs and announces, and the bodies that it takes."""
     options = mutates(
-        permission=Permission.MANAGE_PRODUCTS, events=[UsageReported], idempotency="natural"
+        permission=Permission.MANAGE_PRODUCTS,
+        events=[UsageReported, UsageThresholdReached, QuotaExceeded],
+        idempotency="natural",
     )
     event = schemas.NewUsage.model_json_schema()
     batch = {"type": "array", "items": event, "minItems": 1, "maxItems": MAX_EVENTS}

@@ -28,7 +28,8 @@ _FROM_EVENTS = """
            sum(CASE meter_key WHEN 'api_calls' THEN bytes_in ELSE 0 END) AS bytes_in,
            sum(CASE meter_key WHEN 'api_calls' THEN bytes_out ELSE 0 END) AS bytes_out,
            latency_merge(array_agg(latency_bucket(duration_us) << 40 | 1)
-               FILTER (WHERE meter_key = 'api_calls' AND calls > 0)) AS latency
+               FILTER (WHERE meter_key = 'api_calls' AND calls > 0 AND source IS NULL)
+               ) AS latency
     FROM usage_measured WHERE occurred_at >= :starts_at AND occurred_at < :ends_at
     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 """
