@@ -18,6 +18,8 @@ from nimbus.rules.periods import Period
 from nimbus.usage import queries_rollup, schemas
 from nimbus.usage.endpoints import shown
 from nimbus.usage.endpoints.asked import (
+    RANGE_DAYS_DEFAULT,
+    Days,
     Environment,
     ProductSlug,
     Since,
@@ -136,13 +138,14 @@ async def read_provider_analytics(
     *,
     since: Since = None,
     until: Until = None,
+    days: Days = RANGE_DAYS_DEFAULT,
     interval: Interval = "day",
     environment: Environment = "Live",
     product: ProductSlug = None,
 ) -> ProviderAnalytics:
     """How my products are used: calls, errors, answer times, by product, operation and caller."""
     scope = Scope(
-        period=whole_hours(since, until),
+        period=whole_hours(since, until, days),
         provider_organization_id=actor.organization_id,
         environment=environment,
         product_id=await product_id_of(session, product),
@@ -166,6 +169,7 @@ async def read_usage_analytics(
     *,
     since: Since = None,
     until: Until = None,
+    days: Days = RANGE_DAYS_DEFAULT,
     interval: Interval = "day",
     environment: Environment = "Live",
     product: ProductSlug = None,
@@ -173,7 +177,7 @@ async def read_usage_analytics(
     """All calls of the installation: by day, status and product."""
     session = await unit_of(request).open_system(PLATFORM)
     scope = Scope(
-        period=whole_hours(since, until),
+        period=whole_hours(since, until, days),
         environment=environment,
         product_id=await product_id_of(session, product),
     )
@@ -191,6 +195,7 @@ async def read_top_users(
     *,
     since: Since = None,
     until: Until = None,
+    days: Days = RANGE_DAYS_DEFAULT,
     environment: Environment = "Live",
     product: ProductSlug = None,
     limit: Top = TOP,
@@ -198,7 +203,7 @@ async def read_top_users(
     """The organizations that call most."""
     session = await unit_of(request).open_system(PLATFORM)
     scope = Scope(
-        period=whole_hours(since, until),
+        period=whole_hours(since, until, days),
         environment=environment,
         product_id=await product_id_of(session, product),
     )
@@ -215,11 +220,16 @@ async def read_top_users(
     responses=documented(401, 403, 422),
 )
 async def read_user_analytics(
-    request: Request, _: PlatformReader, since: Since = None, until: Until = None
+    request: Request,
+    _: PlatformReader,
+    *,
+    since: Since = None,
+    until: Until = None,
+    days: Days = RANGE_DAYS_DEFAULT,
 ) -> UserAnalytics:
     """How many people, organizations and live subscriptions there are, and who came when."""
     session = await unit_of(request).open_system(PLATFORM)
-    period = whole_hours(since, until)
+    period = whole_hours(since, until, days)
     counts = (await session.execute(_USERS)).one()
     statuses = await session.execute(_STATUSES)
     return UserAnalytics(
@@ -244,11 +254,16 @@ async def read_user_analytics(
     responses=documented(401, 403, 422),
 )
 async def read_revenue_analytics(
-    request: Request, _: PlatformReader, since: Since = None, until: Until = None
+    request: Request,
+    _: PlatformReader,
+    *,
+    since: Since = None,
+    until: Until = None,
+    days: Days = RANGE_DAYS_DEFAULT,
 ) -> RevenueAnalytics:
     """Revenue as invoiced, by month and currency."""
     session = await unit_of(request).open_system(PLATFORM)
-    period = whole_hours(since, until)
+    period = whole_hours(since, until, days)
     return RevenueAnalytics(
         period=shown.period(period),
         data=[

@@ -23,7 +23,10 @@ Reader = Annotated[Actor, allowed(Permission.SEE_USAGE, scope="billing.read")]
 LogReader = Annotated[Actor, allowed(Permission.READ_LOGS)]
 ProductSlug = Annotated[str | None, Query(max_length=63, pattern=r"^[a-z0-9-]+$")]
 Environment = Annotated[Literal["Live", "Test"], Query()]
-Since = Annotated[datetime | None, Query(alias="from", description="Default: 30 days before `to`.")]
+Since = Annotated[datetime | None, Query(alias="from", description="Default: `days` before `to`.")]
+Days = Annotated[
+    int, Query(ge=1, le=RANGE_DAYS_MAX, description="How far back, where `from` is not said.")
+]
 Until = Annotated[datetime | None, Query(alias="to", description="Default: now.")]
 
 
@@ -36,20 +39,20 @@ def instant(value: datetime, field: str) -> datetime:
     return value.astimezone(UTC)
 
 
-def span(since: datetime | None, until: datetime | None) -> Period:
+def span(since: datetime | None, until: datetime | None, days: int = RANGE_DAYS_DEFAULT) -> Period:
     """The range asked for; a 422 on `from` for one that is empty or too long."""
     ends_at = clock.now() if until is None else instant(until, "to")
-    starts_at = (
-        ends_at - timedelta(days=RANGE_DAYS_DEFAULT) if since is None else instant(since, "from")
-    )
+    starts_at = ends_at - timedelta(days=days) if since is None else instant(since, "from")
     if not starts_at < ends_at <= starts_at + timedelta(days=RANGE_DAYS_MAX):
         raise field_error("from", "invalid_range", f"Before `to`, at most {RANGE_DAYS_MAX} days.")
     return Period(starts_at, ends_at)
 
 
-def whole_hours(since: datetime | None, until: datetime | None) -> Period:
+def whole_hours(
+    since: datetime | None, until: datetime | None, days: int = RANGE_DAYS_DEFAULT
+) -> Period:
     """The same, widened to the whole hours that the roll-up has."""
-    asked = span(since, until)
+    asked = span(since, until, days)
     hour = timedelta(hours=1)
     starts_at = asked.starts_at.replace(minute=0, second=0, microsecond=0)
     ends_at = asked.ends_at.replace(minute=0, second=0, microsecond=0)

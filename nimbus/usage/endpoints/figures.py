@@ -17,6 +17,8 @@ from nimbus.identity import organization_facts
 from nimbus.usage import queries_rollup, schemas
 from nimbus.usage.endpoints import shown
 from nimbus.usage.endpoints.asked import (
+    RANGE_DAYS_DEFAULT,
+    Days,
     Environment,
     ProductSlug,
     Reader,
@@ -47,12 +49,13 @@ async def read_summary(
     *,
     since: Since = None,
     until: Until = None,
+    days: Days = RANGE_DAYS_DEFAULT,
     environment: Environment = "Live",
     product: ProductSlug = None,
 ) -> schemas.SummaryShape:
     """Calls by day and by status, in whole hours, with percentiles of their answer times."""
     scope = Scope(
-        period=whole_hours(since, until),
+        period=whole_hours(since, until, days),
         organization_id=actor.organization_id,
         environment=environment,
         product_id=await product_id_of(session, product),
@@ -89,12 +92,13 @@ async def read_by_endpoint(
     *,
     since: Since = None,
     until: Until = None,
+    days: Days = RANGE_DAYS_DEFAULT,
     environment: Environment = "Live",
     product: ProductSlug = None,
 ) -> schemas.EndpointList:
     """Calls by operation, the most called first, in whole hours, with percentiles."""
     scope = Scope(
-        period=whole_hours(since, until),
+        period=whole_hours(since, until, days),
         organization_id=actor.organization_id,
         environment=environment,
         product_id=await product_id_of(session, product),
@@ -142,6 +146,7 @@ async def read_detailed(
     *,
     since: Since = None,
     until: Until = None,
+    days: Days = RANGE_DAYS_DEFAULT,
     interval: Interval | None = "day",
     by: Annotated[list[Dimension], Query()] = ["endpoint"],  # noqa: B006 - pydantic copies it
     environment: Annotated[str | None, Query(pattern="^(Live|Test)$")] = "Live",
@@ -155,7 +160,7 @@ async def read_detailed(
     if "consumer" in by:
         raise field_error("by", "not_allowed", "These are the calls of one consumer.")
     scope = Scope(
-        period=whole_hours(since, until),
+        period=whole_hours(since, until, days),
         organization_id=actor.organization_id,
         environment=environment,
         product_id=await product_id_of(session, product),
