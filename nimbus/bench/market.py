@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Nimbus sells while it is measured: made by the product's own use cases, all policy on.
 
-Customers' keys carry a scope and a rate; the plan a rate with a burst and a quota that is hard
-(`deny`); the route a scope, a plan and a rate. All are too large to be reached.
+Customers' keys carry a scope; the plan a rate with a burst and a quota that is hard (`deny`); the
+route a scope and a plan; each caller's address a rate of its own. All are too large to be reached.
+The others that limit have one rate, and a quota or none.
 """
 
 import asyncio
@@ -116,7 +117,6 @@ async def _put_terms(admin: Actor) -> None:
                 path=path,
                 scope=SCOPE,
                 minimum_plan=PLAN,
-                rate_limit=schemas.RateLimit(**PER_SECOND),
             )
             await routes.create_route(session, admin, product.id, route)
 
@@ -139,7 +139,7 @@ async def _customer(person: Actor, number: int) -> list[str]:
         await payments.start_subscription(
             session, owner, product=wind.SLUG, plan=PLAN, payment="invoice", as_of=clock.now()
         )
-        terms = KeyTerms(name="Bench", scopes=(SCOPE,), rate_per_minute=1_000_000)
+        terms = KeyTerms(name="Bench", scopes=(SCOPE,))
         made = [
             await access.create_key(session, owner, terms, environment="Live")
             for _ in range(KEYS_PER_CUSTOMER)
