@@ -58,6 +58,13 @@ def best_of(best: int | None, amount: int | None) -> int | None:
     return None if best is None or amount is None else max(best, amount)
 
 
+def added(amount: int | None, more: int | None, times: int) -> int | None:
+    """A plan's amount with that of an add-on which is taken so many times. 100 and twice 50 → 200;
+    with an unlimited one of them → unlimited.
+    """
+    return None if amount is None or more is None else amount + more * times
+
+
 def own_units(quota: Quota, best: int | None, before: Decimal) -> int | None:
     """What a window allows by its plan, when `before` was used of it under earlier counts: on rows
     that a change of plan closed, or by a subscription to the same product that ended meanwhile.

@@ -136,9 +136,9 @@ class Producer(Base):
 class QuotaStanding(Base):
     """The counter of one meter and quota period of a subscription, see `rules.quotas`.
 
-    `limit_units` is what it allows in all: `own_units` by the plan (version `plan_version_id`), what
-    `rolled` over (the newest units first), `increase_units` for a time. `best_units` is the most
-    that any plan of this window allows, `used_before` what was used of it under earlier counts.
+    `limit_units` is what it allows in all: `own_units` by the plan (version `plan_version_id`),
+    what `rolled` over (the newest units first), `increase_units` for a time. `best_units` is the
+    most that any plan of this window allows, `used_before` what was used under earlier counts.
     `told` is the highest threshold that was announced. Once the window is over, at `rolls_over_at`,
     what is left rolls over. A row that is `closed_at` an instant counts no more: another goes on.
     """
@@ -201,7 +201,7 @@ class QuotaSchedule(Base):
 
 
 class QuotaIncrease(Base):
-    """Units that someone gave a subscription on top of a quota, until `ends_at`. Only ever added."""
+    """Units that someone gave a subscription beyond a quota, until `ends_at`. Only ever added."""
 
     __tablename__ = "quota_increases"
 
@@ -319,11 +319,12 @@ class QuotaState:
 
     `limit` and `remaining` are None where there is no limit; `behavior` is the plan's over-quota
     policy, `overage_cap` how many units over the limit are served under `overage`. Of the limit,
-    `rolled_over` came from windows before and `increase` was given for a time; `used_before` was used
-    in this window under an earlier count. `told` is the highest threshold that was announced.
+    `rolled_over` came from windows before and `increase` was given for a time; `used_before` was
+    used in this window under an earlier count. The quota of a key has a `key_id`, and is of no
+    subscription.
     """
 
-    subscription_id: UUID
+    subscription_id: UUID | None
     meter_key: str
     period: str
     window: Period
@@ -333,8 +334,9 @@ class QuotaState:
     overage_cap: int | None = None
     rolled_over: int = 0
     increase: int = 0
+    increase_ends_at: datetime | None = None
     used_before: Decimal = Decimal(0)
-    told: int = 0
+    key_id: UUID | None = None
 
     @property
     def remaining(self) -> Decimal | None:

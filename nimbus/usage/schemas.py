@@ -39,22 +39,53 @@ class MeterShape(BaseModel):
     quantity: str
 
 
-class QuotaShape(BaseModel):
-    """A quota as it stands: `allowed` says whether the next unit is served, `behavior` what happens
-    over the limit; `limit` and `remaining` are null where there is none. Counted anew at `ends_at`.
+class ThresholdShape(BaseModel):
+    """A part of a limit at which people are told, in units, and whether it is reached."""
+
+    percent: int
+    units: str
+    reached: bool
+
+
+class LimitedShape(BaseModel):
+    """A counter as it stands: `allowed` says whether the next unit is served, `behavior` what
+    happens over the limit; `limit` and `remaining` are null where there is none. Counted anew at
+    `resets_at`.
     """
 
-    subscription_id: UUID
-    product: NamedShape
-    meter: str
     period: str
     starts_at: Moment
     ends_at: Moment
+    resets_at: Moment
     allowed: bool
     used: str
     limit: str | None
     remaining: str | None
     behavior: str
+    thresholds: list[ThresholdShape]
+
+
+class QuotaShape(LimitedShape):
+    """A quota as it stands. Of its limit, `rolled_over` units are what earlier periods left, and
+    `increase` was given until `increase_ends_at`; `used_before` was used in this period before the
+    plan changed, and lowers what a plan that ends allows. `overage_cap`: how many units over the
+    limit are served, null for any number.
+    """
+
+    subscription_id: UUID
+    product: NamedShape
+    meter: str
+    overage_cap: str | None
+    rolled_over: str
+    increase: str
+    increase_ends_at: Moment | None
+    used_before: str
+
+
+class KeyQuotaShape(LimitedShape):
+    """How many units the calls of one key may come to in a month."""
+
+    key_id: UUID
 
 
 class CurrentShape(BaseModel):
@@ -86,9 +117,10 @@ class UsageList(BaseModel):
 
 
 class QuotaList(BaseModel):
-    """All quotas of all live subscriptions."""
+    """All quotas of all live subscriptions, and those of single keys."""
 
     data: list[QuotaShape]
+    keys: list[KeyQuotaShape]
 
 
 class SpentShape(BaseModel):

@@ -26,6 +26,13 @@ __all__ = ["estate", "sold"]
 pytestmark = pytest.mark.anyio
 
 ROUTE = {"method": "GET", "path": "/panels"}
+INCREASE = {
+    "reason": "mine",
+    "meter": "api_calls",
+    "period": "cycle",
+    "units": 5,
+    "ends_at": "2027-01-01T00:00:00Z",
+}
 PLAN = {name: value for name, value in STARTER.items() if name != "slug"}
 
 # A request that would do something, were the object one's own: all but the ids.
@@ -34,6 +41,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "admin_credit_balance": {"amount": {"amount_minor": 1, "currency": "EUR"}, "reason": "mine"},
     "set_block": {"network": "192.0.2.0/24", "minutes": 5, "reason": "mine"},
     "create_invoice": {},
+    "provider_reset_quota": {"reason": "mine"},
+    "provider_increase_quota": INCREASE,
+    "admin_reset_quota": {"reason": "mine"},
+    "admin_increase_quota": INCREASE,
+    "check_entitlement": {"entitlement": "api_calls", "consume": True},
     "cancel_subscription": {"reason": "no wind", "version": 1},
     "downgrade_subscription": {"plan": "starter", "version": 1},
     "upgrade_subscription": {"plan": "professional", "version": 1},
@@ -55,6 +67,8 @@ BODIES: dict[str, dict[str, Any]] = {
 # What an owner hears where it is not 404: the operator's pages are closed to all others, and an
 # object named in a field of a body is a field error.
 REFUSED = {
+    "admin_reset_quota": (403, "forbidden"),
+    "admin_increase_quota": (403, "forbidden"),
     "create_api_key": (422, "validation_failed"),
     "admin_list_invoices": (403, "forbidden"),
     "admin_remove_product_host": (403, "forbidden"),

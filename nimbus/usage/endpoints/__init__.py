@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP of usage: what was called, what is left, what it costs, the log."""
 
-from nimbus.usage.endpoints import costs, exports, figures, ingest, logs, readings
+from nimbus.usage.endpoints import (
+    costs,
+    entitlements,
+    exports,
+    figures,
+    ingest,
+    logs,
+    quotas,
+    readings,
+)
 
 routers = (
     ingest.router,
@@ -10,4 +19,6 @@ routers = (
     costs.router,
     logs.router,
     exports.router,
+    quotas.router,
+    entitlements.router,
 )

@@ -16,7 +16,9 @@ from nimbus.usage import schemas
 from nimbus.usage.endpoints import shown
 from nimbus.usage.endpoints.asked import ProductSlug, Reader, product_id_of
 from nimbus.usage.endpoints.shown import plain
-from nimbus.usage.models import QuotaState, SpendState
+from nimbus.usage.endpoints.shown_quotas import key_quota_shape, quota_shape
+from nimbus.usage.models import SpendState
+from nimbus.usage.service.quotas import key_quota_states
 from nimbus.usage.service.readings import CurrentUse, current_use
 from nimbus.usage.service.spending import spend_states
 
@@ -33,10 +35,7 @@ async def read_usage(
     """What each subscription used in its running period, and what is left of its quotas."""
     found = await _current(session, actor, product)
     return schemas.UsageList(
-        data=[
-            schemas.UsageShape(**_use(use), quotas=[_quota(use, state) for state in use.quotas])
-            for use in found
-        ]
+        data=[schemas.UsageShape(**_use(use), quotas=_quotas(use)) for use in found]
     )
 
 
@@ -59,9 +58,13 @@ async def read_current_usage(
 async def read_quota(
     actor: Reader, session: Session, product: ProductSlug = None
 ) -> schemas.QuotaList:
-    """Every quota: used, limit, what remains, and what happens over it."""
+    """Every quota: used, limit, what remains, what happens over it, and what made the limit."""
     found = await _current(session, actor, product)
-    return schemas.QuotaList(data=[_quota(use, state) for use in found for state in use.quotas])
+    keys = await key_quota_states(session, actor.organization_id, clock.now())
+    return schemas.QuotaList(
+        data=[quota_shape(_product(use), state) for use in found for state in use.quotas],
+        keys=[key_quota_shape(state) for state in keys],
+    )
 
 
 @router.get("/api/billing/spend", operation_id="read_spend", responses=documented(401, 403))
@@ -103,20 +106,8 @@ def _use(use: CurrentUse) -> dict[str, object]:
     }
 
 
-def _quota(use: CurrentUse, state: QuotaState) -> schemas.QuotaShape:
-    return schemas.QuotaShape(
-        subscription_id=state.subscription_id,
-        product=_product(use),
-        meter=state.meter_key,
-        period=state.period,
-        starts_at=clock.to_wire(state.window.starts_at),
-        ends_at=clock.to_wire(state.window.ends_at),
-        allowed=state.allowed,
-        used=plain(state.used),
-        limit=None if state.limit is None else str(state.limit),
-        remaining=None if state.remaining is None else plain(state.remaining),
-        behavior=state.behavior,
-    )
+def _quotas(use: CurrentUse) -> list[schemas.QuotaShape]:
+    return [quota_shape(_product(use), state) for state in use.quotas]
 
 
 def _month(state: SpendState, currency: str) -> dict[str, Any]:

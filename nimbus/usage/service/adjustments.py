@@ -141,7 +141,7 @@ async def _running(
     as_of: datetime,
 ) -> Sequence[QuotaStanding]:
     """The standings of the present windows, locked while nothing is stored."""
-    await while_no_storing(session)
+    await open_standings(session, subscription_id, as_of)  # in case no worker ran
     statement = queries.standings([subscription_id], as_of).where(
         QuotaStanding.period_starts_at <= as_of
     )

@@ -7,7 +7,8 @@ one before it ends.
 """
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -17,11 +18,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog, subscriptions
 from nimbus.catalog import PlanFacts, QuotaFacts
+from nimbus.rules import quotas as law
+from nimbus.rules.metering import CALLS
 from nimbus.rules.periods import Period, QuotaPeriod, quota_window
 from nimbus.rules.quotas import Quota
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
-from nimbus.usage.models import QuotaIncrease, QuotaSchedule, QuotaStanding, QuotaState
+from nimbus.usage.models import (
+    QuotaIncrease,
+    QuotaSchedule,
+    QuotaStanding,
+    QuotaState,
+    SpendStanding,
+)
 from nimbus.usage.service.allowances import (
     allow,
     close,
@@ -45,7 +54,7 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
     """
     # The contract is locked before the storing: who changes it holds it already, and comes here.
     contract = await subscriptions.lock_subscription(session, subscription_id)
-    if _has_ended(contract, as_of):
+    if has_ended(contract, as_of):
         await _end_schedule(session, contract)
         return
     plan = await catalog.plan_facts(session, contract.plan_version_id)
@@ -55,7 +64,8 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
     rows = list(await session.scalars(statement.execution_options(populate_existing=True)))
     window_at = _windows(contract, plan)
     begins = []
-    for facts in plan.quotas:
+    quotas = await _quotas(session, contract, plan, as_of)
+    for facts in quotas:
         aggregation = meters[facts.meter_key].aggregation
         mine = [r for r in rows if (r.meter_key, r.period) == (facts.meter_key, facts.period)]
         for window in _missing(mine, facts, window_at, as_of):
@@ -68,7 +78,7 @@ async def open_standings(session: AsyncSession, subscription_id: UUID, as_of: da
             rows.append(row)
         begins.append(max(row.period_starts_at for row in mine))
     given = await increases(session, subscription_id, as_of)
-    await _apply(session, rows, plan, given, as_of)
+    await _apply(session, rows, plan, quotas, given=given, as_of=as_of)
     await session.flush()
     await _schedule(session, contract, begins + [one.ends_at for one in given])
 
@@ -77,28 +87,72 @@ async def quota_states(
     session: AsyncSession, subscription_ids: Iterable[UUID], as_of: datetime
 ) -> list[QuotaState]:
     """The quotas of subscriptions whose window contains `as_of`, as they stand."""
-    statement = queries.standings(list(subscription_ids), as_of)
+    ids = list(subscription_ids)
+    statement = queries.standings(ids, as_of)
     rows = await session.scalars(statement.where(QuotaStanding.period_starts_at <= as_of))
-    found = [
+    found = [_state(row) for row in rows]
+    if any(state.increase for state in found):
+        given = [one for each in ids for one in await increases(session, each, as_of)]
+        found = [replace(state, increase_ends_at=_first_end(given, state)) for state in found]
+    return sorted(
+        found, key=lambda state: (str(state.subscription_id), state.meter_key, state.period)
+    )
+
+
+async def key_quota_states(
+    session: AsyncSession, organization_id: UUID, as_of: datetime
+) -> list[QuotaState]:
+    """The quotas of an organization's keys in the month that contains `as_of`."""
+    rows = await session.scalars(
+        select(SpendStanding)
+        .where(
+            SpendStanding.organization_id == organization_id,
+            SpendStanding.kind == "key_quota",
+            SpendStanding.limit_micro.is_not(None),
+            SpendStanding.period_starts_at <= as_of,
+            SpendStanding.period_ends_at > as_of,
+        )
+        .order_by(SpendStanding.key_id)
+    )
+    return [
         QuotaState(
-            subscription_id=row.subscription_id,
-            meter_key=row.meter_key,
-            period=row.period,
+            subscription_id=None,
+            key_id=row.key_id,
+            meter_key=CALLS,
+            period="month",
             window=row.window(),
             used=row.used,
-            limit=row.limit_units,
-            behavior=row.policy,
-            overage_cap=row.overage_cap,
-            rolled_over=0
-            if row.limit_units is None or row.own_units is None
-            else row.limit_units - row.own_units - row.increase_units,
-            increase=row.increase_units,
-            used_before=row.used_before,
-            told=row.told,
+            limit=row.limit_micro,
+            behavior="deny",
         )
         for row in rows
     ]
-    return sorted(found, key=lambda state: (state.subscription_id, state.meter_key, state.period))
+
+
+def _state(row: QuotaStanding) -> QuotaState:
+    rolled = 0
+    if row.limit_units is not None and row.own_units is not None:
+        rolled = max(0, row.limit_units - row.own_units - row.increase_units)
+    return QuotaState(
+        subscription_id=row.subscription_id,
+        meter_key=row.meter_key,
+        period=row.period,
+        window=row.window(),
+        used=row.used,
+        limit=row.limit_units,
+        behavior=row.policy,
+        overage_cap=row.overage_cap,
+        rolled_over=rolled,
+        increase=row.increase_units,
+        used_before=row.used_before,
+    )
+
+
+def _first_end(given: list[QuotaIncrease], state: QuotaState) -> datetime | None:
+    """When the first of the increases of a quota ends."""
+    own = (state.subscription_id, state.meter_key, state.period)
+    ends = [one.ends_at for one in given if (one.subscription_id, one.meter_key, one.period) == own]
+    return min(ends, default=None)
 
 
 async def next_due(session: AsyncSession) -> datetime | None:
@@ -119,6 +173,15 @@ async def due(session: AsyncSession, as_of: datetime, limit: int) -> list[tuple[
     return [(row.subscription_id, row.due_at) for row in rows]
 
 
+def has_ended(contract: SubscriptionFacts, as_of: datetime) -> bool:
+    """Whether nothing is served any more, whatever is stored."""
+    if contract.status == "Trial" and contract.payment is None:
+        return contract.trial_ends_at is not None and contract.trial_ends_at <= as_of
+    return contract.status == "Expired" or (
+        contract.ends_at is not None and contract.ends_at <= as_of
+    )
+
+
 async def while_storing(session: AsyncSession) -> None:
     """Until commit no standing is opened: its first count would miss what is stored now."""
     await _lock(session, "SELECT pg_advisory_xact_lock_shared(:lock)")
@@ -131,14 +194,6 @@ async def while_no_storing(session: AsyncSession) -> None:
 
 async def _lock(session: AsyncSession, statement: str) -> None:
     await session.execute(text(statement), {"lock": STORING_LOCK})
-
-
-def _has_ended(contract: SubscriptionFacts, as_of: datetime) -> bool:
-    if contract.status == "Trial" and contract.payment is None:
-        return contract.trial_ends_at is not None and contract.trial_ends_at <= as_of
-    return contract.status == "Expired" or (
-        contract.ends_at is not None and contract.ends_at <= as_of
-    )
 
 
 def _windows(contract: SubscriptionFacts, plan: PlanFacts) -> WindowAt:
@@ -192,15 +247,35 @@ def _new(
     )
 
 
+async def _quotas(
+    session: AsyncSession, contract: SubscriptionFacts, plan: PlanFacts, as_of: datetime
+) -> list[QuotaFacts]:
+    """The quotas of the plan, with what the add-ons of the contract add to them."""
+    now = Period(as_of, as_of + timedelta(microseconds=1))
+    terms = await subscriptions.terms_between(session, contract.id, now)
+    quotas = {(one.meter_key, one.period): one for one in plan.quotas}
+    for taken in terms[-1].add_ons if terms else ():
+        add_on = await catalog.plan_facts(session, taken.plan_version_id)
+        for more in add_on.quotas:
+            known = quotas.get((more.meter_key, more.period))
+            if known is not None:
+                amount = law.added(known.quota.amount, more.quota.amount, taken.quantity)
+                raised = replace(known, quota=replace(known.quota, amount=amount))
+                quotas[more.meter_key, more.period] = raised
+    return list(quotas.values())
+
+
 async def _apply(
     session: AsyncSession,
     rows: Iterable[QuotaStanding],
     plan: PlanFacts,
+    quotas: Iterable[QuotaFacts],
+    *,
     given: list[QuotaIncrease],
     as_of: datetime,
 ) -> None:
     """Let the standings say what the plan allows; what counts anew under it begins here."""
-    known = {(facts.meter_key, facts.period): facts.quota for facts in plan.quotas}
+    known = {(facts.meter_key, facts.period): facts.quota for facts in quotas}
     for row in rows:
         absent = Quota(amount=None, policy=plan.over_quota_policy)
         quota = known.get((row.meter_key, row.period), absent)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ given back in the transaction that adds what the call did cost. Amounts are in m
 minor unit of the organization's currency.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,11 +16,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.rules.metering import Held, UsageEvent, is_counted
+from nimbus.base import clock
+from nimbus.rules.metering import CALLS, NIL, Held
 from nimbus.rules.money import EXACT, Money
 from nimbus.rules.periods import Period
 from nimbus.rules.spending import MICRO
+from nimbus.rules.tallies import Tally, within
 from nimbus.usage.models import SpendLease, SpendStanding, SpendState
+from nimbus.usage.service.allowances import tell_spend
 from nimbus.usage.service.rating import Share
 
 EVER = Period(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
@@ -42,20 +45,24 @@ class Standings:
         return next((window for window in mine if instant in window), None)
 
 
-async def standings_of(session: AsyncSession, events: Iterable[UsageEvent]) -> Standings:
-    """The standings of these events, opened where they are missing. A system session.
+async def standings_of(session: AsyncSession, tallies: Iterable[Tally]) -> Standings:
+    """The standings of these calls, opened where they are missing. A system session.
 
     Each organization has one of the month, so has each of its keys; a balance where it is prepaid.
     """
-    concerned = [event for event in events if is_counted(event) or event.held_micro]
+    concerned = [one for one in tallies if one.counted or one.held]
     found = await _find(session, concerned)
     missing: dict[tuple[UUID, str], tuple[datetime, set[UUID]]] = {}
-    for event in concerned:
-        organization_id, at = event.organization_id, event.occurred_at
+    instants = [(each, at) for each in concerned for at in (each.first_at, each.last_at)]
+    for one, at in instants:
+        organization_id = one.kind.organization_id
         month = found.month(organization_id, at)
-        if month is None or (organization_id, event.key_id, month.starts_at) not in found.ids:
+        keys = {one.kind.key_id} - {NIL}  # what came from outside is of no key
+        if month is None or any(
+            (organization_id, key, month.starts_at) not in found.ids for key in keys
+        ):
             hour = f"{at:%Y%m%d%H}"  # one opening for the many calls of a new month
-            missing.setdefault((organization_id, hour), (at, set()))[1].add(event.key_id)
+            missing.setdefault((organization_id, hour), (at, set()))[1].update(keys)
     for organization_id, hour in sorted(missing):
         instant, keys = missing[organization_id, hour]
         await session.execute(
@@ -70,9 +77,9 @@ async def count(
     producer: UUID,
     standings: Standings,
     shares: Iterable[Share],
-    events: Iterable[UsageEvent],
+    tallies: Iterable[Tally],
 ) -> None:
-    """Add to the standings what their calls cost, and give back what these events held."""
+    """Add to the standings what their calls cost, and give back what these calls held."""
     spent: dict[UUID, Decimal] = {}
     for share in shares:
         owner, month = share.organization_id, share.window.starts_at
@@ -85,10 +92,12 @@ async def count(
                 standing_id = standings.ids[at]
                 spent[standing_id] = EXACT.add(spent.get(standing_id, Decimal(0)), share.micro)
     held: dict[UUID, int] = {}
-    for event in events:
-        if event.held_micro:
-            for standing_id in _held_on(standings, event):
-                held[standing_id] = held.get(standing_id, 0) + event.held_micro
+    calls = list(tallies)
+    for one in _in_months(standings, [one for one in calls if one.held]):
+        for held_on, micro in one.held.items():
+            for standing_id in _held_on(standings, one, held_on):
+                held[standing_id] = held.get(standing_id, 0) + micro
+    await _count_units(session, calls, spent, held)
     rows = await _locked(session, spent.keys() | held.keys())
     leases = await _leases(session, producer, held)
     for row in rows:
@@ -98,7 +107,33 @@ async def count(
             settled = min(lease.units, held[row.id])
             lease.units -= settled
             row.leased -= settled
+        tell_spend(session, row)
     await session.flush()
+
+
+async def _count_units(
+    session: AsyncSession,
+    tallies: Iterable[Tally],
+    spent: dict[UUID, Decimal],
+    held: dict[UUID, int],
+) -> None:
+    """Add what calls used of their keys' quotas, and what they held of them.
+
+    Looked up here, while nothing opens: a quota that was opened before has counted what was stored.
+    """
+    counted = [one for one in tallies if one.counted and CALLS in one.cells]
+    if not counted:
+        return
+    statement = select(SpendStanding).where(
+        SpendStanding.kind == "key_quota",
+        SpendStanding.key_id.in_({one.kind.key_id for one in counted}),
+        SpendStanding.period_ends_at > min(one.first_at for one in counted),
+    )
+    for row in await session.scalars(statement):
+        mine = within([one for one in counted if one.kind.key_id == row.key_id], row.window())
+        if mine:
+            spent[row.id] = sum((one.cells[CALLS].total for one in mine), Decimal(0))
+            held[row.id] = sum(one.held.get(Held.KEY_QUOTA, 0) for one in mine)
 
 
 async def return_leases(session: AsyncSession, producer: UUID) -> None:
@@ -121,6 +156,7 @@ async def spend_states(
         select(SpendStanding)
         .where(
             SpendStanding.organization_id == organization_id,
+            SpendStanding.kind != "key_quota",
             SpendStanding.period_starts_at <= as_of,
             SpendStanding.period_ends_at > as_of,
         )
@@ -161,6 +197,35 @@ async def credit_balance(session: AsyncSession, organization_id: UUID, amount: M
     )
 
 
+async def settle_balance(
+    session: AsyncSession,
+    organization_id: UUID,
+    *,
+    billed_minor: int,
+    spent_minor: int,
+    left_minor: int,
+) -> None:
+    """An invoice billed calls that were held against the prepaid balance, and took money out of it.
+
+    All in minor units of the organization's currency: `billed_minor` for the calls, `spent_minor`
+    out of the balance, in which `left_minor` is left; never more than that is lent from now on.
+    Without a balance nothing happens. A system session.
+    """
+    await session.execute(
+        text(
+            "UPDATE spend_standings SET limit_micro = greatest(0, least(limit_micro + :more,"
+            " floor(used) + :left))::bigint, updated_at = :moment"
+            " WHERE organization_id = :organization_id AND kind = 'balance'"
+        ),
+        {
+            "organization_id": organization_id,
+            "more": (billed_minor - spent_minor) * MICRO,
+            "left": left_minor * MICRO,
+            "moment": clock.now(),
+        },
+    )
+
+
 async def next_due(session: AsyncSession) -> datetime | None:
     """When the next month of a limit has to be opened, over all organizations."""
     return await session.scalar(select(func.min(SpendStanding.period_starts_at)).where(*_DUE))
@@ -193,13 +258,14 @@ _DUE = (
 )
 
 
-async def _find(session: AsyncSession, events: Collection[UsageEvent]) -> Standings:
-    if not events:
+async def _find(session: AsyncSession, tallies: Collection[Tally]) -> Standings:
+    if not tallies:
         return Standings({}, {})
     statement = select(SpendStanding).where(
-        SpendStanding.organization_id.in_({event.organization_id for event in events}),
-        SpendStanding.period_ends_at > min(event.occurred_at for event in events),
-        SpendStanding.period_starts_at <= max(event.occurred_at for event in events),
+        SpendStanding.organization_id.in_({one.kind.organization_id for one in tallies}),
+        SpendStanding.kind != "key_quota",
+        SpendStanding.period_ends_at > min(one.first_at for one in tallies),
+        SpendStanding.period_starts_at <= max(one.last_at for one in tallies),
     )
     months: dict[UUID, list[Period]] = {}
     ids = {}
@@ -210,16 +276,23 @@ async def _find(session: AsyncSession, events: Collection[UsageEvent]) -> Standi
     return Standings(months, ids)
 
 
-def _held_on(standings: Standings, event: UsageEvent) -> list[UUID]:
-    owner = event.organization_id
-    month = standings.month(owner, event.occurred_at)
+def _in_months(standings: Standings, tallies: Iterable[Tally]) -> Iterator[Tally]:
+    """These tallies, taken apart where they lie in two months."""
+    for one in tallies:
+        month = standings.month(one.kind.organization_id, one.first_at)
+        yield from [one] if month is None or one.lies_in(month) else one.apart()
+
+
+def _held_on(standings: Standings, one: Tally, held_on: Held) -> list[UUID]:
+    owner = one.kind.organization_id
+    month = standings.month(owner, one.first_at)
     at: list[tuple[UUID, UUID | None, datetime]] = []
-    if event.held_on & Held.BALANCE:
+    if held_on & Held.BALANCE:
         at.append((owner, None, EVER.starts_at))
-    if event.held_on & Held.ORGANIZATION_SPEND and month is not None:
+    if held_on & Held.ORGANIZATION_SPEND and month is not None:
         at.append((owner, None, month.starts_at))
-    if event.held_on & Held.KEY_SPEND and month is not None:
-        at.append((owner, event.key_id, month.starts_at))
+    if held_on & Held.KEY_SPEND and month is not None:
+        at.append((owner, one.kind.key_id, month.starts_at))
     return [standings.ids[one] for one in at if one in standings.ids]
 
 
