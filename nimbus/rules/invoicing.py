@@ -29,7 +29,9 @@ from nimbus.rules.pricing import Charge, amount, billable
 from nimbus.rules.tax import TaxTreatment, vat_on
 
 LineKind = Literal["Subscription", "ApiUsage", "Asset", "Storage", "Report", "Other"]
-LineText = Literal["base_fee", "usage", "minimum", "maximum", "minimum_commitment", "item"]
+LineText = Literal[
+    "base_fee", "usage", "minimum", "maximum", "minimum_commitment", "item", "coupon"
+]
 Implausible = Literal["too_many_lines", "negative_total", "far_above_usual", "too_large"]
 
 RULES_VERSION = 2
@@ -336,9 +338,10 @@ def _less(
 ) -> LineDraft:
     if not billed:
         return line
-    left = sum(one.amount_minor for one in billed) - sum(one.amount_minor for one in given)
-    amount_minor = line.amount_minor - sum(one.amount_minor for one in billed)
-    if amount_minor < 0:
+    was = sum(one.amount_minor for one in billed)
+    amount_minor = line.amount_minor - was
+    if given and amount_minor < 0 < was:
+        left = was - sum(one.amount_minor for one in given)
         amount_minor = min(0, max(amount_minor, -left))
     concerns = None
     if line.text in FLAT:
