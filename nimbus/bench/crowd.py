@@ -36,13 +36,14 @@ def gather(settings: Settings, count: int) -> None:
         # Copies of rows that hold: what triggers and foreign keys would say of them is known.
         connection.execute("SET LOCAL session_replication_role = replica")
         for table, own in OWN.items():
-            connection.execute(_copies(connection, table, own), {"count": count})
+            connection.execute(copies(connection, table, own), {"count": count})
         connection.execute("ANALYZE")
 
 
-def _copies(
+def copies(
     connection: psycopg.Connection[tuple[Any, ...]], table: str, own: dict[str, str]
 ) -> sql.Composed:
+    """The statement that copies a row of the customer `count` times, `own` being different."""
     found = connection.execute(
         "SELECT column_name FROM information_schema.columns"
         " WHERE table_schema = 'public' AND table_name = %s AND is_generated = 'NEVER'",

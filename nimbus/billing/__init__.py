@@ -1,22 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bill: periods closed, invoices made and sent, who sells. The room's door."""
+"""The bill: periods closed, invoices made and sent, who sells, the wallet. The room's door."""
 
 from nimbus import ledger
-from nimbus.billing import queries
-from nimbus.billing.service.invoices import InvoiceFacts, lock_sent_invoice, mark_paid, sent_invoice
+from nimbus.billing import queries, queries_wallets
+from nimbus.billing.service.invoices import (
+    InvoiceFacts,
+    lock_sent_invoice,
+    mark_paid,
+    sent_invoice,
+    sent_invoices,
+)
+from nimbus.billing.service.items import add_item
 from nimbus.billing.service.papers import invoice_pdf
 from nimbus.billing.service.proposals import Proposal
-from nimbus.billing.service.runs import bill, preview
+from nimbus.billing.service.runs import bill, bill_change, upcoming
 
 __all__ = [
     "InvoiceFacts",
     "Proposal",
+    "add_item",
     "bill",
+    "bill_change",
     "invoice_pdf",
     "lock_sent_invoice",
     "mark_paid",
-    "preview",
     "sent_invoice",
+    "sent_invoices",
+    "upcoming",
 ]
 
 ledger.expect("invoice", queries.expected_postings)
+ledger.expect("balance_credit", queries_wallets.expected_grants)
+ledger.expect("wallet_draw", queries_wallets.expected_draws)
+ledger.expect("wallet_expiry", queries_wallets.expected_expiries)

@@ -39,3 +39,48 @@ class SellerChanged(Event):
     name: ClassVar[str] = "settings.changed"
     action: ClassVar[str] = "SettingsChanged"
     entity_type: ClassVar[str] = "seller"
+
+
+class BillingParked(Event):
+    """No bill can be made of a subscription; `reason` says why, a person has to look."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "billing.parked"
+    action: ClassVar[str] = "BillingParked"
+    entity_type: ClassVar[str] = "subscription"
+
+
+class BillingReleased(Event):
+    """A person looked at a parked subscription: it is billed again."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "billing.released"
+    action: ClassVar[str] = "BillingReleased"
+    entity_type: ClassVar[str] = "subscription"
+
+
+class TopUpRequested(Event):
+    """Money is to be put into a wallet; `after` has amount and payment reference."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "wallet.top_up_requested"
+    action: ClassVar[str] = "TopUpRequested"
+    entity_type: ClassVar[str] = "wallet_top_up"
+
+
+class BalanceCredited(Event):
+    """Money was put into a wallet: prepaid balance."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "balance.credited"
+    action: ClassVar[str] = "BalanceCredited"
+    entity_type: ClassVar[str] = "balance_credit"
+
+
+class CreditExpired(Event):
+    """What was left of an entry of a wallet is money no more."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "wallet.credit_expired"
+    action: ClassVar[str] = "CreditExpired"
+    entity_type: ClassVar[str] = "balance_credit"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of billing: the seller, number series, closed periods, invoices and their parts."""
 
-from datetime import date, datetime
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -11,10 +12,83 @@ from sqlalchemy.dialects.postgresql import BYTEA, JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from nimbus.base.db import Base
+from nimbus.rules.coupons import Coupon
 from nimbus.rules.invoicing import LineDraft
+from nimbus.rules.money import Money, major
 from nimbus.rules.periods import Period
 
 Instant = TIMESTAMP(timezone=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BilledLine:
+    """A line that was billed before, as the law compares it, and what credit notes gave back."""
+
+    invoice_id: UUID
+    kind: Any
+    meter_key: str | None
+    text: Any
+    quantity: Decimal
+    unit_price: Decimal | None
+    amount_minor: int
+    starts_at: datetime
+    ends_at: datetime
+    sold_id: UUID | None
+    credited_minor: int
+
+    def draft(self) -> LineDraft:
+        """The line as the law has it."""
+        return LineDraft(
+            self.kind,
+            self.meter_key,
+            self.text,
+            self.quantity,
+            self.unit_price,
+            self.amount_minor,
+            Period(self.starts_at, self.ends_at),
+            self.sold_id,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenItem:
+    """A one-off item that no invoice has yet."""
+
+    id: UUID
+    description: str
+    amount_minor: int
+    currency: str
+    created_at: datetime
+
+    def draft(self) -> LineDraft:
+        """The item as a line: one piece at its price, of the moment it was made."""
+        price = major(Money(self.amount_minor, self.currency))
+        moment = Period(self.created_at, self.created_at + timedelta(microseconds=1))
+        one = Decimal(1)
+        return LineDraft("Other", None, "item", one, price, self.amount_minor, moment, self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenCoupon:
+    """A coupon that a subscription redeemed and that still counts; `id` is the redemption's."""
+
+    id: UUID
+    name: str
+    percent: Decimal | None
+    amount_minor: int | None
+    currency: str | None
+    plan_id: UUID | None
+    meter_key: str | None
+
+    def coupon(self) -> Coupon:
+        """The coupon as the law has it."""
+        return Coupon(
+            str(self.id),
+            self.percent,
+            self.amount_minor,
+            None if self.meter_key is None else frozenset({self.meter_key}),
+            None if self.plan_id is None else frozenset({self.plan_id}),
+        )
 
 
 class Seller(Base):
@@ -40,7 +114,10 @@ class Seller(Base):
 
 
 class BillingPeriod(Base):
-    """A closed period of a subscription; `invoice_id` is None when nothing was owed for it."""
+    """A closed period of a subscription; `invoice_id` is None when nothing was owed for it.
+
+    `unused`: nothing was used in it.
+    """
 
     __tablename__ = "billing_periods"
 
@@ -56,6 +133,7 @@ class BillingPeriod(Base):
     ends_at: Mapped[datetime] = mapped_column(Instant)
     previous_ends_at: Mapped[datetime | None] = mapped_column(Instant)
     invoice_id: Mapped[UUID | None]
+    unused: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(Instant)
 
 
@@ -86,6 +164,8 @@ class Invoice(Base):
     rules_version: Mapped[int]
     finalize_at: Mapped[datetime] = mapped_column(Instant)
     parked_reason: Mapped[str | None] = mapped_column(Text)
+    credited_minor: Mapped[int] = mapped_column(BigInteger, default=0)
+    wallet_minor: Mapped[int] = mapped_column(BigInteger, default=0)
     payment_term_days: Mapped[int]
     locale: Mapped[str] = mapped_column(Text)
     buyer: Mapped[dict[str, Any]] = mapped_column(JSONB)
@@ -118,29 +198,19 @@ class InvoiceLine(Base):
     position: Mapped[int]
     kind: Mapped[Any] = mapped_column(Text)
     source_id: Mapped[UUID]
+    sold_id: Mapped[UUID | None]
     meter_key: Mapped[str | None] = mapped_column(Text)
     text: Mapped[Any] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text)
     quantity: Mapped[Decimal] = mapped_column(Numeric(38, 12))
     unit_price: Mapped[Decimal | None] = mapped_column(Numeric(30, 12))
     amount_minor: Mapped[int] = mapped_column(BigInteger)
+    discount_minor: Mapped[int] = mapped_column(BigInteger, default=0)
     tax_category: Mapped[str | None] = mapped_column(Text)
     tax_rate: Mapped[Decimal | None] = mapped_column(Numeric(6, 3))
     starts_at: Mapped[datetime] = mapped_column(Instant)
     ends_at: Mapped[datetime] = mapped_column(Instant)
     created_at: Mapped[datetime] = mapped_column(Instant)
-
-    def draft(self) -> LineDraft:
-        """The line as the law compares it."""
-        return LineDraft(
-            self.kind,
-            self.meter_key,
-            self.text,
-            self.quantity,
-            self.unit_price,
-            self.amount_minor,
-            Period(self.starts_at, self.ends_at),
-        )
 
 
 class InvoiceTax(Base):
@@ -187,3 +257,38 @@ class PaymentState(Base):
     paid_at: Mapped[datetime | None] = mapped_column(Instant)
     created_at: Mapped[datetime] = mapped_column(Instant)
     updated_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class TopUp(Base):
+    """Money that an organization wants to put into its wallet; it counts once it came in."""
+
+    __tablename__ = "wallet_top_ups"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(CHAR(3))
+    payment_reference: Mapped[str] = mapped_column(Text)
+    requested_by: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class WalletEntry(Base):
+    """Money into the wallet, or out of the entry `source_entry_id`; a row never changes."""
+
+    __tablename__ = "wallet_entries"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    kind: Mapped[str] = mapped_column(Text)
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(CHAR(3))
+    source_entry_id: Mapped[UUID | None]
+    top_up_id: Mapped[UUID | None]
+    invoice_id: Mapped[UUID | None]
+    credit_note_id: Mapped[UUID | None]
+    priority: Mapped[int]
+    expires_at: Mapped[datetime | None] = mapped_column(Instant)
+    reason: Mapped[str | None] = mapped_column(Text)
+    made_by: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(Instant)

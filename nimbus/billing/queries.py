@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Billing's reads. Row-level security decides last; these filters say what is meant."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -31,9 +32,6 @@ from nimbus.billing.models import (
 )
 from nimbus.errors import Refusal
 from nimbus.rules.ledger import RECEIVABLE, REVENUE, VAT_PAYABLE
-
-USUAL_OF = 12
-"""How many earlier invoices of a subscription say what is usual."""
 
 
 async def current_seller(session: AsyncSession) -> Seller | None:
@@ -107,41 +105,6 @@ async def taxes_of(session: AsyncSession, invoice_id: UUID) -> list[InvoiceTax]:
     return list(await session.scalars(taxes.order_by(InvoiceTax.category, InvoiceTax.rate)))
 
 
-async def billed_lines(
-    session: AsyncSession, subscription_id: UUID, since: datetime, but: UUID
-) -> list[InvoiceLine]:
-    """Lines of the subscription's periods from `since` on, on other invoices than `but`."""
-    return list(
-        await session.scalars(
-            select(InvoiceLine)
-            .join(Invoice, Invoice.id == InvoiceLine.invoice_id)
-            .where(
-                InvoiceLine.subscription_id == subscription_id,
-                InvoiceLine.starts_at >= since,
-                InvoiceLine.invoice_id != but,
-                Invoice.status != "Cancelled",
-            )
-            .order_by(InvoiceLine.id)
-        )
-    )
-
-
-async def closed_periods(
-    session: AsyncSession, subscription_id: UUID, ended_after: datetime
-) -> list[BillingPeriod]:
-    """The closed periods of a subscription that ended after an instant, oldest first."""
-    return list(
-        await session.scalars(
-            select(BillingPeriod)
-            .where(
-                BillingPeriod.subscription_id == subscription_id,
-                BillingPeriod.ends_at > ended_after,
-            )
-            .order_by(BillingPeriod.starts_at)
-        )
-    )
-
-
 async def last_closed_period(session: AsyncSession, subscription_id: UUID) -> BillingPeriod | None:
     """The latest closed period of a subscription."""
     return await session.scalar(
@@ -152,34 +115,38 @@ async def last_closed_period(session: AsyncSession, subscription_id: UUID) -> Bi
     )
 
 
-async def usual_total(session: AsyncSession, subscription_id: UUID) -> int | None:
-    """The median total of a subscription's latest finalized invoices, in minor units."""
-    latest = (
-        select(Invoice.total_minor)
-        .where(Invoice.subscription_id == subscription_id, Invoice.status == "Sent")
-        .order_by(Invoice.finalized_at.desc())
-        .limit(USUAL_OF)
-        .subquery()
-    )
-    middle = func.percentile_disc(0.5).within_group(latest.c.total_minor)
-    return await session.scalar(select(middle))
+async def take_numbers(
+    session: AsyncSession, seller: Seller, series: str, year: int, count: int
+) -> list[str]:
+    """The next numbers of a series of the seller (INV, CN) in a year; locked until commit.
 
-
-async def take_number(session: AsyncSession, seller: Seller, year: int) -> str:
-    """The next number of the seller's invoices of a year; its series stays locked until commit.
-
-    `INV-2026-000001`. What rolls back gives its number back: there are no gaps.
+    `INV-2026-000001`. What rolls back gives its numbers back: there are no gaps.
     """
-    number = await session.scalar(
+    if not count:
+        return []
+    last = await session.scalar(
         text(
             "INSERT INTO number_series AS s (organization_id, seller_id, series, year, last_number)"
-            " VALUES (:organization_id, :seller_id, 'INV', :year, 1)"
+            " VALUES (:organization_id, :seller_id, :series, :year, :count)"
             " ON CONFLICT (organization_id, seller_id, series, year)"
-            " DO UPDATE SET last_number = s.last_number + 1 RETURNING s.last_number"
+            " DO UPDATE SET last_number = s.last_number + :count RETURNING s.last_number"
         ),
-        {"organization_id": seller.organization_id, "seller_id": seller.id, "year": year},
+        {
+            "organization_id": seller.organization_id,
+            "seller_id": seller.id,
+            "series": series,
+            "year": year,
+            "count": count,
+        },
     )
-    return f"INV-{year}-{number:06d}"
+    return [f"{series}-{year}-{number:06d}" for number in range(last - count + 1, last + 1)]
+
+
+async def invoices_by_id(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID, Invoice]:
+    """Invoices that the transaction may see, by id."""
+    asked = select(Invoice).where(Invoice.id.in_(ids))
+    rows = await session.scalars(asked.execution_options(populate_existing=True))
+    return {row.id: row for row in rows}
 
 
 async def payment_states(
@@ -188,6 +155,23 @@ async def payment_states(
     """Invoice id → its payment; a draft has none."""
     states = select(PaymentState).where(PaymentState.invoice_id.in_(invoice_ids))
     return {state.invoice_id: state for state in await session.scalars(states)}
+
+
+async def due_of(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID, int]:
+    """What is to be paid of sent invoices in minor units: the total less credit, wallet, and what
+    credit notes took off before it was paid. By id; a draft has none.
+    """
+    rows = await session.execute(
+        text(
+            "SELECT i.id, greatest(0, i.total_minor) - i.credited_minor - i.wallet_minor"
+            " - coalesce((SELECT sum(n.open_minor) FROM credit_notes n"
+            " WHERE n.organization_id = i.organization_id AND n.invoice_id = i.id), 0)::bigint"
+            " AS due_minor FROM invoices i"
+            " WHERE i.id = ANY (:ids) AND i.status = 'Sent'"
+        ),
+        {"ids": list(ids)},
+    )
+    return {row.id: row.due_minor for row in rows}
 
 
 async def lock_payment_state(session: AsyncSession, invoice_id: UUID) -> PaymentState:

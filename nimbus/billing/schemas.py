@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wire shapes of billing."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, EmailStr, Field, StringConstraints
 
-from nimbus.base.web import Money
+from nimbus.base.web import Amount, Money
 
 InvoiceStatus = Literal["Draft", "Sent", "Paid", "Overdue", "Cancelled"]
 PaymentStateName = Literal["Pending", "Paid", "Failed", "Overdue"]
@@ -19,6 +20,12 @@ class Input(BaseModel):
     """What comes in: a field that is not ours is refused, never ignored."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class PositiveAmount(Amount):
+    """An amount that comes in, more than nothing."""
+
+    amount_minor: Annotated[int, Field(ge=1, le=10**12, strict=True)]
 
 
 class LineView(BaseModel):
@@ -81,12 +88,15 @@ class InvoiceView(BaseModel):
     status: InvoiceStatus
     payment_state: PaymentStateName | None
     paid_at: Moment | None
-    kind: Literal["start", "period"]
+    kind: Literal["start", "period", "progress", "change"]
     period_starts_at: Moment
     period_ends_at: Moment
     subtotal: Money
     tax: Money
     total: Money
+    credited: Money
+    wallet: Money
+    due: Money
     issued_on: Day | None
     due_on: Day | None
     payment_reference: str | None
@@ -112,7 +122,11 @@ class AdminInvoiceView(InvoiceView):
 
 
 class UpcomingInvoice(BaseModel):
-    """What the running period of a subscription would cost if it ended now."""
+    """What the running period of a subscription would cost if it ended now.
+
+    `credited` and `wallet` would be taken off, `due` be left; `forecast` is the total at the
+    period's end if usage goes on as it went so far.
+    """
 
     subscription_id: UUID
     product_id: UUID
@@ -123,6 +137,10 @@ class UpcomingInvoice(BaseModel):
     subtotal: Money
     tax: Money
     total: Money
+    credited: Money
+    wallet: Money
+    due: Money
+    forecast: Money
     usage: list[UsageView]
 
 
@@ -184,3 +202,61 @@ class SettingsView(BaseModel):
     time_zone: str | None = None
     terms_version: str | None = None
     version: int = 0
+
+
+class CreditBody(Input):
+    """What is put on a prepaid balance, and why; in the organization's currency."""
+
+    amount: PositiveAmount
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+    expires_at: datetime | None = None
+    priority: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+class CreditView(BaseModel):
+    """What was put on a prepaid balance."""
+
+    id: UUID
+    organization_id: UUID
+    amount: Money
+    reason: str
+    expires_at: Moment | None
+    created_at: Moment
+
+
+class WalletEntryView(BaseModel):
+    """Money into the wallet (above zero), or out of it."""
+
+    id: UUID
+    kind: Literal["top_up", "grant", "credit_note", "draw", "expiry"]
+    amount: Money
+    invoice_id: UUID | None
+    credit_note_id: UUID | None
+    expires_at: Moment | None
+    reason: str | None
+    created_at: Moment
+
+
+class TopUpBody(Input):
+    """What is to be put into the wallet; in the organization's currency."""
+
+    amount: PositiveAmount
+
+
+class TopUpView(BaseModel):
+    """A top-up: it counts when its money came in, quoting the payment reference."""
+
+    id: UUID
+    amount: Money
+    payment_reference: str
+    status: Literal["Pending", "Paid"]
+    created_at: Moment
+
+
+class WalletView(BaseModel):
+    """What the next invoices are paid out of: `credit` from credit notes first, then `balance`."""
+
+    balance: Money
+    credit: Money
+    entries: list[WalletEntryView]
+    top_ups: list[TopUpView]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an invoice says, in the buyer's language: lines, legal texts, the payment reference."""
 
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Literal
 
 from babel.dates import format_date
@@ -27,6 +29,17 @@ _BOUNDS = {
                            "nl": "{plan}: aanvulling tot de minimale afname, {days}"},
 }  # fmt: skip
 _UNUSED = {"en": "{plan}: unused time, {days}", "nl": "{plan}: ongebruikte tijd, {days}"}
+_TEXTS = {
+    "base_fee": {"en": "{name}, {days}", "nl": "{name}, {days}"},
+    "correction": {"en": "Correction: {name}, {days}", "nl": "Correctie: {name}, {days}"},
+    "minimum": {"en": "Up to the minimum for {meter}, {days}",
+                "nl": "Aanvulling tot het minimum voor {meter}, {days}"},
+    "maximum": {"en": "{meter} above the maximum, {days}",
+                "nl": "{meter} boven het maximum, {days}"},
+    "minimum_commitment": {"en": "Up to the minimum commitment, {days}",
+                           "nl": "Aanvulling tot de afgesproken minimumafname, {days}"},
+    "coupon": {"en": "Coupon: {name}", "nl": "Kortingscode: {name}"},
+}  # fmt: skip
 _METERS = {
     "api_calls": {"en": "API calls", "nl": "API-aanroepen"},
     "assets": {"en": "Assets", "nl": "Assets"},
@@ -47,33 +60,50 @@ _LEGAL = {
 LOCALES: dict[Language, str] = {"en": "en_GB", "nl": "nl_NL"}
 
 
-def line_text(
-    line: LineDraft,
-    language: Language,
-    *,
-    plan: str,
-    charge: Charge | None,
-    own: str | None,
-    time_zone: str,
-) -> str:
+@dataclass(frozen=True, slots=True)
+class LineName:
+    """What a line is called after: the plan, add-on, item or coupon, and for usage the charge with
+    `own`, the plan's text for it.
+    """
+
+    name: str
+    charge: Charge | None = None
+    own: str | None = None
+
+
+def line_text(line: LineDraft, language: Language, named: LineName, time_zone: str) -> str:
     """The description of a line, with the days of its period in `time_zone`.
 
-    `own` is the plan's own text for the charge. "Starter, 1–31 May 2026"; "API calls over the
-    10,000 included, 1–31 May 2026"; "Starter: unused time, 16–31 May 2026".
+    "Starter, 1–31 May 2026"; "API calls over the 10,000 included, 1–31 May 2026"; "Correction:
+    Starter, 16–31 May 2026" for days that were paid and are not owed.
     """
-    days = span_text(*days_of(line.concerns or line.period, time_zone), language)
+    if line.text == "item":
+        return named.name
+    if line.text == "coupon":
+        return _TEXTS["coupon"][language].format(name=named.name)
+    days = _days_text(line.concerns or line.period, time_zone, language)
     if line.text == "base_fee":
-        template = _UNUSED[language] if line.amount_minor < 0 else "{plan}, {days}"
-        return template.format(plan=plan, days=days)
-    meter = own or meter_text(line.meter_key or "", language)
-    if line.text in _BOUNDS:
-        return _BOUNDS[line.text][language].format(plan=plan, meter=meter, days=days)
-    if charge is None or not charge.included:
+        text = "correction" if line.concerns is not None else "base_fee"
+        return _TEXTS[text][language].format(name=named.name, days=days)
+    if line.text == "minimum_commitment":
+        return _TEXTS["minimum_commitment"][language].format(days=days)
+    meter = named.own or meter_text(line.meter_key or "", language)
+    if line.text in {"minimum", "maximum"}:
+        return _TEXTS[line.text][language].format(meter=meter, days=days)
+    if named.charge is None or not named.charge.included:
         return f"{meter}, {days}"
-    included = format_decimal(
-        charge.included, format="#,##0.############", locale=LOCALES[language]
-    )
+    included = _number(named.charge.included, language)
     return _OVER[language].format(meter=meter, included=included, days=days)
+
+
+@lru_cache(maxsize=4096)
+def _days_text(period: Period, time_zone: str, language: Language) -> str:
+    return span_text(*days_of(period, time_zone), language)
+
+
+@lru_cache(maxsize=4096)
+def _number(number: Decimal, language: Language) -> str:
+    return str(format_decimal(number, format="#,##0.############", locale=LOCALES[language]))
 
 
 def meter_text(key: str, language: Language) -> str:

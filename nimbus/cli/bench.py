@@ -59,6 +59,21 @@ def gateway(
 
 
 @commands.command()
+def bill(
+    subscriptions: Annotated[int, typer.Option(min=1, help="How many are billed.")] = 100_000,
+    cells: Annotated[int, typer.Option(min=1, help="Rows of the roll-up each has.")] = 100,
+    processes: Annotated[int, typer.Option(min=1, help="Bill runs at once.")] = 2,
+    check: Annotated[bool, typer.Option("--check", help="Status 1 above 60 seconds.")] = False,
+) -> None:
+    """Bill a month of very many subscriptions: lines, VAT, numbers, ledger, trail; no documents."""
+    from nimbus.bench import bills
+
+    record = bills.run(subscriptions, cells, processes, lambda line: print(line, flush=True))
+    if check and record.seconds > bills.CEILING_SECONDS:
+        raise typer.Exit(BELOW_A_FLOOR)
+
+
+@commands.command()
 def parts(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Install those of PyPI into build/bench/venv.")

@@ -12,7 +12,7 @@ from nimbus.billing import queries as billing_queries
 from nimbus.billing.service import sellers
 from nimbus.catalog import queries, schemas
 from nimbus.catalog.models import Meter, Product
-from nimbus.catalog.service import plans, products, routes
+from nimbus.catalog.service import meters, plans, products, routes
 from nimbus.demo import people, story, wind
 from nimbus.demo.http import DemoError
 from nimbus.demo.kept import Upstreams
@@ -84,11 +84,11 @@ async def _put_product(admin: Actor, upstreams: Upstreams) -> None:
 
 
 async def _put_parts(session: AsyncSession, admin: Actor, product: Product) -> None:
-    meters = select(Meter.key).where(Meter.product_id == product.id)
-    known_meters = set(await session.scalars(meters))
+    known = select(Meter.key).where(Meter.product_id == product.id)
+    known_meters = set(await session.scalars(known))
     for meter in wind.METERS:
         if meter["key"] not in known_meters:
-            await routes.create_meter(session, admin, product.id, schemas.NewMeter(**meter))
+            await meters.create_meter(session, admin, product.id, schemas.NewMeter(**meter))
     known_plans = set((await queries.plan_slugs(session, product)).values())
     for plan in PLANS:
         if plan["slug"] not in known_plans:

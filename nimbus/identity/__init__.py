@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who: people, organizations, memberships, roles, sessions, terms. The room's door."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.identity import queries
@@ -32,6 +34,7 @@ __all__ = [
     "check_company_number",
     "check_vat_number",
     "current_terms_version",
+    "facts_of_organizations",
     "grant_platform_role",
     "has",
     "link_token",
@@ -68,6 +71,14 @@ class OrganizationFacts:
 async def organization_facts(session: AsyncSession, organization_id: UUID) -> OrganizationFacts:
     """An organization that the transaction may see; 404 otherwise."""
     return _facts(await queries.organization(session, organization_id))
+
+
+async def facts_of_organizations(
+    session: AsyncSession, organization_ids: Collection[UUID]
+) -> dict[UUID, OrganizationFacts]:
+    """Several organizations by id; those that the transaction may not see are left out."""
+    asked = select(Organization).where(Organization.id.in_(organization_ids))
+    return {row.id: _facts(row) for row in await session.scalars(asked)}
 
 
 async def lock_organization_facts(

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What makes a notice, in the transaction of the news itself, and the job that sends it."""
 
+from collections.abc import Sequence
+from datetime import date
+from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -11,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from nimbus import billing, identity
 from nimbus.base import db, jobs
 from nimbus.base.actors import Actor
-from nimbus.base.events import Event, on
+from nimbus.base.events import Event, on, on_all
 from nimbus.base.ids import new_id
 from nimbus.billing.events import InvoiceFinalized, InvoicePaid
 from nimbus.identity.events import (
@@ -98,10 +101,12 @@ async def welcome(session: AsyncSession, _: Actor, event: OrganizationActivated)
     )
 
 
-@on(InvoiceFinalized)
-async def send_invoice(session: AsyncSession, _: Actor, event: InvoiceFinalized) -> None:
-    """Send the invoice, with its PDF."""
-    await _about_invoice(session, event, "invoice")
+@on_all(InvoiceFinalized)
+async def send_invoices(session: AsyncSession, events: Sequence[InvoiceFinalized]) -> None:
+    """Send invoices, each with its PDF."""
+    facts = await billing.sent_invoices(session, [event.entity_id for event in events])
+    made = await service.request_all(session, [_invoice_notice(one, "invoice") for one in facts])
+    await jobs.defer_all(session, send, [{"notice_id": str(one)} for one in made])
 
 
 @on(InvoicePaid)
@@ -111,24 +116,34 @@ async def thank(session: AsyncSession, _: Actor, event: InvoicePaid) -> None:
 
 
 async def _about_invoice(session: AsyncSession, event: Event, template: TemplateName) -> None:
-    facts = await billing.sent_invoice(session, event.entity_id)
+    wanted = _invoice_notice(await billing.sent_invoice(session, event.entity_id), template)
+    notice_id = await service.request(session, wanted)
+    if notice_id is not None:
+        await jobs.defer(session, send, lock=f"notice/{notice_id}", notice_id=str(notice_id))
+
+
+def _invoice_notice(facts: billing.InvoiceFacts, template: TemplateName) -> Wanted:
     locale = LOCALES[facts.locale]
-    await _say(
-        session,
-        event,
+    return Wanted(
+        organization_id=facts.organization_id,
         template=template,
         source_id=facts.id,
         recipient=facts.buyer_email,
-        locale=facts.locale,
+        locale=cast("Language", facts.locale),
         data={
             "number": facts.number,
-            "total": format_currency(major(facts.total), facts.total.currency, locale=locale),
-            "due_on": format_date(facts.due_on, "d MMMM y", locale=locale),
+            "total": format_currency(major(facts.due), facts.due.currency, locale=locale),
+            "due_on": _day(facts.due_on, locale),
             "payment_reference": facts.payment_reference,
             "seller": facts.seller_name,
             "buyer": facts.buyer_name,
         },
     )
+
+
+@lru_cache(maxsize=64)
+def _day(day: date, locale: str) -> str:
+    return format_date(day, "d MMMM y", locale=locale)
 
 
 async def _to_user(

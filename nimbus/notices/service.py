@@ -71,24 +71,38 @@ class Outgoing:
 
 async def request(session: AsyncSession, wanted: Wanted) -> UUID | None:
     """Write a notice in this transaction; None when it was written before."""
-    moment = clock.machine_now()
-    notice_id = new_id()
-    statement = insert(Notice).values(
-        id=notice_id,
-        organization_id=wanted.organization_id,
-        template=wanted.template,
-        source_id=wanted.source_id,
-        recipient=wanted.recipient,
-        locale=wanted.locale,
-        data=wanted.data,
-        state="waiting",
-        attempts=0,
-        created_at=moment,
-        updated_at=moment,
-    )
-    statement = statement.on_conflict_do_nothing()
+    row = _row(wanted)
+    statement = insert(Notice).values(**row).on_conflict_do_nothing()
     result = await session.execute(statement, execution_options={"preserve_rowcount": True})
-    return notice_id if cast("CursorResult[Any]", result).rowcount == 1 else None
+    return row["id"] if cast("CursorResult[Any]", result).rowcount == 1 else None
+
+
+async def request_all(session: AsyncSession, wanted: Sequence[Wanted]) -> list[UUID]:
+    """Write notices in this transaction; the ids of those that were not written before. A system
+    session.
+    """
+    if not wanted:
+        return []
+    rows = [_row(one) for one in wanted]
+    statement = insert(Notice).values(rows).on_conflict_do_nothing().returning(Notice.id)
+    return list(await session.scalars(statement))
+
+
+def _row(wanted: Wanted) -> dict[str, Any]:
+    moment = clock.machine_now()
+    return {
+        "id": new_id(),
+        "organization_id": wanted.organization_id,
+        "template": wanted.template,
+        "source_id": wanted.source_id,
+        "recipient": wanted.recipient,
+        "locale": wanted.locale,
+        "data": wanted.data,
+        "state": "waiting",
+        "attempts": 0,
+        "created_at": moment,
+        "updated_at": moment,
+    }
 
 
 async def take(session: AsyncSession, notice_id: UUID) -> Outgoing | None:

@@ -9,4 +9,3 @@ from nimbus.payments.service.settlements import mark_paid
 __all__ = ["accept_terms", "mark_paid", "start_subscription"]
 
 ledger.expect("payment", queries.expected_postings)
-ledger.expect("balance_credit", queries.expected_credits)

@@ -16,11 +16,10 @@ from nimbus.billing.events import InvoicePaid
 from nimbus.identity import Permission, allowed, platform_admin, signed_in
 from nimbus.identity.events import OrganizationActivated
 from nimbus.payments import queries, schemas
-from nimbus.payments.events import BalanceCredited, PaymentSucceeded, PlanChosen
-from nimbus.payments.models import BalanceCredit, Payment
-from nimbus.payments.service import balances, checkout, settlements
+from nimbus.payments.events import PaymentSucceeded, PlanChosen
+from nimbus.payments.models import Payment
+from nimbus.payments.service import checkout, settlements
 from nimbus.payments.service.checkout import Checkout
-from nimbus.rules import money as rules
 from nimbus.subscriptions.events import (
     SubscriptionChanged,
     SubscriptionCreated,
@@ -136,51 +135,6 @@ async def mark_paid(
         session, actor, invoice_id, reference=body.reference, received_on=body.received_on
     )
     return _view(payment)
-
-
-@router.get(
-    "/api/billing/balance-credits",
-    operation_id="list_balance_credits",
-    responses=documented(401, 403, 422),
-)
-async def list_balance_credits(
-    actor: Reader, session: Session, limit: Limit = 50, cursor: Cursor = None
-) -> Page[schemas.CreditView]:
-    """What was put on the organization's prepaid balance, newest first."""
-    statement = queries.credits_of(actor.organization_id)
-    rows, following = await web.paginate(session, statement, BalanceCredit.id, limit, cursor)
-    return Page(data=[_credit(row) for row in rows], next_cursor=following)
-
-
-@router.post(
-    "/api/admin/organizations/{organization_id}/balance-credits",
-    operation_id="admin_credit_balance",
-    status_code=201,
-    responses=documented(401, 403, 404, 409, 415, 422),
-    **mutates(permission="platform_admin", events=[BalanceCredited], idempotency="key"),
-)
-async def credit_balance(
-    organization_id: UUID,
-    body: schemas.CreditBody,
-    request: Request,
-    actor: Annotated[Actor, platform_admin()],
-) -> schemas.CreditView:
-    """Put money on an organization's prepaid balance. With the first credit it is prepaid: its
-    calls need a balance from then on.
-    """
-    session = await unit_of(request).open_system("platform pages")
-    amount = rules.Money(body.amount.amount_minor, body.amount.currency)
-    return _credit(await balances.credit(session, actor, organization_id, amount, body.reason))
-
-
-def _credit(row: BalanceCredit) -> schemas.CreditView:
-    return schemas.CreditView(
-        id=row.id,
-        organization_id=row.organization_id,
-        amount=Money(amount_minor=row.amount_minor, currency=row.currency),
-        reason=row.reason,
-        created_at=clock.to_wire(row.created_at),
-    )
 
 
 def _subscription(done: Checkout) -> schemas.StartedSubscription | None:

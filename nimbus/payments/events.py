@@ -15,15 +15,6 @@ class PaymentSucceeded(Event):
     entity_type: ClassVar[str] = "payment"
 
 
-class BalanceCredited(Event):
-    """The operator put money on an organization's prepaid balance."""
-
-    __slots__ = ()
-    name: ClassVar[str] = "balance.credited"
-    action: ClassVar[str] = "BalanceCredited"
-    entity_type: ClassVar[str] = "balance_credit"
-
-
 class PlanChosen(Event):
     """An organization that is not active yet chose a plan."""
 

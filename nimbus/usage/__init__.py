@@ -4,26 +4,32 @@
 from nimbus.usage.models import Mark, QuotaState
 from nimbus.usage.queries import absent_producers, drained_through, producer_mark
 from nimbus.usage.service.batches import JournalHoleError, end_producer, store_batch
+from nimbus.usage.service.counted import count_stored
 from nimbus.usage.service.journals import QUARANTINE
+from nimbus.usage.service.periods import Asked, quantities_of_periods
 from nimbus.usage.service.proof import also_prove, reconcile
 from nimbus.usage.service.quotas import open_standings, quota_states
 from nimbus.usage.service.readings import period_quantities
-from nimbus.usage.service.spending import credit_balance
+from nimbus.usage.service.spending import credit_balance, settle_balance
 
 __all__ = [
     "QUARANTINE",
+    "Asked",
     "JournalHoleError",
     "Mark",
     "QuotaState",
     "absent_producers",
     "also_prove",
+    "count_stored",
     "credit_balance",
     "drained_through",
     "end_producer",
     "open_standings",
     "period_quantities",
     "producer_mark",
+    "quantities_of_periods",
     "quota_states",
     "reconcile",
+    "settle_balance",
     "store_batch",
 ]

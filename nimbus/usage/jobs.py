@@ -22,7 +22,11 @@ from nimbus.usage.service import adjustments, allowances, exports, quotas, spend
 
 @on(SubscriptionCreated, SubscriptionChanged, SubscriptionRenewed)
 async def follow_subscription(session: AsyncSession, _: Actor, event: Event) -> None:
-    """A subscription began, changed or renewed: its quotas are those of its plan now."""
+    """A subscription began or changed: its quotas are those of its plan now. One that renews as it
+    is needs nothing: its next windows open when their time comes.
+    """
+    if isinstance(event, SubscriptionRenewed) and not event.before:
+        return
     await quotas.open_standings(session, event.entity_id, clock.now())
 
 

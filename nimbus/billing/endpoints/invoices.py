@@ -18,7 +18,7 @@ from nimbus.billing import queries, schemas
 from nimbus.billing.events import InvoiceDrafted, InvoiceFinalized, SellerChanged
 from nimbus.billing.models import Invoice, InvoiceLine, InvoiceTax, PaymentState, Seller
 from nimbus.billing.service import runs, sellers
-from nimbus.billing.service.proposals import Proposal
+from nimbus.billing.service.proposals import Proposal, forecast
 from nimbus.billing.texts import Language, day_of, legal_text, plain
 from nimbus.errors import Refusal
 from nimbus.identity import Permission, allowed, platform_admin, platform_reader
@@ -81,13 +81,12 @@ async def list_upcoming_invoices(request: Request, actor: Reader) -> schemas.Upc
     await unit.close()
     session = await unit.open_system("bill run")
     live = await subscriptions.live_subscriptions(session, actor.organization_id)
-    previews = [
-        (one, await runs.upcoming(session, one, clock.now()))
-        for one in live
-        if one.next_billing_at is not None
-    ]
+    running = [one for one in live if one.next_billing_at is not None]
+    now = clock.now()
+    proposals = await runs.upcoming(session, running, now)
+    forecasts = [forecast(one, now) for one in proposals]
     return schemas.UpcomingInvoices(
-        data=[_upcoming(one.id, one.product_id, proposal) for one, proposal in previews]
+        data=[_upcoming(one, total) for one, total in zip(proposals, forecasts, strict=True)]
     )
 
 
@@ -227,18 +226,23 @@ def _settings(seller: Seller | None) -> schemas.SettingsView:
 
 
 async def _views(session: AsyncSession, rows: Sequence[Invoice]) -> list[schemas.InvoiceView]:
-    states = await queries.payment_states(session, [row.id for row in rows])
-    return [schemas.InvoiceView(**_view(row, states.get(row.id))) for row in rows]
+    ids = [row.id for row in rows]
+    states = await queries.payment_states(session, ids)
+    due = await queries.due_of(session, ids)
+    return [
+        schemas.InvoiceView(**_view(row, states.get(row.id), due.get(row.id, 0))) for row in rows
+    ]
 
 
 async def _detail(session: AsyncSession, invoice: Invoice) -> schemas.InvoiceDetail:
     states = await queries.payment_states(session, [invoice.id])
+    due = await queries.due_of(session, [invoice.id])
     lines = await queries.lines_of(session, invoice.id)
     taxes = await queries.taxes_of(session, invoice.id)
     language: Language = "nl" if invoice.locale == "nl" else "en"
     texts = [legal_text(tax.legal_text_key, language) for tax in taxes]
     return schemas.InvoiceDetail(
-        **_view(invoice, states.get(invoice.id)),
+        **_view(invoice, states.get(invoice.id), due.get(invoice.id, 0)),
         seller=None if invoice.seller is None else schemas.PartyView(**invoice.seller),
         buyer=schemas.PartyView(**invoice.buyer),
         lines=[_line(line, invoice.currency) for line in lines],
@@ -248,7 +252,7 @@ async def _detail(session: AsyncSession, invoice: Invoice) -> schemas.InvoiceDet
     )
 
 
-def _view(invoice: Invoice, state: PaymentState | None) -> dict[str, Any]:
+def _view(invoice: Invoice, state: PaymentState | None, due: int) -> dict[str, Any]:
     document: Any = invoice.status
     paid = state is not None and state.state == "Paid"
     time_zone = "UTC" if invoice.seller is None else invoice.seller["time_zone"]
@@ -271,6 +275,9 @@ def _view(invoice: Invoice, state: PaymentState | None) -> dict[str, Any]:
         "subtotal": Money(amount_minor=invoice.subtotal_minor, currency=currency),
         "tax": Money(amount_minor=invoice.tax_minor, currency=currency),
         "total": Money(amount_minor=invoice.total_minor, currency=currency),
+        "credited": Money(amount_minor=invoice.credited_minor, currency=currency),
+        "wallet": Money(amount_minor=invoice.wallet_minor, currency=currency),
+        "due": Money(amount_minor=due, currency=currency),
         "issued_on": invoice.issued_on and invoice.issued_on.isoformat(),
         "due_on": invoice.due_on and invoice.due_on.isoformat(),
         "payment_reference": invoice.payment_reference,
@@ -309,22 +316,20 @@ def _tax(tax: InvoiceTax, currency: str) -> schemas.TaxView:
     )
 
 
-def _upcoming(
-    subscription_id: UUID, product_id: UUID, proposal: Proposal
-) -> schemas.UpcomingInvoice:
-    sums, treatment = proposal.totals, proposal.treatment
-    currency = proposal.currency
+def _upcoming(proposal: Proposal, forecast_minor: int) -> schemas.UpcomingInvoice:
+    sums, treatment, bill = proposal.totals, proposal.treatment, proposal.bill
+    currency, subscription = proposal.currency, proposal.case.wish.subscription
     lines = zip(proposal.lines, proposal.descriptions, strict=True)
     return schemas.UpcomingInvoice(
-        subscription_id=subscription_id,
-        product_id=product_id,
+        subscription_id=subscription.id,
+        product_id=subscription.product_id,
         period_starts_at=clock.to_wire(proposal.closing.served.starts_at),
         period_ends_at=clock.to_wire(proposal.closing.served.ends_at),
         lines=[
             schemas.LineView(
                 position=position,
                 kind=line.kind,
-                source_id=subscription_id,
+                source_id=subscription.id,
                 meter=line.meter_key,
                 description=text,
                 quantity=plain(line.quantity),
@@ -348,5 +353,9 @@ def _upcoming(
         subtotal=Money(amount_minor=sums.subtotal_minor, currency=currency),
         tax=Money(amount_minor=sums.tax_minor, currency=currency),
         total=Money(amount_minor=sums.total_minor, currency=currency),
+        credited=Money(amount_minor=bill.credit_used_minor, currency=currency),
+        wallet=Money(amount_minor=bill.wallet_used_minor, currency=currency),
+        due=Money(amount_minor=bill.due_minor, currency=currency),
+        forecast=Money(amount_minor=forecast_minor, currency=currency),
         usage=[schemas.UsageView(**row) for row in proposal.usage],
     )

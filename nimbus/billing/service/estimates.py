@@ -20,7 +20,7 @@ from nimbus.billing.estimate_schemas import (
     EstimateView,
     PeriodAsked,
 )
-from nimbus.billing.texts import line_text, plain
+from nimbus.billing.texts import LineName, line_text, plain
 from nimbus.errors import Refusal, field_error
 from nimbus.rules.bill import Bill, BillFacts, draft
 from nimbus.rules.contracts import ContractPeriod, Metered, Part, PlanTerms, metered
@@ -310,10 +310,8 @@ def _view(bill: Bill, facts: BillFacts, name: str, charges: dict[str, Charge]) -
             description=line_text(
                 line,
                 "en",
-                plan=name,
-                charge=charges.get(line.meter_key or ""),
-                own=None,
-                time_zone="UTC",
+                LineName(name, charges.get(line.meter_key or "")),
+                "UTC",
             ),
             quantity=plain(line.quantity),
             unit_price=None if line.unit_price is None else plain(line.unit_price),

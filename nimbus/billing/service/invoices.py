@@ -1,37 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The invoice's life: written as a draft, finalized once, paid."""
+"""The invoice's life: written as a draft, finalized once, paid. Drafts are written in sets."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import identity, ledger
 from nimbus.base import clock
 from nimbus.base.actors import Actor
+from nimbus.base.db import insert_all
 from nimbus.base.events import announce
 from nimbus.base.ids import new_id
-from nimbus.billing import queries
+from nimbus.billing import queries, queries_sets
 from nimbus.billing.events import InvoiceDrafted, InvoiceFinalized, InvoicePaid
-from nimbus.billing.models import Invoice, InvoiceLine, InvoiceTax, PaymentState, Seller
+from nimbus.billing.models import Invoice, InvoiceLine, InvoiceTax, Seller
+from nimbus.billing.service import wallets
 from nimbus.billing.service.proposals import Proposal, language_of
 from nimbus.billing.texts import day_of, days_of, payment_reference
 from nimbus.errors import field_error
 from nimbus.ledger import Posting
 from nimbus.rules import lifecycles
-from nimbus.rules.invoicing import RULES_VERSION, LineDraft, Totals
+from nimbus.rules.invoicing import RULES_VERSION
 from nimbus.rules.ledger import invoice_finalized
 from nimbus.rules.money import Money
-from nimbus.rules.tax import TaxTreatment
-from nimbus.subscriptions import SubscriptionFacts
+
+Row = dict[str, Any]
+"""An invoice's columns, as they were or will be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceFacts:
-    """What other rooms may know of a sent invoice; `buyer_email` is where its mail goes."""
+    """What other rooms may know of a sent invoice; `buyer_email` is where its mail goes.
+
+    `due` is the total less what credit and wallet took.
+    """
 
     id: UUID
     organization_id: UUID
@@ -39,6 +46,7 @@ class InvoiceFacts:
     subscription_id: UUID
     number: str
     total: Money
+    due: Money
     due_on: date
     payment_reference: str
     seller_name: str
@@ -48,131 +56,101 @@ class InvoiceFacts:
     paid: bool
 
 
-def new_draft(
-    invoice_id: UUID, subscription: SubscriptionFacts, proposal: Proposal, moment: datetime
-) -> Invoice:
-    """A draft's row, to be filled by `write_draft`; `moment` is business time."""
-    closing = proposal.closing
-    return Invoice(
-        id=invoice_id,
-        organization_id=subscription.organization_id,
-        provider_organization_id=subscription.provider_organization_id,
-        subscription_id=subscription.id,
-        product_id=subscription.product_id,
-        plan_version_id=closing.plan_version_id,
-        kind=closing.kind,
-        status="Draft",
-        currency=subscription.currency,
-        period_starts_at=closing.served.starts_at,
-        period_ends_at=closing.served.ends_at,
-        finalize_at=closing.at + _grace(proposal),
-        payment_term_days=proposal.plan.payment_term_days,
-        created_at=moment,
-    )
+async def insert_drafts(
+    session: AsyncSession, proposals: Sequence[Proposal], moment: datetime
+) -> list[Row]:
+    """Write proposals as drafts with their lines and VAT; `moment` is business time.
 
-
-async def write_draft(
-    session: AsyncSession, invoice: Invoice, proposal: Proposal, moment: datetime
-) -> None:
-    """Make the draft say what is proposed now: totals, buyer, lines and VAT.
-
-    `implausible` results park it: nothing finalizes it but a person (spec 09, I-14).
+    `implausible` ones are parked: nothing finalizes them but a person (spec 09, I-14).
     """
-    invoice.subtotal_minor = proposal.totals.subtotal_minor
-    invoice.tax_minor = proposal.totals.tax_minor
-    invoice.total_minor = proposal.totals.total_minor
-    invoice.rules_version = RULES_VERSION
-    invoice.locale = language_of(proposal.buyer)
-    invoice.buyer = _buyer(proposal.buyer)
-    invoice.usage = proposal.usage
-    invoice.tax_evidence = proposal.evidence
-    invoice.parked_reason = proposal.implausible
-    invoice.updated_at = moment
-    session.add(invoice)
-    await session.flush()
+    rows = [_new_row(proposal, moment) | _said(proposal, moment) for proposal in proposals]
+    await insert_all(session, "invoices", rows)
+    await _write_parts(session, proposals, moment)
+    return rows
+
+
+async def rewrite_draft(
+    session: AsyncSession, invoice: Invoice, proposal: Proposal, moment: datetime
+) -> Row:
+    """Make a draft say what is proposed now."""
+    said = _said(proposal, moment)
     await session.execute(delete(InvoiceLine).where(InvoiceLine.invoice_id == invoice.id))
     await session.execute(delete(InvoiceTax).where(InvoiceTax.invoice_id == invoice.id))
-    described = zip(proposal.lines, proposal.descriptions, strict=True)
-    session.add_all(
-        _line(
-            invoice,
-            proposal.treatment,
-            line,
-            position=position,
-            description=text,
-            moment=moment,
-        )
-        for position, (line, text) in enumerate(described, 1)
-    )
-    if proposal.treatment is not None:
-        session.add_all(_taxes(invoice, proposal.totals, moment))
-    await session.flush()
+    await session.execute(update(Invoice).where(Invoice.id == invoice.id).values(**said))
+    await _write_parts(session, [proposal], moment)
+    await session.refresh(invoice)
+    return _row_of(invoice)
 
 
-def announce_draft(session: AsyncSession, actor: Actor, invoice: Invoice) -> None:
-    """Say that a period's invoice is computed."""
-    announce(session, actor, InvoiceDrafted(**_event(invoice), after=_facts_of(invoice)))
+def announce_drafts(session: AsyncSession, actor: Actor, rows: Sequence[Row]) -> None:
+    """Say that periods' invoices are computed."""
+    for row in rows:
+        announce(session, actor, InvoiceDrafted(**_event(row), after=_facts_of(row)))
 
 
-async def finalize(
+async def finalize_all(
     session: AsyncSession,
     actor: Actor,
-    invoice: Invoice,
-    proposal: Proposal,
+    drafts: Sequence[tuple[Row, Proposal]],
     *,
     seller: Seller,
     moment: datetime,
 ) -> None:
-    """Give the draft its number and send it: from here on it never changes.
+    """Give drafts their numbers and send them: from here on they never change.
 
-    `moment` is business time; its day in the seller's time zone is the issue date. Locks the
-    seller's number series, then the organization's chain in the ledger, both until commit.
+    `moment` is business time; its day in the seller's time zone is the issue date. Credit and
+    wallet are drawn on, coupons used. Locks wallets, the seller's number series, then the
+    organizations' chains in the ledger, all until commit. The rows say it too afterwards.
     """
     issued_on = day_of(moment, seller.time_zone)
-    number = await queries.take_number(session, seller, issued_on.year)
-    invoice.status = lifecycles.invoice("Draft", "finalize")
-    closing = proposal.closing
-    invoice.supply_from, invoice.supply_to = days_of(closing.served, closing.time_zone)
-    invoice.seller_organization_id = seller.organization_id
-    invoice.seller_id = seller.id
-    invoice.seller = _seller(seller)
-    invoice.issued_on = issued_on
-    invoice.due_on = issued_on + timedelta(days=invoice.payment_term_days)
-    invoice.number = number
-    invoice.payment_reference = payment_reference(number)
-    invoice.finalized_at = invoice.updated_at = moment
-    invoice.parked_reason = None
-    nothing_due = invoice.total_minor == 0
-    session.add(
-        PaymentState(
-            id=new_id(),
-            organization_id=invoice.organization_id,
-            invoice_id=invoice.id,
-            state="Paid" if nothing_due else "Pending",
-            paid_at=moment if nothing_due else None,
-            created_at=moment,
-            updated_at=moment,
-        )
-    )
-    await session.flush()
-    posting = Posting(
-        organization_id=invoice.organization_id,
-        source_kind="invoice",
-        source_id=invoice.id,
-        occurred_at=moment,
-        transfers=invoice_finalized(proposal.totals, invoice.currency),
-    )
-    await ledger.post(session, [posting])
-    announce(
+    drawn = await wallets.draw(
         session,
-        actor,
-        InvoiceFinalized(**_event(invoice), before={"status": "Draft"}, after=_facts_of(invoice)),
+        [(row["id"], row["organization_id"], proposal) for row, proposal in drafts],
+        moment,
     )
+    numbers = await queries.take_numbers(session, seller, "INV", issued_on.year, len(drafts))
+    for (row, proposal), number in zip(drafts, numbers, strict=True):
+        supply_from, supply_to = days_of(proposal.closing.served, proposal.closing.time_zone)
+        row |= {
+            "status": lifecycles.invoice("Draft", "finalize"),
+            "supply_from": supply_from,
+            "supply_to": supply_to,
+            "seller_organization_id": seller.organization_id,
+            "seller_id": seller.id,
+            "seller": _seller(seller),
+            "issued_on": issued_on,
+            "due_on": issued_on + timedelta(days=row["payment_term_days"]),
+            "number": number,
+            "payment_reference": payment_reference(number),
+            "finalized_at": moment,
+            "updated_at": moment,
+            "parked_reason": None,
+            "credited_minor": drawn[row["id"]].credit_minor,
+            "wallet_minor": drawn[row["id"]].wallet_minor,
+        }
+    await queries_sets.send(session, [row for row, _ in drafts])
+    await insert_all(session, "invoice_payment_states", [_state(row, moment) for row, _ in drafts])
+    await insert_all(session, "coupon_uses", list(_coupon_uses(drafts, moment)))
+    await ledger.post(session, [*_postings(drafts, moment), *wallets.postings(drawn, moment)])
+    for row, _ in drafts:
+        before = {"status": "Draft"}
+        announce(
+            session, actor, InvoiceFinalized(**_event(row), before=before, after=_facts_of(row))
+        )
 
 
 async def sent_invoice(session: AsyncSession, invoice_id: UUID) -> InvoiceFacts:
     """A sent invoice for other rooms; 404 for an unknown one, 422 on `status` for a draft."""
     return await _sent(session, await queries.any_invoice(session, invoice_id))
+
+
+async def sent_invoices(session: AsyncSession, ids: Sequence[UUID]) -> list[InvoiceFacts]:
+    """Several sent invoices for other rooms, in this order; drafts are left out."""
+    found = await queries.invoices_by_id(session, ids)
+    states = await queries.payment_states(session, list(ids))
+    due = await queries.due_of(session, ids)
+    sent = [found[one] for one in ids if one in found and found[one].status == "Sent"]
+    return [_sent_facts(one, states[one.id].state, due[one.id]) for one in sent]
 
 
 async def lock_sent_invoice(session: AsyncSession, invoice_id: UUID) -> InvoiceFacts:
@@ -197,9 +175,9 @@ async def mark_paid(
     lifecycles.invoice(status, "pay")
     state.state = "Paid"
     state.paid_at = state.updated_at = moment
-    after = {**_facts_of(invoice), "payment_state": "Paid", "method": method}
+    after = {**_facts_of(_row_of(invoice)), "payment_state": "Paid", "method": method}
     before = {"payment_state": "Pending"}
-    announce(session, actor, InvoicePaid(**_event(invoice), before=before, after=after))
+    announce(session, actor, InvoicePaid(**_event(_row_of(invoice)), before=before, after=after))
 
 
 def refuse_unsendable(invoice: Invoice) -> None:
@@ -214,6 +192,11 @@ async def _sent(session: AsyncSession, invoice: Invoice) -> InvoiceFacts:
         status: Any = invoice.status
         lifecycles.invoice(status, "pay")
     state = (await queries.payment_states(session, [invoice.id]))[invoice.id]
+    due = await queries.due_of(session, [invoice.id])
+    return _sent_facts(invoice, state.state, due[invoice.id])
+
+
+def _sent_facts(invoice: Invoice, state: str, due_minor: int) -> InvoiceFacts:
     assert invoice.seller and invoice.due_on  # noqa: PT018 - it is sent
     return InvoiceFacts(
         id=invoice.id,
@@ -222,23 +205,165 @@ async def _sent(session: AsyncSession, invoice: Invoice) -> InvoiceFacts:
         subscription_id=invoice.subscription_id,
         number=str(invoice.number),
         total=Money(invoice.total_minor, invoice.currency),
+        due=Money(due_minor, invoice.currency),
         due_on=invoice.due_on,
         payment_reference=str(invoice.payment_reference),
         seller_name=invoice.seller["name"],
         buyer_name=invoice.buyer["name"],
         buyer_email=invoice.buyer["email"],
         locale=invoice.locale,
-        paid=state.state == "Paid",
+        paid=state == "Paid",
     )
 
 
-def _grace(proposal: Proposal) -> timedelta:
-    """How long late usage is waited for; what is owed at the start has none."""
-    hours = proposal.plan.grace_hours if proposal.closing.kind == "period" else 0
-    return timedelta(hours=hours)
+def _row_of(invoice: Invoice) -> Row:
+    return {column.key: getattr(invoice, column.key) for column in Invoice.__table__.columns}
 
 
-def _buyer(facts: identity.OrganizationFacts) -> dict[str, Any]:
+def _new_row(proposal: Proposal, moment: datetime) -> Row:
+    closing, subscription = proposal.closing, proposal.case.wish.subscription
+    # How long late usage is waited for; what is owed at the start, or before the end, has no grace.
+    hours = proposal.plan.grace_hours if closing.kind == "period" else 0
+    return {
+        "id": proposal.case.wish.invoice_id,
+        "organization_id": subscription.organization_id,
+        "provider_organization_id": subscription.provider_organization_id,
+        "subscription_id": subscription.id,
+        "product_id": subscription.product_id,
+        "plan_version_id": closing.plan_version_id,
+        "kind": closing.kind,
+        "status": "Draft",
+        "currency": subscription.currency,
+        "period_starts_at": closing.served.starts_at,
+        "period_ends_at": closing.served.ends_at,
+        "finalize_at": closing.at + timedelta(hours=hours),
+        "payment_term_days": proposal.plan.payment_term_days,
+        "credited_minor": 0,
+        "wallet_minor": 0,
+        "number": None,
+        "issued_on": None,
+        "due_on": None,
+        "payment_reference": None,
+        "created_at": moment,
+    }
+
+
+def _said(proposal: Proposal, moment: datetime) -> Row:
+    return {
+        "subtotal_minor": proposal.totals.subtotal_minor,
+        "tax_minor": proposal.totals.tax_minor,
+        "total_minor": proposal.totals.total_minor,
+        "rules_version": RULES_VERSION,
+        "locale": language_of(proposal.buyer),
+        "buyer": _buyer(proposal.buyer),
+        "usage": proposal.usage,
+        "tax_evidence": proposal.evidence,
+        "parked_reason": proposal.implausible,
+        "updated_at": moment,
+    }
+
+
+async def _write_parts(
+    session: AsyncSession, proposals: Sequence[Proposal], moment: datetime
+) -> None:
+    lines = [row for proposal in proposals for row in _lines(proposal, moment)]
+    await insert_all(session, "invoice_lines", lines)
+    taxes = [row for proposal in proposals for row in _taxes(proposal, moment)]
+    await insert_all(session, "invoice_taxes", taxes)
+
+
+def _lines(proposal: Proposal, moment: datetime) -> list[Row]:
+    subscription, treatment = proposal.case.wish.subscription, proposal.treatment
+    described = zip(proposal.lines, proposal.descriptions, strict=True)
+    off: dict[int, int] = {}
+    for one in proposal.bill.discounts:
+        off[one.line + 1] = off.get(one.line + 1, 0) + one.amount_minor
+    return [
+        {
+            "id": new_id(),
+            "organization_id": subscription.organization_id,
+            "provider_organization_id": subscription.provider_organization_id,
+            "invoice_id": proposal.case.wish.invoice_id,
+            "subscription_id": subscription.id,
+            "position": position,
+            "kind": line.kind,
+            "source_id": subscription.id,
+            "sold_id": line.source,
+            "meter_key": line.meter_key,
+            "text": line.text,
+            "description": description,
+            "quantity": line.quantity,
+            "unit_price": line.unit_price,
+            "amount_minor": line.amount_minor,
+            "discount_minor": off.get(position, 0),
+            "tax_category": treatment and treatment.category,
+            "tax_rate": treatment and treatment.rate,
+            "starts_at": line.period.starts_at,
+            "ends_at": line.period.ends_at,
+            "created_at": moment,
+        }
+        for position, (line, description) in enumerate(described, 1)
+    ]
+
+
+def _taxes(proposal: Proposal, moment: datetime) -> list[Row]:
+    return [
+        {
+            "id": new_id(),
+            "organization_id": proposal.case.wish.subscription.organization_id,
+            "invoice_id": proposal.case.wish.invoice_id,
+            "category": tax.treatment.category,
+            "rate": tax.treatment.rate,
+            "country": tax.treatment.country,
+            "legal_text_key": tax.treatment.legal_text_key,
+            "base_minor": tax.base_minor,
+            "tax_minor": tax.tax_minor,
+            "created_at": moment,
+        }
+        for tax in proposal.totals.taxes
+    ]
+
+
+def _state(row: Row, moment: datetime) -> Row:
+    paid = max(0, row["total_minor"]) == row["credited_minor"] + row["wallet_minor"]
+    return {
+        "id": new_id(),
+        "organization_id": row["organization_id"],
+        "invoice_id": row["id"],
+        "state": "Paid" if paid else "Pending",
+        "paid_at": moment if paid else None,
+        "created_at": moment,
+        "updated_at": moment,
+    }
+
+
+def _coupon_uses(drafts: Sequence[tuple[Row, Proposal]], moment: datetime) -> Iterator[Row]:
+    for row, proposal in drafts:
+        for redemption_id, off in proposal.coupons.items():
+            yield {
+                "id": new_id(),
+                "organization_id": row["organization_id"],
+                "redemption_id": redemption_id,
+                "invoice_id": row["id"],
+                "amount_minor": off,
+                "created_at": moment,
+            }
+
+
+def _postings(drafts: Sequence[tuple[Row, Proposal]], moment: datetime) -> list[Posting]:
+    return [
+        Posting(
+            organization_id=row["organization_id"],
+            source_kind="invoice",
+            source_id=row["id"],
+            occurred_at=moment,
+            transfers=invoice_finalized(proposal.totals, row["currency"]),
+        )
+        for row, proposal in drafts
+    ]
+
+
+def _buyer(facts: identity.OrganizationFacts) -> Row:
     return {
         "name": facts.legal_name,
         "address": facts.address,
@@ -249,7 +374,7 @@ def _buyer(facts: identity.OrganizationFacts) -> dict[str, Any]:
     }
 
 
-def _seller(seller: Seller) -> dict[str, Any]:
+def _seller(seller: Seller) -> Row:
     return {
         "name": seller.legal_name,
         "address": seller.address,
@@ -262,80 +387,30 @@ def _seller(seller: Seller) -> dict[str, Any]:
     }
 
 
-def _line(
-    invoice: Invoice,
-    treatment: TaxTreatment | None,
-    line: LineDraft,
-    *,
-    position: int,
-    description: str,
-    moment: datetime,
-) -> InvoiceLine:
-    return InvoiceLine(
-        id=new_id(),
-        organization_id=invoice.organization_id,
-        provider_organization_id=invoice.provider_organization_id,
-        invoice_id=invoice.id,
-        subscription_id=invoice.subscription_id,
-        position=position,
-        kind=line.kind,
-        source_id=invoice.subscription_id,
-        meter_key=line.meter_key,
-        text=line.text,
-        description=description,
-        quantity=line.quantity,
-        unit_price=line.unit_price,
-        amount_minor=line.amount_minor,
-        tax_category=treatment and treatment.category,
-        tax_rate=treatment and treatment.rate,
-        starts_at=line.period.starts_at,
-        ends_at=line.period.ends_at,
-        created_at=moment,
-    )
-
-
-def _taxes(invoice: Invoice, sums: Totals, moment: datetime) -> list[InvoiceTax]:
-    return [
-        InvoiceTax(
-            id=new_id(),
-            organization_id=invoice.organization_id,
-            invoice_id=invoice.id,
-            category=tax.treatment.category,
-            rate=tax.treatment.rate,
-            country=tax.treatment.country,
-            legal_text_key=tax.treatment.legal_text_key,
-            base_minor=tax.base_minor,
-            tax_minor=tax.tax_minor,
-            created_at=moment,
-        )
-        for tax in sums.taxes
-    ]
-
-
-def _event(invoice: Invoice) -> dict[str, Any]:
+def _event(row: Row) -> Row:
     return {
-        "organization_id": invoice.organization_id,
-        "provider_organization_id": invoice.provider_organization_id,
-        "entity_id": invoice.id,
+        "organization_id": row["organization_id"],
+        "provider_organization_id": row["provider_organization_id"],
+        "entity_id": row["id"],
     }
 
 
-def _facts_of(invoice: Invoice) -> dict[str, Any]:
+def _facts_of(row: Row) -> Row:
     facts = {
-        "id": str(invoice.id),
-        "number": invoice.number,
-        "status": invoice.status,
-        "subscription_id": str(invoice.subscription_id),
-        "period_starts_at": clock.to_wire(invoice.period_starts_at),
-        "period_ends_at": clock.to_wire(invoice.period_ends_at),
-        "currency": invoice.currency,
-        "subtotal_minor": invoice.subtotal_minor,
-        "tax_minor": invoice.tax_minor,
-        "total_minor": invoice.total_minor,
-        "issued_on": invoice.issued_on and invoice.issued_on.isoformat(),
-        "due_on": invoice.due_on and invoice.due_on.isoformat(),
-        "payment_reference": invoice.payment_reference,
+        "id": str(row["id"]),
+        "number": row["number"],
+        "status": row["status"],
+        "subscription_id": str(row["subscription_id"]),
+        "period_starts_at": clock.to_wire(row["period_starts_at"]),
+        "period_ends_at": clock.to_wire(row["period_ends_at"]),
+        "currency": row["currency"],
+        "subtotal_minor": row["subtotal_minor"],
+        "tax_minor": row["tax_minor"],
+        "total_minor": row["total_minor"],
+        "issued_on": row["issued_on"] and row["issued_on"].isoformat(),
+        "due_on": row["due_on"] and row["due_on"].isoformat(),
+        "payment_reference": row["payment_reference"],
     }
-    if invoice.parked_reason:
-        facts["parked_reason"] = invoice.parked_reason
+    if row["parked_reason"]:
+        facts["parked_reason"] = row["parked_reason"]
     return facts

@@ -1,151 +1,151 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is owed for a period: facts are loaded, the law decides, nothing is saved.
+"""What a bill says: the facts of a case in, a proposal out; nothing is read and nothing saved.
 
-A preview and the bill run are this same function.
+A preview, the bill of one subscription and a run over all of them are this same function.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from nimbus import catalog, identity, usage
+from nimbus import identity
 from nimbus.base import clock
-from nimbus.billing import queries
-from nimbus.billing.models import BillingPeriod, Seller
-from nimbus.billing.texts import Language, days_of, line_text, meter_text, plain
+from nimbus.billing.models import Seller
+from nimbus.billing.service.reading import Case, Closing
+from nimbus.billing.texts import Language, LineName, days_of, line_text, meter_text, plain
 from nimbus.catalog import PlanFacts
 from nimbus.errors import Refusal
 from nimbus.identity import OrganizationFacts
-from nimbus.rules.contracts import PlanTerms, single
-from nimbus.rules.invoicing import (
-    Implausible,
-    LineDraft,
-    MeterUsage,
-    Totals,
-    difference,
-    implausible,
-    propose,
-    totals,
-)
-from nimbus.rules.periods import Anchor, Period, period
+from nimbus.rules.bill import Bill, BillFacts, draft
+from nimbus.rules.invoicing import NO_USAGE, Implausible, LineDraft, Totals, implausible
+from nimbus.rules.money import Money, major, minor_digits, round_half_up
 from nimbus.rules.pricing import billable
 from nimbus.rules.tax import Party, TaxTreatment, decide
-from nimbus.subscriptions import SubscriptionFacts
 
-LATE_USAGE = timedelta(days=35)
-"""How far back usage may still come in (spec 11 §9)."""
-
-UNDECIDED = TaxTreatment("O", Decimal(0), None, None)
-"""Without a seller there is no VAT yet; a draft shows none."""
-
-Kind = Literal["start", "period"]
+FIRST_USUAL = 100_000
+"""In whole currency units: ten times this, or a hundred fees, is implausible as a first total."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closing:
-    """What is to be billed: a period of a subscription, of which `served` was served.
+class CaseError(Exception):
+    """A case that no bill can be made of: `reason` parks its subscription for a person."""
 
-    `start`: only what is owed when it begins; `period`: all that is owed when it has ended. The
-    plan version and the anchor are those of this period.
-    """
-
-    kind: Kind
-    plan_version_id: UUID
-    anchor_at: datetime
-    time_zone: str
-    number: int
-    served: Period
-
-    @property
-    def at(self) -> datetime:
-        """The instant up to which is billed."""
-        return self.served.starts_at if self.kind == "start" else self.served.ends_at
+    def __init__(self, subscription_id: UUID, reason: str) -> None:
+        super().__init__(reason)
+        self.subscription_id = subscription_id
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """An invoice before it is saved. Without a seller no VAT is decided: `treatment` is None."""
+    """An invoice before it is saved. Without a seller no VAT is decided: `treatment` is None.
 
-    closing: Closing
+    `lines` are those of `bill` and, below zero, one for each coupon; `coupons` are the redemptions
+    that took something, with how much.
+    """
+
+    case: Case
+    bill: Bill
     plan: PlanFacts
-    currency: str
     lines: tuple[LineDraft, ...]
     descriptions: tuple[str, ...]
     usage: list[dict[str, str]]
+    unused: bool
     treatment: TaxTreatment | None
     evidence: dict[str, Any]
-    totals: Totals
-    buyer: OrganizationFacts
+    coupons: dict[UUID, int]
     implausible: Implausible | None
 
+    @property
+    def closing(self) -> Closing:
+        """What it bills."""
+        return self.case.wish.closing
 
-@dataclass(frozen=True, slots=True)
-class _Chapter:
-    """A period with the terms that hold for it and its usage."""
+    @property
+    def currency(self) -> str:
+        """The subscription's."""
+        return self.case.wish.subscription.currency
 
-    number: int
-    served: Period
-    anchor: Anchor
-    ends_at: datetime | None
-    plan: PlanFacts
-    terms: PlanTerms
-    texts: Mapping[str, Mapping[str, str]]
-    used: Mapping[str, MeterUsage]
+    @property
+    def totals(self) -> Totals:
+        """What the lines add up to."""
+        return self.bill.totals
+
+    @property
+    def buyer(self) -> OrganizationFacts:
+        """Who it is for."""
+        return self.case.buyer
 
 
-async def propose_invoice(
-    session: AsyncSession,
-    subscription: SubscriptionFacts,
-    closing: Closing,
-    invoice_id: UUID,
-    as_of: datetime,
-) -> Proposal:
-    """All that is owed for the closing and not billed on another invoice than `invoice_id`.
+def propose(case: Case, as_of: datetime) -> Proposal:
+    """All that is owed for the case's closing and not billed on another invoice.
 
-    `as_of` is when the buyer's VAT number is looked at. Usage that came in late for earlier
-    periods is priced by their own terms and billed here.
+    `as_of` is when the buyer's VAT number is looked at. Raises CaseError for what the law can't
+    compute.
     """
-    buyer = await identity.organization_facts(session, subscription.organization_id)
-    seller = await queries.current_seller(session)
-    chapters = await _chapters(session, subscription, closing)
-    lines = await _owed(session, subscription, closing, chapters, invoice_id)
-
-    treatment, evidence = _tax(seller, buyer, closing, as_of)
-    sums = totals(lines, treatment or UNDECIDED)
-    usual = await queries.usual_total(session, subscription.id)
-    language = language_of(buyer)
+    closing, currency = case.wish.closing, case.wish.subscription.currency
+    treatment, evidence = _tax(case.seller, case.buyer, closing, as_of)
+    try:
+        bill = draft(
+            BillFacts(
+                currency=currency,
+                periods=case.periods,
+                usage=case.usage,
+                items=case.items,
+                billed=case.billed,
+                credited=case.credited,
+                coupons=case.coupons,
+                treatment=treatment,
+                credit_minor=case.credit_minor,
+                wallet_minor=case.wallet_minor,
+            ),
+            max([closing.at, *(item.period.starts_at for item in case.items)]),
+        )
+    except (ArithmeticError, ValueError, LookupError) as error:
+        raise CaseError(case.wish.subscription.id, str(error) or repr(error)) from error
+    coupons = _coupons(bill)
+    lines = (*bill.lines, *(_coupon_line(case, id_, off) for id_, off in coupons.items()))
+    language = language_of(case.buyer)
+    used = closing.kind != "start" and any(
+        amount.quantity
+        for (_, span), amount in case.usage.items()
+        if span.starts_at >= closing.served.starts_at
+    )
     return Proposal(
-        closing=closing,
-        plan=chapters[-1].plan,
-        currency=subscription.currency,
+        case=case,
+        bill=bill,
+        plan=case.book.prices[closing.plan_version_id, currency].plan,
         lines=lines,
-        descriptions=tuple(
-            _described(line, chapters, closing.time_zone, language) for line in lines
-        ),
-        usage=_usage_summary(chapters[-1], language) if closing.kind == "period" else [],
+        descriptions=tuple(_described(case, line, language) for line in lines),
+        usage=_usage_summary(case, language) if closing.kind != "start" else [],
+        unused=not used,
         treatment=treatment,
         evidence=evidence,
-        totals=sums,
-        buyer=buyer,
-        implausible=implausible(lines, sums.total_minor, usual),
+        coupons=coupons,
+        implausible=implausible(lines, bill.totals.total_minor, _usual(case)),
     )
 
 
-def closing_of(closed: BillingPeriod) -> Closing:
-    """A closed period as it was billed."""
-    return Closing(
-        kind="period",
-        plan_version_id=closed.plan_version_id,
-        anchor_at=closed.anchor_at,
-        time_zone=closed.time_zone,
-        number=closed.number,
-        served=Period(closed.starts_at, closed.ends_at),
-    )
+def forecast(proposal: Proposal, as_of: datetime) -> int:
+    """The total of a running period at its end, in minor units, if each meter goes on as it went.
+
+    100 calls in 10 of 31 days → 310. Levels (`last`, `max` meters) are scaled too: it is a guess.
+    """
+    case, served = proposal.case, proposal.closing.served
+    gone = min(as_of, served.ends_at) - served.starts_at
+    if gone <= timedelta(0):
+        return proposal.totals.total_minor
+    share = Fraction(_microseconds(served.ends_at - served.starts_at), _microseconds(gone))
+    usage = {
+        key: replace(used, quantity=Decimal(round_half_up(Fraction(used.quantity) * share)))
+        if key[1].starts_at >= served.starts_at
+        else used
+        for key, used in case.usage.items()
+    }
+    return propose(replace(case, usage=usage), as_of).totals.total_minor
 
 
 def language_of(buyer: OrganizationFacts) -> Language:
@@ -153,94 +153,42 @@ def language_of(buyer: OrganizationFacts) -> Language:
     return "nl" if buyer.locale == "nl" else "en"
 
 
-async def _chapters(
-    session: AsyncSession, subscription: SubscriptionFacts, closing: Closing
-) -> list[_Chapter]:
-    """The earlier periods that may still get usage, and at last the one that is closed."""
-    earlier = []
-    if closing.kind == "period":
-        since = closing.served.starts_at - LATE_USAGE
-        earlier = [
-            closing_of(closed)
-            for closed in await queries.closed_periods(session, subscription.id, since)
-            if closed.starts_at < closing.served.starts_at
-        ]
-    return [
-        *[await _chapter(session, subscription, one, one.served.ends_at) for one in earlier],
-        await _chapter(session, subscription, closing, subscription.ends_at),
-    ]
+def _microseconds(span: timedelta) -> int:
+    return int(span // timedelta(microseconds=1))
 
 
-async def _chapter(
-    session: AsyncSession,
-    subscription: SubscriptionFacts,
-    closing: Closing,
-    ends_at: datetime | None,
-) -> _Chapter:
-    plan = await catalog.plan_facts(session, closing.plan_version_id)
-    anchor = plan.anchor(closing.anchor_at, closing.time_zone)
-    served = closing.served
-    whole = period(anchor, closing.number)
-    if whole.starts_at != served.starts_at or whole.ends_at < served.ends_at:
-        raise ValueError("the period is not the one of its anchor and number")
-    version, currency = plan.plan_version_id, subscription.currency
-    terms = await catalog.plan_terms(session, version, currency)
-    by_event = [charge.meter_key for charge in terms.charges if charge.model == "percentage"]
-    return _Chapter(
-        number=closing.number,
-        served=served,
-        anchor=anchor,
-        ends_at=ends_at,
-        plan=plan,
-        terms=terms,
-        texts=await catalog.charge_texts(session, version, currency),
-        used=await usage.period_quantities(
-            session, subscription.id, served.starts_at, served.ends_at, by_event=by_event
-        ),
-    )
+def _usual(case: Case) -> int:
+    """What a total is held against: the usual one; of a first invoice ten fees, or much money."""
+    if case.usual_minor is not None:
+        return case.usual_minor
+    currency = case.wish.subscription.currency
+    fee = case.book.prices[case.wish.closing.plan_version_id, currency].terms.base_fee_minor
+    floor: int = FIRST_USUAL * 10 ** minor_digits(currency)
+    return max(10 * fee, floor)
 
 
-async def _owed(
-    session: AsyncSession,
-    subscription: SubscriptionFacts,
-    closing: Closing,
-    chapters: Sequence[_Chapter],
-    invoice_id: UUID,
-) -> tuple[LineDraft, ...]:
-    """Everything proposed for the chapters, less what other invoices bill for them."""
-    proposed: list[LineDraft] = []
-    for chapter in chapters:
-        last = chapter is chapters[-1]
-        contract = single(chapter.terms, chapter.anchor, chapter.number, chapter.ends_at)
-        measured = {(key, chapter.served): used for key, used in chapter.used.items()}
-        proposed += propose(contract, measured, closing.at if last else chapter.served.ends_at)
-    periods = {chapter.served.starts_at for chapter in chapters}
-    periods |= {line.period.starts_at for line in proposed}
-    billed = [
-        row.draft()
-        for row in await queries.billed_lines(session, subscription.id, min(periods), invoice_id)
-        if row.starts_at in periods and _concerns(row.text, row.starts_at, closing)
-    ]
-    return difference(proposed, billed, subscription.currency)
+def _coupons(bill: Bill) -> dict[UUID, int]:
+    off: dict[UUID, int] = {}
+    for one in bill.discounts:
+        off[UUID(one.coupon)] = off.get(UUID(one.coupon), 0) + one.amount_minor
+    return off
 
 
-def _concerns(text: str, starts_at: datetime, closing: Closing) -> bool:
-    """Of a period that only begins at the closing, the fee alone: its usage is not owed yet."""
-    return text == "base_fee" or starts_at < closing.at
+def _coupon_line(case: Case, redemption_id: UUID, off: int) -> LineDraft:
+    currency, served = case.wish.subscription.currency, case.wish.closing.served
+    price = major(Money(off, currency))
+    return LineDraft("Other", None, "coupon", Decimal(-1), price, -off, served, redemption_id)
 
 
 def _tax(
-    seller: Seller | None,
-    buyer: OrganizationFacts,
-    closing: Closing,
-    as_of: datetime,
+    seller: Seller | None, buyer: OrganizationFacts, closing: Closing, as_of: datetime
 ) -> tuple[TaxTreatment | None, dict[str, Any]]:
     """The VAT treatment on the last day of supply, and what it was decided by."""
     if seller is None:
         return None, {}
     first, last = days_of(closing.served, closing.time_zone)
     day = first if closing.kind == "start" else last
-    valid = _is_valid(buyer)
+    valid = buyer.vat_number is not None and _is_valid(buyer.country, buyer.vat_number)
     treatment = decide(Party(seller.country, True), Party(buyer.country, valid), day)
     evidence = {
         "decided_for": day.isoformat(),
@@ -256,44 +204,52 @@ def _tax(
     return treatment, evidence
 
 
-def _is_valid(buyer: OrganizationFacts) -> bool:
-    if buyer.vat_number is None:
-        return False
+@lru_cache(maxsize=4096)
+def _is_valid(country: str, vat_number: str) -> bool:
     try:
-        identity.check_vat_number(buyer.country, buyer.vat_number)
+        identity.check_vat_number(country, vat_number)
     except Refusal:
         return False
     return True
 
 
-def _described(
-    line: LineDraft,
-    chapters: Sequence[_Chapter],
-    time_zone: str,
-    language: Language,
-) -> str:
-    starts_at = line.period.starts_at
-    chapter = next((c for c in chapters if c.served.starts_at == starts_at), chapters[-1])
-    charge = next((c for c in chapter.terms.charges if c.meter_key == line.meter_key), None)
-    own = chapter.texts.get(line.meter_key or "", {}).get(language)
-    return line_text(
-        line, language, plan=chapter.plan.name, charge=charge, own=own, time_zone=time_zone
-    )
+def _described(case: Case, line: LineDraft, language: Language) -> str:
+    own = case.texts.get(line.source) if line.source is not None else None
+    charge = None
+    name = own
+    if own is None:
+        price = case.book.of_source(line.source, case.wish.subscription.currency)
+        if price is None:
+            key = (case.wish.closing.plan_version_id, case.wish.subscription.currency)
+            price = case.book.prices[key]
+        name = price.plan.name
+        own = price.texts.get(line.meter_key or "", {}).get(language)
+        charge = next((c for c in price.terms.charges if c.meter_key == line.meter_key), None)
+    named = LineName(name or "", charge, own)
+    return line_text(line, language, named, case.wish.closing.time_zone)
 
 
-def _usage_summary(chapter: _Chapter, language: Language) -> list[dict[str, str]]:
+def _usage_summary(case: Case, language: Language) -> list[dict[str, str]]:
+    """What was used of each meter in the closing's period, by the terms it ended with."""
+    closing = case.wish.closing
+    price = case.book.prices[closing.plan_version_id, case.wish.subscription.currency]
     rows = []
-    for charge in chapter.terms.charges:
-        used = chapter.used.get(charge.meter_key)
-        if used is None:
+    for charge in price.terms.charges:
+        spans = [
+            used
+            for (key, span), used in case.usage.items()
+            if key == charge.meter_key and span.starts_at >= closing.served.starts_at
+        ]
+        if not spans:
             continue
-        own = chapter.texts.get(charge.meter_key, {}).get(language)
+        quantity = sum((used.quantity for used in spans), NO_USAGE.quantity)
+        own = price.texts.get(charge.meter_key, {}).get(language)
         rows.append(
             {
                 "meter": own or meter_text(charge.meter_key, language),
-                "used": plain(used.quantity),
+                "used": plain(quantity),
                 "included": plain(charge.included),
-                "billed": plain(billable(charge, used.quantity)),
+                "billed": plain(billable(charge, quantity)),
             }
         )
     return rows

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bill run, one subscription at a time: close what has ended, once, whoever tries at once.
+"""The bill run, in sets: close what has ended, once, whoever runs. One bill is a set of one.
 
-The order of locks is the same everywhere: subscription, invoice, number series, ledger chain.
+The order of locks is the same everywhere: subscriptions, invoice, wallets, number series, chains.
 """
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -12,11 +13,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from nimbus import catalog, subscriptions, usage
 from nimbus.base import clock
 from nimbus.base.actors import Actor
+from nimbus.base.db import insert_all
+from nimbus.base.events import announce
 from nimbus.base.ids import new_id
-from nimbus.billing import queries
-from nimbus.billing.models import BillingPeriod, Invoice
+from nimbus.billing import queries, queries_sets
+from nimbus.billing.events import BillingParked, BillingReleased
+from nimbus.billing.models import Invoice
 from nimbus.billing.service import invoices
-from nimbus.billing.service.proposals import Closing, Kind, Proposal, closing_of, propose_invoice
+from nimbus.billing.service.invoices import Row
+from nimbus.billing.service.prices import PriceBook
+from nimbus.billing.service.proposals import CaseError, Proposal, propose
+from nimbus.billing.service.reading import Closing, Kind, Wish, closing_of, read_cases
 from nimbus.errors import Refusal, field_error
 from nimbus.rules import lifecycles
 from nimbus.rules.periods import Period, period_containing
@@ -24,6 +31,28 @@ from nimbus.subscriptions import SubscriptionFacts
 
 WAITING = frozenset({"Suspended", "Paused"})
 """Stored states in which an ended period waits to be billed."""
+
+Billed = list[tuple[SubscriptionFacts, Row | None]]
+"""Each subscription with the invoice of its period; None where nothing was owed."""
+
+
+async def bill_due(
+    session: AsyncSession,
+    actor: Actor,
+    as_of: datetime,
+    *,
+    limit: int,
+    book: PriceBook,
+    but: Collection[UUID] = (),
+) -> Billed:
+    """Bill the next `limit` subscriptions whose period has ended by `as_of`; a system session.
+
+    What another run holds is its to bill, and passed over. Raises 503 while calls of the periods
+    may still be in journals, CaseError for a subscription of which no bill can be made.
+    """
+    due = await subscriptions.lock_due(session, as_of, limit, but)
+    wishes = [_wish(one, "period", one.next_billing_at or one.period_ends_at) for one in due]
+    return await _bill(session, actor, wishes, book, as_of)
 
 
 async def bill(
@@ -39,21 +68,54 @@ async def bill(
     closing = await due_closing(session, subscription, as_of)
     if closing is None:
         return None
-    await _refuse_undrained(session, closing)
+    wish = Wish(subscription=subscription, closing=closing, invoice_id=new_id())
+    [(_, row)] = await _bill(session, actor, [wish], PriceBook(), as_of)
+    return None if row is None else await queries.any_invoice(session, row["id"])
 
-    invoice_id, moment = new_id(), clock.now()
-    proposal = await propose_invoice(session, subscription, closing, invoice_id, moment)
 
-    invoice = None
-    if proposal.lines:
-        invoice = invoices.new_draft(invoice_id, subscription, proposal, moment)
-        await invoices.write_draft(session, invoice, proposal, moment)
-    if closing.kind == "period":
-        await _close(session, actor, subscription, closing, invoice)
-    if invoice is not None:
-        invoices.announce_draft(session, actor, invoice)
-        await _finalize_if_due(session, actor, invoice, proposal, as_of)
-    return invoice
+async def bill_progress(
+    session: AsyncSession, actor: Actor, subscription_id: UUID, as_of: datetime
+) -> Invoice | None:
+    """Bill the usage of a running period up to `as_of`, less what was billed; a system session.
+
+    None when nothing of it is owed, or the period has ended meanwhile.
+    """
+    subscription = await subscriptions.lock_subscription(session, subscription_id)
+    ends_at = subscription.next_billing_at
+    if ends_at is None or not subscription.period_starts_at < as_of < ends_at:
+        return None
+    wish = _wish(subscription, "progress", as_of)
+    [(_, row)] = await _bill(session, actor, [wish], PriceBook(), as_of)
+    return None if row is None else await queries.any_invoice(session, row["id"])
+
+
+async def bill_change(
+    session: AsyncSession, actor: Actor, subscription_id: UUID, as_of: datetime
+) -> Proposal | None:
+    """Bill at once what a change at `as_of` adds to a running period's fees in advance, and items.
+
+    A system session, with the change made. None when nothing is owed now: what it takes off is
+    less on the next invoice.
+    """
+    subscription = await subscriptions.lock_subscription(session, subscription_id)
+    proposal = await propose_change(session, subscription, as_of)
+    if proposal is not None:
+        wish = _wish(subscription, "change", as_of)
+        await _bill(session, actor, [wish], PriceBook(), as_of)
+    return proposal
+
+
+async def propose_change(
+    session: AsyncSession, subscription: SubscriptionFacts, as_of: datetime
+) -> Proposal | None:
+    """What `bill_change` would bill, saving nothing."""
+    ends_at = subscription.next_billing_at
+    if ends_at is None or not subscription.period_starts_at <= as_of < ends_at:
+        return None
+    wish = _wish(subscription, "change", as_of)
+    [case] = await read_cases(session, [wish], PriceBook(), as_of)
+    proposal = propose(case, as_of)
+    return proposal if proposal.totals.total_minor > 0 else None
 
 
 async def finalize_draft(
@@ -71,17 +133,20 @@ async def finalize_draft(
     lifecycles.invoice(status, "finalize")
     moment = clock.now()
     closing = await _closing_again(session, subscription, invoice)
-    proposal = await propose_invoice(session, subscription, closing, invoice.id, moment)
+    wish = Wish(subscription=subscription, closing=closing, invoice_id=invoice.id)
+    [case] = await read_cases(session, [wish], PriceBook(), moment)
+    proposal = propose(case, moment)
 
-    await invoices.write_draft(session, invoice, proposal, moment)
+    row = await invoices.rewrite_draft(session, invoice, proposal, moment)
     if not proposal.lines:
         invoice.status = lifecycles.invoice("Draft", "discard")
         return invoice
     if looked_at:
         invoices.refuse_unsendable(invoice)
-        invoice.parked_reason = None
+        row["parked_reason"] = None
         as_of = max(as_of, invoice.finalize_at)
-    await _finalize_if_due(session, actor, invoice, proposal, as_of)
+    await _finalize_due(session, actor, [(row, proposal)], as_of)
+    await session.refresh(invoice)
     return invoice
 
 
@@ -112,22 +177,57 @@ async def bill_now(
 
 
 async def preview(
-    session: AsyncSession, subscription: SubscriptionFacts, as_of: datetime
-) -> Proposal | None:
-    """What `bill` would make of a subscription at `as_of`, saving nothing; None for nothing."""
-    closing = await due_closing(session, subscription, as_of)
-    if closing is None:
-        return None
-    return await propose_invoice(session, subscription, closing, new_id(), as_of)
+    session: AsyncSession, wanted: Sequence[SubscriptionFacts], as_of: datetime, book: PriceBook
+) -> list[Proposal]:
+    """What a run would make of subscriptions at `as_of`, saving nothing; of those that are due."""
+    wishes = []
+    for subscription in wanted:
+        closing = await due_closing(session, subscription, as_of)
+        if closing is not None:
+            wishes.append(Wish(subscription=subscription, closing=closing, invoice_id=new_id()))
+    if not wishes:
+        return []
+    cases = await read_cases(session, wishes, book, as_of)
+    return [propose(case, as_of) for case in cases]
 
 
 async def upcoming(
-    session: AsyncSession, subscription: SubscriptionFacts, as_of: datetime
-) -> Proposal:
-    """What the running period would cost with its usage up to `as_of`; saves nothing."""
-    ends_at = subscription.next_billing_at or subscription.period_ends_at
-    running = _closing(subscription, "period", ends_at)
-    return await propose_invoice(session, subscription, running, new_id(), as_of)
+    session: AsyncSession, wanted: Sequence[SubscriptionFacts], as_of: datetime
+) -> list[Proposal]:
+    """What running periods would cost with their usage up to `as_of`; saves nothing."""
+    wishes = [_wish(one, "period", one.next_billing_at or one.period_ends_at) for one in wanted]
+    if not wishes:
+        return []
+    cases = await read_cases(session, wishes, PriceBook(), as_of)
+    return [propose(case, as_of) for case in cases]
+
+
+async def park(session: AsyncSession, actor: Actor, subscription_id: UUID, reason: str) -> None:
+    """Keep a subscription of which no bill can be made for a person; the others go on."""
+    subscription = await subscriptions.lock_subscription(session, subscription_id)
+    await subscriptions.park(session, subscription_id, reason)
+    event = BillingParked(
+        organization_id=subscription.organization_id,
+        provider_organization_id=subscription.provider_organization_id,
+        entity_id=subscription_id,
+        after={"subscription_id": str(subscription_id)},
+        reason=reason,
+    )
+    announce(session, actor, event)
+
+
+async def release(session: AsyncSession, actor: Actor, subscription_id: UUID) -> SubscriptionFacts:
+    """Let a parked subscription be billed again; a system session. 404 for an unknown one."""
+    subscription = await subscriptions.lock_subscription(session, subscription_id)
+    await subscriptions.park(session, subscription_id, None)
+    event = BillingReleased(
+        organization_id=subscription.organization_id,
+        provider_organization_id=subscription.provider_organization_id,
+        entity_id=subscription_id,
+        after={"subscription_id": str(subscription_id)},
+    )
+    announce(session, actor, event)
+    return subscription
 
 
 async def due_closing(
@@ -144,6 +244,80 @@ async def due_closing(
     return None
 
 
+async def _bill(
+    session: AsyncSession,
+    actor: Actor,
+    wishes: Sequence[Wish],
+    book: PriceBook,
+    as_of: datetime,
+) -> Billed:
+    """Read, decide and save for subscriptions that are locked."""
+    if not wishes:
+        return []
+    await _refuse_undrained(session, wishes)
+    moment = clock.now()
+    closed = [wish for wish in wishes if wish.closing.kind == "period"]
+    scopes = [(w.subscription.organization_id, w.subscription.id, moment) for w in wishes]
+    before = await queries_sets.last_ends(session, scopes)
+    if closed:
+        # A change of plan that waited for the period's end holds for the fee of the next one.
+        ended = {wish.subscription.id: wish.closing.at for wish in closed}
+        await subscriptions.renew_periods(session, actor, ended)
+        await session.flush()
+
+    cases = await read_cases(session, wishes, book, moment)
+    proposals = [propose(case, moment) for case in cases]
+    _refuse_too_large(proposals)
+
+    owed = [proposal for proposal in proposals if proposal.lines]
+    written = await invoices.insert_drafts(session, owed, moment)
+    rows = dict(zip(map(id, owed), written, strict=True))
+    await insert_all(
+        session,
+        "billing_periods",
+        [
+            _closed_row(proposal, before.get(proposal.case.wish.subscription.id), moment)
+            for proposal in proposals
+            if proposal.closing.kind == "period"
+        ],
+    )
+    invoices.announce_drafts(session, actor, list(rows.values()))
+    await _finalize_due(session, actor, [(rows[id(one)], one) for one in owed], as_of)
+    return [(one.case.wish.subscription, rows.get(id(one))) for one in proposals]
+
+
+async def _finalize_due(
+    session: AsyncSession,
+    actor: Actor,
+    drafts: Sequence[tuple[Row, Proposal]],
+    as_of: datetime,
+) -> None:
+    seller = await queries.current_seller(session)
+    if seller is None:
+        return
+    due = [
+        (row, proposal)
+        for row, proposal in drafts
+        if row["parked_reason"] is None and as_of >= row["finalize_at"]
+    ]
+    if due:
+        await invoices.finalize_all(session, actor, due, seller=seller, moment=clock.now())
+
+
+def _refuse_too_large(proposals: Sequence[Proposal]) -> None:
+    """Raise CaseError for a bill whose amounts no column could hold."""
+    for proposal in proposals:
+        if proposal.implausible == "too_large":
+            raise CaseError(proposal.case.wish.subscription.id, "too_large")
+
+
+async def _refuse_undrained(session: AsyncSession, wishes: Sequence[Wish]) -> None:
+    """Raise 503 while calls of an ended period may still lie in a journal."""
+    ended = [wish.closing.at for wish in wishes if wish.closing.kind == "period"]
+    if ended and not await usage.drained_through(session, max(ended)):
+        raise Refusal("unavailable", "Usage is still being stored.", headers={"Retry-After": "1"})
+
+
 async def _owes_at_start(session: AsyncSession, subscription: SubscriptionFacts) -> bool:
     """Whether the first fee is to be paid in advance and has no invoice yet."""
     terms = await catalog.plan_terms(session, subscription.plan_version_id, subscription.currency)
@@ -151,6 +325,11 @@ async def _owes_at_start(session: AsyncSession, subscription: SubscriptionFacts)
         return False
     starts_at = subscription.period_starts_at
     return not await queries.has_invoice(session, subscription.id, starts_at, "start")
+
+
+def _wish(subscription: SubscriptionFacts, kind: Kind, ends_at: datetime) -> Wish:
+    closing = _closing(subscription, kind, ends_at)
+    return Wish(subscription=subscription, closing=closing, invoice_id=new_id())
 
 
 def _closing(subscription: SubscriptionFacts, kind: Kind, ends_at: datetime) -> Closing:
@@ -173,8 +352,9 @@ async def _closing_again(
         return closing_of(closed)
     plan = await catalog.plan_facts(session, invoice.plan_version_id)
     anchor = plan.anchor(subscription.anchor_at, subscription.time_zone)
+    kind: Kind = invoice.kind  # type: ignore[assignment]  # the table's check constraint
     return Closing(
-        kind="start",
+        kind=kind,
         plan_version_id=invoice.plan_version_id,
         anchor_at=anchor.at,
         time_zone=anchor.time_zone,
@@ -183,46 +363,22 @@ async def _closing_again(
     )
 
 
-async def _refuse_undrained(session: AsyncSession, closing: Closing) -> None:
-    """Raise 503 while calls of an ended period may still lie in a journal."""
-    if closing.kind == "period" and not await usage.drained_through(session, closing.at):
-        raise Refusal("unavailable", "Usage is still being stored.", headers={"Retry-After": "1"})
-
-
-async def _close(
-    session: AsyncSession,
-    actor: Actor,
-    subscription: SubscriptionFacts,
-    closing: Closing,
-    invoice: Invoice | None,
-) -> None:
-    """Write down that the period is billed, chained to the one before, and begin the next."""
-    last = await queries.last_closed_period(session, subscription.id)
-    session.add(
-        BillingPeriod(
-            id=new_id(),
-            organization_id=subscription.organization_id,
-            provider_organization_id=subscription.provider_organization_id,
-            subscription_id=subscription.id,
-            plan_version_id=closing.plan_version_id,
-            anchor_at=closing.anchor_at,
-            time_zone=closing.time_zone,
-            number=closing.number,
-            starts_at=closing.served.starts_at,
-            ends_at=closing.served.ends_at,
-            previous_ends_at=last and last.ends_at,
-            invoice_id=invoice and invoice.id,
-            created_at=clock.now(),
-        )
-    )
-    await session.flush()
-    await subscriptions.renew_period(session, actor, subscription.id, closing.at)
-
-
-async def _finalize_if_due(
-    session: AsyncSession, actor: Actor, invoice: Invoice, proposal: Proposal, as_of: datetime
-) -> None:
-    seller = await queries.current_seller(session)
-    if seller is None or invoice.parked_reason is not None or as_of < invoice.finalize_at:
-        return
-    await invoices.finalize(session, actor, invoice, proposal, seller=seller, moment=clock.now())
+def _closed_row(proposal: Proposal, previous_ends_at: datetime | None, moment: datetime) -> Row:
+    """The closed period, chained to the one before."""
+    subscription, closing = proposal.case.wish.subscription, proposal.closing
+    return {
+        "id": new_id(),
+        "organization_id": subscription.organization_id,
+        "provider_organization_id": subscription.provider_organization_id,
+        "subscription_id": subscription.id,
+        "plan_version_id": closing.plan_version_id,
+        "anchor_at": closing.anchor_at,
+        "time_zone": closing.time_zone,
+        "number": closing.number,
+        "starts_at": closing.served.starts_at,
+        "ends_at": closing.served.ends_at,
+        "previous_ends_at": previous_ends_at,
+        "invoice_id": proposal.case.wish.invoice_id if proposal.lines else None,
+        "unused": proposal.unused,
+        "created_at": moment,
+    }

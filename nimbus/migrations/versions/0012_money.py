@@ -72,7 +72,8 @@ def upgrade() -> None:
     op.execute("ALTER TABLE routes ADD COLUMN holds jsonb NOT NULL DEFAULT '{}'")
     _standings()
     _rated_periods()
-    _credits()
+    _accounts(ACCOUNTS)
+    make_credits()
     make_open()
     _follow()
     make_limit_changed()
@@ -207,8 +208,8 @@ def _rated_periods() -> None:
     op.execute("REVOKE DELETE ON rated_periods FROM nimbus_system")
 
 
-def _credits() -> None:
-    _accounts(ACCOUNTS)
+def make_credits() -> None:
+    """Make the table of what was put on balances; it is in the wallet from 0021 on."""
     op.execute(
         f"""CREATE TABLE balance_credits (
             id uuid PRIMARY KEY,

@@ -18,10 +18,7 @@ ACCOUNTS = (
     "('receivable', 'revenue', 'vat_payable', 'customer_balance', 'refunds', 'write_offs',"
     " 'expired_credit', 'cash:manual', 'cash:bank', 'cash:sepa', 'cash:stripe', 'cash:mollie')"
 )
-LINE_TEXTS = (
-    "('base_fee', 'usage', 'add_on', 'minimum', 'one_off', 'coupon', 'proration',"
-    " 'minimum_commitment')"
-)
+LINE_TEXTS = "('base_fee', 'usage', 'minimum', 'maximum', 'minimum_commitment', 'item', 'coupon')"
 
 
 def upgrade() -> None:
@@ -35,6 +32,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Put back what was before."""
+    op.execute("DROP FUNCTION usage_periods(uuid[], uuid[], timestamptz[], timestamptz[])")
     op.execute("DROP INDEX ix_invoices_subscription")
     op.execute("DROP INDEX uq_invoices_closing")
     op.execute(
@@ -44,9 +42,8 @@ def downgrade() -> None:
     op.execute("ALTER TABLE billing_periods DROP COLUMN unused")
     op.execute("ALTER TABLE subscriptions DROP COLUMN parked_reason")
     _invoice_kinds("('start', 'period')")
-    _parked("('too_many_lines', 'negative_total', 'far_above_usual')")
     _line_texts("('base_fee', 'usage')")
-    op.execute("ALTER TABLE invoice_lines DROP COLUMN plan_version_id")
+    op.execute("ALTER TABLE invoice_lines DROP COLUMN sold_id, DROP COLUMN discount_minor")
     billing = import_module("nimbus.migrations.versions.0008_billing")
     for table in ("invoice_lines", "invoice_taxes"):
         op.execute(f"DROP TRIGGER keep ON {table}")
@@ -261,16 +258,28 @@ def _invoices() -> None:
     )
     op.execute(
         "CREATE UNIQUE INDEX uq_invoices_closing ON invoices"
-        " (organization_id, subscription_id, period_starts_at, kind) WHERE kind <> 'progress'"
+        " (organization_id, subscription_id, period_starts_at, kind)"
+        " WHERE kind NOT IN ('progress', 'change')"
     )
     op.execute("CREATE INDEX ix_invoices_subscription ON invoices (subscription_id, finalized_at)")
-    _invoice_kinds("('start', 'period', 'progress')")
-    _parked("('too_many_lines', 'negative_total', 'far_above_usual', 'first_far_above_plan')")
-    op.execute("ALTER TABLE invoice_lines ADD COLUMN plan_version_id uuid")
+    _invoice_kinds("('start', 'period', 'progress', 'change')")
+    # What was bought: a plan, an add-on, an item; beside the subscription it was bought under.
+    # `discount_minor`: what coupons take off the line, which stands in lines of their own.
+    op.execute(
+        "ALTER TABLE invoice_lines ADD COLUMN sold_id uuid,"
+        " ADD COLUMN discount_minor bigint NOT NULL DEFAULT 0"
+    )
+    op.execute("ALTER TABLE invoice_lines DISABLE TRIGGER no_change")
+    op.execute(
+        "UPDATE invoice_lines l SET sold_id = v.plan_id FROM invoices i"
+        " JOIN plan_versions v ON v.id = i.plan_version_id WHERE i.id = l.invoice_id"
+    )
+    op.execute("ALTER TABLE invoice_lines ENABLE TRIGGER no_change")
     _line_texts(LINE_TEXTS)
     op.execute("ALTER TABLE billing_periods ADD COLUMN unused boolean NOT NULL DEFAULT false")
     # Why a person has to look before this subscription is billed again.
     op.execute("ALTER TABLE subscriptions ADD COLUMN parked_reason text")
+    _usage_of_periods()
 
 
 def _invoice_kinds(kinds: str) -> None:
@@ -278,11 +287,64 @@ def _invoice_kinds(kinds: str) -> None:
     op.execute(f"ALTER TABLE invoices ADD CHECK (kind IN {kinds})")
 
 
-def _parked(reasons: str) -> None:
-    op.execute("ALTER TABLE invoices DROP CONSTRAINT invoices_parked_reason_check")
-    op.execute(f"ALTER TABLE invoices ADD CHECK (parked_reason IN {reasons})")
-
-
 def _line_texts(texts: str) -> None:
     op.execute("ALTER TABLE invoice_lines DROP CONSTRAINT invoice_lines_text_check")
     op.execute(f"ALTER TABLE invoice_lines ADD CHECK (text IN {texts})")
+
+
+def _usage_of_periods() -> None:
+    # `usage_period` of many subscriptions at once, without `special`: whole days from the daily
+    # roll-up, whole hours beside them from the hourly one, what is left from the events.
+    op.execute(
+        """CREATE FUNCTION usage_periods(organizations uuid[], subscriptions uuid[],
+            starts timestamptz[], ends timestamptz[])
+        RETURNS TABLE (place bigint, meter_key text, events bigint, total numeric, peak numeric,
+            last numeric, last_at timestamptz, last_event_id uuid)
+        LANGUAGE sql STABLE AS $$
+            WITH asked AS MATERIALIZED (
+                SELECT a.*, h.*,
+                       least(h.hours_to, date_bin('1 day',
+                           h.hours_from + interval '1 day - 1 microsecond', 'epoch')) AS days_from,
+                       greatest(date_bin('1 day', h.hours_to, 'epoch'), least(h.hours_to,
+                           date_bin('1 day', h.hours_from + interval '1 day - 1 microsecond',
+                               'epoch'))) AS days_to
+                FROM unnest(organizations, subscriptions, starts, ends) WITH ORDINALITY
+                    AS a (organization, subscription, since, until, place),
+                LATERAL (SELECT least(a.until, date_bin('1 hour',
+                        a.since + interval '1 hour - 1 microsecond', 'epoch')) AS hours_from,
+                    greatest(date_bin('1 hour', a.until, 'epoch'), least(a.until,
+                        date_bin('1 hour', a.since + interval '1 hour - 1 microsecond',
+                            'epoch'))) AS hours_to) h),
+            parts AS (
+                SELECT a.place, d.meter_key, d.events, d.quantity_sum, d.quantity_max,
+                       d.quantity_last, d.last_at, d.last_event_id
+                FROM asked a JOIN usage_days d ON d.organization_id = a.organization
+                    AND d.subscription_id = a.subscription AND d.environment = 'Live'
+                    AND d.day >= (a.days_from AT TIME ZONE 'UTC')::date
+                    AND d.day < (a.days_to AT TIME ZONE 'UTC')::date
+                WHERE a.days_from < a.days_to
+                UNION ALL
+                SELECT a.place, h.meter_key, h.events, h.quantity_sum, h.quantity_max,
+                       h.quantity_last, h.last_at, h.last_event_id
+                FROM asked a CROSS JOIN LATERAL (VALUES (a.hours_from, a.days_from),
+                    (a.days_to, a.hours_to)) AS edge (since, until)
+                JOIN usage_hours h ON h.subscription_id = a.subscription
+                    AND h.environment = 'Live' AND h.hour >= edge.since AND h.hour < edge.until
+                WHERE edge.since < edge.until
+                UNION ALL
+                SELECT a.place, m.meter_key, m.calls, m.quantity, m.quantity, m.quantity,
+                       m.occurred_at, m.event_id
+                FROM asked a CROSS JOIN LATERAL (VALUES (a.since, a.hours_from),
+                    (a.hours_to, a.until)) AS edge (since, until)
+                JOIN usage_measured m ON m.subscription_id = a.subscription
+                    AND m.environment = 'Live'
+                    AND m.occurred_at >= edge.since AND m.occurred_at < edge.until
+                WHERE edge.since < edge.until)
+            SELECT p.place, p.meter_key, sum(p.events)::bigint, sum(p.quantity_sum),
+                   max(p.quantity_max),
+                   (array_agg(p.quantity_last ORDER BY p.last_at DESC, p.last_event_id DESC))[1],
+                   max(p.last_at),
+                   (array_agg(p.last_event_id ORDER BY p.last_at DESC, p.last_event_id DESC))[1]
+            FROM parts p GROUP BY p.place, p.meter_key
+        $$"""
+    )

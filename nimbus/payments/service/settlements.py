@@ -49,7 +49,7 @@ async def mark_paid(
         organization_id=invoice.organization_id,
         invoice_id=invoice_id,
         method="manual",
-        amount_minor=invoice.total.amount_minor,
+        amount_minor=invoice.due.amount_minor,
         currency=invoice.total.currency,
         reference=reference,
         received_on=received_on or moment.date(),

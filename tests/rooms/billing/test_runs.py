@@ -133,6 +133,8 @@ EVERYTHING = (
 
 async def test_a_run_that_finds_nothing_to_do_adds_no_row_anywhere(sale: Sale) -> None:
     await bill(sale.subscription_id)
+    async with db.system_session("due-row scanner") as session:
+        await jobs.defer_due(session, END)  # what else fell due then
     before = await counts(EVERYTHING)
 
     assert await bill(sale.subscription_id) is None
@@ -243,6 +245,15 @@ async def copies_of(sale: Sale, count: int) -> list[UUID]:
             " FROM subscriptions WHERE id = :id RETURNING id",
             copy=one["id"],
             id=sale.subscription_id,
+        )
+        await rows(
+            "INSERT INTO contract_terms SELECT (jsonb_populate_record(t, jsonb_build_object("
+            "'id', gen_random_uuid(), 'organization_id', CAST(:copy AS text),"
+            " 'subscription_id', CAST(:id AS text)))).*"
+            " FROM contract_terms t WHERE subscription_id = :original RETURNING id",
+            copy=str(one["id"]),
+            id=str(row["id"]),
+            original=sale.subscription_id,
         )
         ids.append(row["id"])
     return ids
