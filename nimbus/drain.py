@@ -22,17 +22,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import psycopg
 import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 
 from nimbus import access, usage
-from nimbus.base import clock, db, log, process
+from nimbus.base import clock, db, log, metrics, process
 from nimbus.base.config import Settings
+from nimbus.rules.blocks import Block, last_used, read_block
 from nimbus.rules.metering import (
     HEADER_SIZE,
     LOCK_NAME,
@@ -51,13 +52,14 @@ from nimbus.usage import Mark
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 0.25  # how long an open slot holds up the ones behind it
-BATCH_SLOTS = 4096
+BATCH_SLOTS = 16_384
 WAITING_MAX = 10_000  # open calls of one gateway that may be left behind
-BLOCK_SLOTS = 256
 RETRY_SECONDS_MAX = 5.0
 ABSENT_SECONDS = 60.0
 DRAIN_LOCK = ".drain.lock"
 REASON = "storing usage"
+
+_UNREAD = (SlotState.EMPTY, SlotState.CORRUPT)  # of a slot that was used: it is lost
 
 logger = log.get_logger("drain")
 
@@ -80,11 +82,14 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is stored in one transaction: what became of the slots `first` to `last`."""
+    """What is stored in one transaction: what became of the slots `first` to `last`. The calls are
+    those of the block and those that waited, and came late.
+    """
 
     first: int
     last: int
-    events: list[UsageEvent]
+    late: list[UsageEvent]
+    block: Block | None
     waiting: set[int]
     corrupt: set[int]
 
@@ -99,6 +104,10 @@ class Segment:
     def holds(self, sequence: int) -> bool:
         """Whether the slot of this sequence is in this segment."""
         return self.header.first_sequence <= sequence <= self.header.last_sequence
+
+    def holds_after(self, sequence: int) -> bool:
+        """Whether all of this segment comes after a sequence."""
+        return self.header.first_sequence > sequence
 
 
 def run(settings: Settings) -> None:
@@ -191,6 +200,7 @@ async def end_absent(journal_dir: Path, producer: UUID, used: int) -> None:
 def _put_off(journal: Journal, error: Exception) -> None:
     pause = min(RETRY_SECONDS_MAX, 0.1 * 2**journal.failures)
     journal.failures += 1
+    metrics.storing_failures.inc()
     journal.retry_at = clock.monotonic() + pause
     journal.mark = None  # whether the last transaction took place is not known
     level = logger.warning if journal.failures < 3 else logger.error
@@ -229,20 +239,24 @@ async def _advance(journal: Journal) -> bool:
 
 
 async def _store(producer: UUID, batch: Batch) -> Mark:
-    used: dict[UUID, datetime] = {}
-    for event in batch.events:
+    used = {} if batch.block is None else last_used(batch.block)
+    for event in batch.late:
         used[event.key_id] = max(event.occurred_at, used.get(event.key_id, event.occurred_at))
-    async with db.system_session(REASON) as session:
-        await access.note_used(session, used)
-        return await usage.store_batch(
-            session,
-            producer,
-            batch.first,
-            batch.last,
-            batch.events,
-            waiting=batch.waiting,
-            corrupt=batch.corrupt,
-        )
+    with metrics.timed(metrics.storing_seconds):
+        async with db.system_session(REASON) as session:
+            await access.note_used(session, used)
+            mark = await usage.store_batch(
+                session,
+                producer,
+                batch.first,
+                batch.last,
+                batch.late,
+                block=batch.block,
+                waiting=batch.waiting,
+                corrupt=batch.corrupt,
+            )
+    await usage.count_stored(batch.late, batch.block)
+    return mark
 
 
 async def _see_off(journal: Journal) -> None:
@@ -264,31 +278,56 @@ def _next_batch(journal: Journal, mark: Mark, segments: list[Segment]) -> Batch 
     """
     dead = journal.end is not None
     head = journal.end if journal.end is not None else _head(journal, mark, segments)
-    late = {
-        slot.sequence: slot for slot in _read(segments, sorted(mark.waiting), dead=dead, ahead=1)
-    }
+    late = {slot.sequence: slot for slot in _read(segments, sorted(mark.waiting), dead=dead)}
     answered = [slot for slot in late.values() if dead or slot.record is not None]
-    last = mark.watermark
-    taken = answered
     waiting = set(late) - {slot.sequence for slot in answered}
-    upto = min(head, mark.watermark + BATCH_SLOTS)
-    for slot in _read(segments, range(mark.watermark + 1, upto + 1), dead=dead, ahead=BLOCK_SLOTS):
-        if dead or slot.record is not None:
-            taken.append(slot)
-        elif slot.sequence <= journal.old_head and len(waiting) < WAITING_MAX:
-            waiting.add(slot.sequence)
-        else:
-            break
-        last = slot.sequence
+    corrupt = {slot.sequence for slot in answered if slot.state in _UNREAD}
+    first, upto = mark.watermark + 1, min(head, mark.watermark + BATCH_SLOTS)
+    block = _block_from(segments, first, upto, dead=dead) if first <= upto else None
+    last = mark.watermark
+    if block is not None:
+        if not dead:
+            block = block.head(_ready(journal, block, waiting))
+        last = block.last
+        corrupt.update(*(block.sequences(state) for state in _UNREAD if dead))
+    elif first <= upto:
+        last = min([upto, *(s.header.first_sequence - 1 for s in segments if s.holds_after(first))])
+        corrupt.update(range(first, last + 1))
     if last == mark.watermark and not answered:
         return None
     return Batch(
-        first=min(mark.waiting, default=mark.watermark + 1),
+        first=min(mark.waiting, default=first),
         last=last,
-        events=[slot.record for slot in taken if slot.record is not None],
+        late=[slot.record for slot in answered if slot.record is not None],
+        block=block,
         waiting=waiting,
-        corrupt={s.sequence for s in taken if s.state in {SlotState.EMPTY, SlotState.CORRUPT}},
+        corrupt=corrupt,
     )
+
+
+def _ready(journal: Journal, block: Block, waiting: set[int]) -> int:
+    """How many slots of a living gateway's block can be stored: up to one that has not been open
+    for long. Those before it that are open are left `waiting`.
+    """
+    for place in np.flatnonzero(block.states != SlotState.COMPLETED).tolist():
+        sequence = block.first + place
+        if sequence > journal.old_head or len(waiting) >= WAITING_MAX:
+            return int(place)
+        waiting.add(sequence)
+    return len(block.states)
+
+
+def _block_from(segments: list[Segment], first: int, upto: int, *, dead: bool) -> Block | None:
+    """The slots from `first` to `upto` as far as one segment holds them; None where none does,
+    which in a living gateway's journal raises JournalHoleError.
+    """
+    segment = next((one for one in segments if one.holds(first)), None)
+    if segment is None:
+        if not dead:
+            raise usage.JournalHoleError(f"no segment holds sequence {first}")
+        return None
+    last = min(upto, segment.header.last_sequence)
+    return read_block(_slots(segment, first, last), first, last, segment.header.producer)
 
 
 def _head(journal: Journal, mark: Mark, segments: list[Segment]) -> int:
@@ -320,51 +359,38 @@ def _last_used(segments: list[Segment], watermark: int) -> int:
     """The last sequence a dead gateway has used; what is stored already was."""
     for segment in reversed(segments):
         header = segment.header
-        for last in range(header.last_sequence, header.first_sequence - 1, -BLOCK_SLOTS):
-            first = max(last - BLOCK_SLOTS + 1, header.first_sequence)
-            used = [s for s in _block(segment, first, last) if s.state != SlotState.EMPTY]
-            if used:
-                return max(watermark, used[-1].sequence)
+        first, last = header.first_sequence, header.last_sequence
+        block = read_block(_slots(segment, first, last), first, last, header.producer)
+        used = np.flatnonzero(block.states != SlotState.EMPTY)
+        if len(used):
+            return max(watermark, first + int(used[-1]))
     return watermark
 
 
-def _read(
-    segments: list[Segment], sequences: Iterable[int], *, dead: bool, ahead: int
-) -> Iterator[Slot]:
-    """The slots of ascending sequences. Where no segment holds one it is corrupt in a dead
-    gateway's journal; in a living one's it raises JournalHoleError. Reads `ahead` slots at once.
+def _read(segments: list[Segment], sequences: Iterable[int], *, dead: bool) -> Iterator[Slot]:
+    """The slots of these sequences. Where no segment holds one it is corrupt in a dead gateway's
+    journal; in a living one's it raises JournalHoleError.
     """
-    block: dict[int, Slot] = {}
     for sequence in sequences:
-        if sequence not in block:
-            segment = next((one for one in segments if one.holds(sequence)), None)
-            if segment is None and not dead:
-                raise usage.JournalHoleError(f"no segment holds sequence {sequence}")
-            block = {sequence: Slot(sequence, SlotState.CORRUPT, None)}
-            if segment is not None:
-                last = min(sequence + ahead - 1, segment.header.last_sequence)
-                block = {slot.sequence: slot for slot in _block(segment, sequence, last)}
-        yield block[sequence]
+        segment = next((one for one in segments if one.holds(sequence)), None)
+        if segment is None and not dead:
+            raise usage.JournalHoleError(f"no segment holds sequence {sequence}")
+        corrupt = Slot(sequence, SlotState.CORRUPT, None)
+        yield corrupt if segment is None else _slot(segment, sequence)
 
 
 def _slot(segment: Segment, sequence: int) -> Slot:
-    return _block(segment, sequence, sequence)[0]
+    """One slot; what a file that was cut short lacks is corrupt."""
+    data = _slots(segment, sequence, sequence)
+    if len(data) < SLOT_SIZE:
+        return Slot(sequence, SlotState.CORRUPT, None)
+    return decode_slot(data, sequence, segment.header.producer)
 
 
-def _block(segment: Segment, first: int, last: int) -> list[Slot]:
-    """The slots `first` to `last` of one segment; what a file that was cut short lacks is
-    corrupt.
-    """
-    data = _bytes(segment.path, slot_offset(segment.header, first), (last - first + 1) * SLOT_SIZE)
-    slots = []
-    for sequence in range(first, last + 1):
-        start = (sequence - first) * SLOT_SIZE
-        piece = data[start : start + SLOT_SIZE]
-        if len(piece) < SLOT_SIZE:
-            slots.append(Slot(sequence, SlotState.CORRUPT, None))
-        else:
-            slots.append(decode_slot(piece, sequence, segment.header.producer))
-    return slots
+def _slots(segment: Segment, first: int, last: int) -> bytes:
+    """The bytes of the slots `first` to `last`, as far as the file has them."""
+    at = slot_offset(segment.header, first)
+    return _bytes(segment.path, at, (last - first + 1) * SLOT_SIZE)
 
 
 def _segments(journal: Journal) -> list[Segment]:

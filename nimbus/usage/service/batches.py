@@ -6,53 +6,31 @@ the row already has is passed over. The quota standings are written last, ordere
 gateway that wants a lease waits for the end of the transaction only.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from psycopg import sql
-from psycopg.types.json import Jsonb
 from sqlalchemy import delete, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.base import clock
 from nimbus.rules import latency
+from nimbus.rules.blocks import Block
 from nimbus.rules.metering import (
-    CALLS,
     NIL,
-    Cell,
-    CellKey,
     UsageEvent,
-    event_id,
-    is_counted,
-    quantities,
-    roll_up,
+    aggregate,
 )
 from nimbus.rules.money import EXACT
+from nimbus.rules.tallies import Kind, Tally, merged, within
 from nimbus.usage.models import Mark, Producer, QuotaLease, QuotaStanding
-from nimbus.usage.service import spending
+from nimbus.usage.service import gauges, spending
 from nimbus.usage.service.allowances import additive, tell, used_in
+from nimbus.usage.service.lots import NO_CALLS, Lot, new_lot, write
 from nimbus.usage.service.quotas import while_storing
 from nimbus.usage.service.rating import rate
-
-CALL_COLUMNS = (
-    "event_id", "occurred_at", "organization_id", "provider_organization_id", "subscription_id",
-    "product_id", "key_id", "route_id", "environment", "method", "status", "duration_us",
-    "bytes_in", "bytes_out", "ip", "request_id", "producer", "sequence",
-)  # fmt: skip
-SERVED_COLUMNS = (
-    *CALL_COLUMNS,
-    "upstream_us",
-    "billable",
-    "units",
-    "leased",
-    "continued",
-    "meters",
-)
-REFUSED_COLUMNS = (*CALL_COLUMNS, "code")
 
 
 class JournalHoleError(Exception):
@@ -66,42 +44,43 @@ async def store_batch(
     last: int,
     events: Sequence[UsageEvent],
     *,
+    block: Block | None = None,
     waiting: Collection[int] = (),
     corrupt: Collection[int] = (),
 ) -> Mark:
     """Store the slots `first` to `last` of a producer's journal; answers how far it now is.
 
-    `events` are the completed slots, served and refused. `waiting` are slots that a living
-    gateway still serves: they are stored when they come again. `corrupt` are slots that can't be
-    read. All others of the range were reserved and never served. Sequences that are stored
-    already change nothing, so any batch may come again, in any cut. Needs a system session.
-    Raises `JournalHoleError` when slots before `first` are neither stored nor waiting, and
-    ValueError for an event of another producer or range.
+    `events` are completed slots, served and refused; those of `block` are too, and in no event.
+    `waiting` are slots that a living gateway still serves: they are stored when they come again.
+    `corrupt` are slots that can't be read. All others of the range were reserved and never served.
+    Sequences that are stored already change nothing, so any batch may come again, in any cut.
+    Needs a system session. Raises `JournalHoleError` when slots before `first` are neither stored
+    nor waiting, and ValueError for an event of another producer or range.
     """
     row = await _lock(session, producer)
     mark = row.mark()
-    numbered = _numbered(producer, first, last, events)
-    fresh = [sequence for sequence in range(first, last + 1) if not mark.has(sequence)]
+    lot = new_lot(mark, producer, range(first, last + 1), events, block)
     if first > mark.watermark + 1:
         raise JournalHoleError(f"{producer}: {mark.watermark} stored, and {first} follows")
+    known = {sequence for sequence in mark.waiting if first <= sequence <= last}
+    fresh = max(0, last - max(mark.watermark, first - 1)) + len(known)
     if not fresh:
         return mark
     if mark.ended:
         raise JournalHoleError(f"{producer}: ended at {mark.watermark}, and {last} follows")
-    new = {sequence: numbered[sequence] for sequence in fresh if sequence in numbered}
-    still = {sequence for sequence in fresh if sequence in set(waiting)} - new.keys()
-    lost = {sequence for sequence in fresh if sequence in set(corrupt)} - new.keys() - still
-    served = {sequence: event for sequence, event in new.items() if not event.refusal}
+    open_now = {s for s in waiting if first <= s <= last and not mark.has(s)}
+    unread = {s for s in corrupt if first <= s <= last and not mark.has(s)}
+    still = {sequence for sequence in open_now if not lot.has(sequence)}
+    lost = {sequence for sequence in unread - still if not lot.has(sequence)}
     row.watermark = max(mark.watermark, last)
-    row.waiting = sorted(mark.waiting - set(fresh) | still)
-    row.served += len(served)
-    row.refused += len(new) - len(served)
+    row.waiting = sorted(mark.waiting - known | still)
+    row.served += lot.served
+    row.refused += lot.refused
     row.corrupt += len(lost)
-    row.closed += len(fresh) - len(new) - len(still) - len(lost)
+    row.closed += fresh - lot.served - lot.refused - len(still) - len(lost)
     row.updated_at = clock.machine_now()
     await session.flush()
-    await _write_calls(session, producer, [one for one in new.items() if one[1].refusal])
-    await record(session, list(served.values()), producer=producer, sequences=list(served))
+    await _record(session, producer, lot)
     return row.mark()
 
 
@@ -118,14 +97,22 @@ async def record(
     Each comes here once: the caller has seen to that in this transaction, by the watermark of their
     `producer` (NIL: they are of no gateway) or by keys of its own. Needs a system session.
     """
-    months = await spending.standings_of(session, events)
-    await while_storing(session)
-    shares = await rate(session, events, months.months)
     numbers = sequences if sequences is not None else [0] * len(events)
-    await _write_calls(session, producer, list(zip(numbers, events, strict=True)))
-    await _append_cells(session, roll_up(events))
-    await _count(session, producer, events)
-    await spending.count(session, producer, months, shares, events)
+    await _record(
+        session, producer, Lot(list(zip(numbers, events, strict=True)), NO_CALLS, NO_CALLS)
+    )
+
+
+async def _record(session: AsyncSession, producer: UUID, lot: Lot) -> None:
+    tallies = lot.tallies()
+    months = await spending.standings_of(session, tallies)
+    await while_storing(session)
+    await gauges.keep(session, tallies)
+    shares = await rate(session, tallies, months.months)
+    await write(session, producer, lot)
+    await _append_cells(session, tallies)
+    await _count(session, producer, tallies)
+    await spending.count(session, producer, months, shares, tallies)
 
 
 async def end_producer(session: AsyncSession, producer: UUID) -> None:
@@ -160,92 +147,6 @@ async def _lock(session: AsyncSession, producer: UUID, *, for_good: bool = False
     return (await session.scalars(locked.execution_options(populate_existing=True))).one()
 
 
-def _numbered(
-    producer: UUID, first: int, last: int, events: Iterable[UsageEvent]
-) -> dict[int, UsageEvent]:
-    by_id = {event.event_id: event for event in events}
-    numbered = {}
-    for sequence in range(first, last + 1):
-        event = by_id.pop(event_id(producer, sequence), None) if by_id else None
-        if event is not None:
-            numbered[sequence] = event
-    if by_id:
-        raise ValueError("an event is not of this producer and range")
-    return numbered
-
-
-async def _write_calls(
-    session: AsyncSession, producer: UUID, new: Sequence[tuple[int, UsageEvent]]
-) -> None:
-    for month in {(event.occurred_at.year, event.occurred_at.month) for _, event in new}:
-        instant = datetime(*month, 1, tzinfo=UTC)
-        await session.execute(text("SELECT usage_partition(:instant)"), {"instant": instant})
-    served: list[tuple[Any, ...]] = []
-    refused: list[tuple[Any, ...]] = []
-    for sequence, event in new:
-        if event.refusal:
-            refused.append((*_call(producer, sequence, event, unknown=None), event.refusal))
-        else:
-            served.append((*_call(producer, sequence, event, unknown=NIL), *_measures(event)))
-    await _copy(session, "usage_events", SERVED_COLUMNS, served)
-    await _copy(session, "refused_calls", REFUSED_COLUMNS, refused)
-
-
-def _call(
-    producer: UUID, sequence: int, event: UsageEvent, *, unknown: UUID | None
-) -> tuple[Any, ...]:
-    def known(value: UUID) -> UUID | None:
-        return unknown if value == NIL else value
-
-    return (
-        event.event_id,
-        event.occurred_at,
-        event.organization_id,
-        event.provider_organization_id,
-        known(event.subscription_id),
-        known(event.product_id),
-        known(event.key_id),
-        known(event.route_id),
-        event.environment,
-        event.method,
-        event.status,
-        event.duration_us,
-        event.bytes_in,
-        event.bytes_out,
-        event.ip,
-        event.request_id,
-        producer,
-        sequence,
-    )
-
-
-def _measures(event: UsageEvent) -> tuple[Any, ...]:
-    counted = is_counted(event)
-    return (
-        event.upstream_us,
-        counted,
-        event.units if counted else 0,
-        event.leased,
-        event.continued,
-        Jsonb({key: format(value, "f") for key, value in event.meters}),
-    )
-
-
-async def _copy(
-    session: AsyncSession, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
-) -> None:
-    if not rows:
-        return
-    raw = await (await session.connection()).get_raw_connection()
-    driver: Any = raw.driver_connection
-    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
-        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
-    async with driver.cursor() as cursor, cursor.copy(statement) as copy:
-        for row in rows:
-            await copy.write_row(row)
-
-
 _APPEND_CELLS = text(
     """
     INSERT INTO usage_deltas (
@@ -275,29 +176,31 @@ _CELL_FIELDS = (
 )  # fmt: skip
 
 
-async def _append_cells(session: AsyncSession, cells: Mapping[CellKey, Cell]) -> None:
-    """Append to the roll-up what these cells add."""
-    if not cells:
+async def _append_cells(session: AsyncSession, tallies: Iterable[Tally]) -> None:
+    """Append to the roll-up what these calls add."""
+    rows = [(one.kind, key, cell) for one in tallies for key, cell in one.cells.items()]
+    if not rows:
         return
     values: dict[str, list[Any]] = {
-        name: [getattr(key, name) for key in cells] for name in CellKey._fields
+        name: [getattr(kind, name) for kind, _, _ in rows] for name in Kind._fields
     }
-    values |= {name: [getattr(cell, name) for cell in cells.values()] for name in _CELL_FIELDS}
+    values |= {name: [getattr(cell, name) for _, _, cell in rows] for name in _CELL_FIELDS}
+    values["meter_key"] = [key for _, key, _ in rows]
     values["latency"] = [
-        "{" + ",".join(map(str, latency.pack(cell.latency))) + "}" for cell in cells.values()
+        "{" + ",".join(map(str, latency.pack(cell.latency))) + "}" for _, _, cell in rows
     ]
     await session.execute(_APPEND_CELLS, values)
 
 
-async def _count(session: AsyncSession, producer: UUID, served: Iterable[UsageEvent]) -> None:
+async def _count(session: AsyncSession, producer: UUID, tallies: Iterable[Tally]) -> None:
     """Add to the standings what their windows got, and settle what was borrowed for it."""
-    by_subscription: dict[UUID, list[UsageEvent]] = {}
-    for event in served:
-        if is_counted(event) or event.leased or event.holds:
-            by_subscription.setdefault(event.subscription_id, []).append(event)
+    by_subscription: dict[UUID, list[Tally]] = {}
+    for one in tallies:
+        if one.counted or one.leased or one.holds:
+            by_subscription.setdefault(one.kind.subscription_id, []).append(one)
     if not by_subscription:
         return
-    earliest = min(event.occurred_at for events in by_subscription.values() for event in events)
+    earliest = min(one.first_at for some in by_subscription.values() for one in some)
     standings = await _locked_standings(
         session,
         QuotaStanding.subscription_id.in_(by_subscription),
@@ -312,19 +215,28 @@ async def _count(session: AsyncSession, producer: UUID, served: Iterable[UsageEv
         )
     )
     leases = {lease.standing_id: lease for lease in held}
+    touched = {
+        (subscription_id, key)
+        for subscription_id, some in by_subscription.items()
+        for one in some
+        for key in one.cells
+    }
     for standing in standings:
-        window = standing.window()
-        inside = [e for e in by_subscription[standing.subscription_id] if e.occurred_at in window]
-        if not inside:
+        inside = within(by_subscription[standing.subscription_id], standing.window())
+        if (standing.subscription_id, standing.meter_key) not in touched and not (
+            inside and standing.id in leases
+        ):
             continue
+        if not inside and standing.aggregation != "time_weighted":
+            continue  # a level is carried into the windows after its own
         if additive(standing):
-            standing.used = EXACT.add(standing.used, _sum(standing.meter_key, inside))
+            standing.used = EXACT.add(standing.used, _sum(standing, inside))
         else:
             standing.used = await used_in(session, standing)
         tell(session, standing)
         if standing.id in leases:
             lease = leases[standing.id]
-            settled = min(lease.units, sum(_held(standing.meter_key, event) for event in inside))
+            settled = min(lease.units, sum(one.held_units(standing.meter_key) for one in inside))
             lease.units -= settled
             standing.leased -= settled
     await session.flush()
@@ -336,17 +248,9 @@ async def _locked_standings(session: AsyncSession, *conditions: Any) -> list[Quo
     return list(await session.scalars(locked))
 
 
-def _held(meter_key: str, event: UsageEvent) -> int:
-    """The units of a meter that the event's gateway took from its leases."""
-    if meter_key == CALLS:
-        return event.leased
-    return sum(units for key, units in event.holds if key == meter_key)
-
-
-def _sum(meter_key: str, events: Iterable[UsageEvent]) -> Decimal:
-    total = Decimal(0)
-    for event in events:
-        for key, quantity in quantities(event):
-            if key == meter_key:
-                total = EXACT.add(total, quantity)
-    return total
+def _sum(standing: QuotaStanding, tallies: Iterable[Tally]) -> Decimal:
+    """What these calls add to an additive standing: their quantities, or how many they are."""
+    cell = merged(one for one in tallies if one.counted).get(standing.meter_key)
+    if cell is None:
+        return Decimal(0)
+    return aggregate(standing.meter_key, standing.aggregation, cell)

@@ -119,7 +119,7 @@ def _single(events: Iterable[UsageEvent]) -> Iterator[_Stored]:
 def _of_block(block: Block) -> Iterator[_Stored]:
     calls, odd = calls_of(block, block.states >= 0)
     yield from _single(event for _, event in odd)
-    for *kind, some in kinds(calls.where(calls.slots["flags"] & CONTINUED == 0)):
+    for kind, some in kinds(calls.where(calls.slots["flags"] & CONTINUED == 0)):
         upstream = some.slots["upstream_us"].astype(int)
         added = some.slots["duration_us"].astype(int) - upstream
         yield _Stored(*kind, len(some), added.tolist(), upstream.tolist())

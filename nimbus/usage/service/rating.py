@@ -25,18 +25,11 @@ from nimbus.catalog import MeterFacts, PlanFacts
 from nimbus.errors import Refusal
 from nimbus.rules.contracts import PlanTerms
 from nimbus.rules.invoicing import MeterUsage, usage_cost
-from nimbus.rules.metering import (
-    Cell,
-    UsageEvent,
-    aggregate,
-    is_counted,
-    merge,
-    quantities,
-    roll_up,
-)
+from nimbus.rules.metering import Cell, aggregate, merge
 from nimbus.rules.money import EXACT
 from nimbus.rules.periods import Period, period_containing
 from nimbus.rules.spending import micro
+from nimbus.rules.tallies import Tally, merged, placed, single_quantities
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
 from nimbus.usage.models import RatedPeriod
@@ -116,12 +109,12 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The events of a batch in one billing period of a subscription, with its present terms."""
+    """The calls of a batch in one billing period of a subscription, with its present terms."""
 
     contract: SubscriptionFacts
     terms: Terms
     period: Period
-    events: list[UsageEvent]
+    tallies: list[Tally]
 
 
 Parts = Mapping[tuple[UUID, datetime], _Part]
@@ -129,18 +122,18 @@ Parts = Mapping[tuple[UUID, datetime], _Part]
 
 async def rate(
     session: AsyncSession,
-    events: Iterable[UsageEvent],
+    tallies: Iterable[Tally],
     months: Mapping[UUID, Iterable[Period]],
 ) -> list[Share]:
-    """Move the rated periods of these events, which are not stored yet, and tell what they cost.
+    """Move the rated periods of these calls, which are not stored yet, and tell what they cost.
 
-    `months` are the spend windows by organization; each event lies in one of its own. Calls in a
+    `months` are the spend windows by organization; each call lies in one of its own. Calls in a
     trial cost nothing; so do those of a subscription that is not there. Needs a system session.
     """
-    counted: dict[UUID, list[UsageEvent]] = {}
-    for event in events:
-        if is_counted(event):
-            counted.setdefault(event.subscription_id, []).append(event)
+    counted: dict[UUID, list[Tally]] = {}
+    for one in tallies:
+        if one.counted:
+            counted.setdefault(one.kind.subscription_id, []).append(one)
     if not counted:
         return []
     contracts = await subscriptions.facts_of(session, counted)
@@ -150,14 +143,18 @@ async def rate(
         contract = contracts[contract_id]
         terms = await prices.of(contract.plan_version_id, contract)
         if terms is not None and terms.prices.charges:
-            own = [e for e in counted[contract_id] if e.organization_id == contract.organization_id]
-            for period, inside in _by_period(contract, terms.plan, own):
+            mine = [
+                one
+                for one in counted[contract_id]
+                if one.kind.organization_id == contract.organization_id
+            ]
+            for period, inside in _by_period(contract, terms.plan, mine).items():
                 parts[contract_id, period.starts_at] = _Part(contract, terms, period, inside)
     shares: list[Share] = []
     for row in await _locked(session, parts):
         part = parts[row.subscription_id, row.period_starts_at]
-        mine = months.get(part.contract.organization_id, ())
-        shares += await _advance(prices, row, part, mine)
+        windows = months.get(part.contract.organization_id, ())
+        shares += await _advance(prices, row, part, windows)
     await session.flush()
     return shares
 
@@ -206,17 +203,16 @@ def billing_period(
 
 
 def _by_period(
-    contract: SubscriptionFacts, plan: PlanFacts, events: Iterable[UsageEvent]
-) -> list[tuple[Period, list[UsageEvent]]]:
-    found: list[tuple[Period, list[UsageEvent]]] = []
-    for event in events:
-        place = next((inside for period, inside in found if event.occurred_at in period), None)
-        if place is None:
-            period = billing_period(contract, plan, event.occurred_at)
-            if period is None:
-                continue
-            found.append((period, place := []))
-        place.append(event)
+    contract: SubscriptionFacts, plan: PlanFacts, tallies: Iterable[Tally]
+) -> dict[Period, list[Tally]]:
+    found: dict[Period, list[Tally]] = {}
+
+    def period_at(instant: datetime) -> Period | None:
+        known = next((period for period in found if instant in period), None)
+        return known or billing_period(contract, plan, instant)
+
+    for period, one in placed(tallies, period_at):
+        found.setdefault(period, []).append(one)
     return found
 
 
@@ -273,16 +269,16 @@ async def _advance(
         shares.append(Share(contract.organization_id, key_id, window, moved))
         cost = after
 
-    groups = _by_month_and_key(part.events, months)
+    groups = _by_month_and_key(part.tallies, months)
     present = terms.cost(cells, singles)
     if present != cost:
         move_to(present, None, groups[0][0])
-    for window, key_id, events in groups:
-        for cell_key, cell in roll_up(events).items():
-            before = cells.get(cell_key.meter_key)
-            cells[cell_key.meter_key] = cell if before is None else merge(before, cell)
+    for window, key_id, tallies in groups:
+        for meter_key, cell in merged(tallies).items():
+            before = cells.get(meter_key)
+            cells[meter_key] = cell if before is None else merge(before, cell)
         for meter_key in by_event:
-            more = [q for event in events for key, q in quantities(event) if key == meter_key and q]
+            more = single_quantities(tallies, meter_key)
             singles[meter_key] = (*singles.get(meter_key, ()), *more)
         move_to(terms.cost(cells, singles), key_id, window)
     if groups and terms.unique():
@@ -296,12 +292,13 @@ async def _advance(
 
 
 def _by_month_and_key(
-    events: Iterable[UsageEvent], months: Iterable[Period]
-) -> list[tuple[Period, UUID, list[UsageEvent]]]:
-    groups: dict[tuple[datetime, UUID], tuple[Period, list[UsageEvent]]] = {}
-    for event in events:
-        month = next(one for one in months if event.occurred_at in one)
-        groups.setdefault((month.starts_at, event.key_id), (month, []))[1].append(event)
+    tallies: Iterable[Tally], months: Iterable[Period]
+) -> list[tuple[Period, UUID, list[Tally]]]:
+    windows = list(months)
+    groups: dict[tuple[datetime, UUID], tuple[Period, list[Tally]]] = {}
+    for month, one in placed(tallies, lambda at: next(w for w in windows if at in w)):
+        at = month.starts_at, one.kind.key_id
+        groups.setdefault(at, (month, []))[1].append(one)
     return [(groups[at][0], at[1], groups[at][1]) for at in sorted(groups)]
 
 
