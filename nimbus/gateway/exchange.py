@@ -20,9 +20,9 @@ from nimbus.gateway.forward import Lane, Pool, UpstreamConnection
 from nimbus.gateway.head import Block, Field, RequestHead, ResponseHead
 from nimbus.gateway.origin import Origin, trace_line
 from nimbus.gateway.respond import Refused
+from nimbus.gateway.tap import Tap, join, open_tap, reported
 from nimbus.gateway.upstream import Upstream
 from nimbus.gateway.websocket import METER, has_switched
-from nimbus.rules.metering import parse_meters
 
 log = get_logger("gateway.exchange")
 
@@ -140,6 +140,7 @@ class ClientExchange:
         "_request",
         "_sent_head",
         "_switched",
+        "_tap",
         "_upstream",
         "call",
         "method",
@@ -173,6 +174,7 @@ class ClientExchange:
         self._head: ResponseHead | None = None
         self._sent_head = False
         self._switched = False
+        self._tap: Tap | None = None
         self._chunked = False
         self._keep_alive = request.line.minor == 1 and request.block.stays
         self._out: list[bytes | memoryview] = []
@@ -292,7 +294,9 @@ class ClientExchange:
         else:
             start = head.made.get(_FROM_UPSTREAM) or _start_from_upstream(head)
             if head.made[_USAGE]:
-                call.meters = _reported(head.made[_USAGE], call)
+                call.meters = reported(head.made[_USAGE], call)
+            if call.match.route.taps:
+                self._tap = open_tap(call.match.route.taps, head)
             call.answered_at = now = clock.monotonic_ns() // 1000
             limits = call.answer_lines(now)
         end = _END if self._keep_alive and head.length is not None else self._framing(head)
@@ -301,7 +305,7 @@ class ClientExchange:
     def upstream_whole(self, head: ResponseHead, payload: bytes) -> None:
         """A whole answer at once, which is the usual one: all steps in one, and one write."""
         call = self.call
-        if call is None or not self._keep_alive or call.match.route.strict_journal:
+        if call is None or not self._keep_alive or call.match.route.in_steps:
             self.upstream_head(head)
             self.upstream_last(payload)
             return
@@ -313,7 +317,7 @@ class ClientExchange:
         self._connection = None
         start = head.made.get(_FROM_UPSTREAM) or _start_from_upstream(head)
         if head.made[_USAGE]:
-            call.meters = _reported(head.made[_USAGE], call)
+            call.meters = reported(head.made[_USAGE], call)
         call.bytes_out = len(payload)
         call.answered_at = now = clock.monotonic_ns() // 1000
         limits = call.answer_lines(now)
@@ -339,6 +343,8 @@ class ClientExchange:
         """Pass a piece of the answer on, at the next flush."""
         if self.call is not None:
             self.call.bytes_out += len(piece)
+            if self._tap is not None:
+                self._tap.take(piece)
         if self._chunked:
             self._out += (b"%x\r\n" % len(piece), piece, b"\r\n")
         else:
@@ -356,8 +362,7 @@ class ClientExchange:
         self.over = True
         self._lane.busy -= 1
         if call is not None:
-            if self._switched:
-                self._count_bytes(call)
+            self._count_last(call)
             call.complete(head.status, True)
             if call.match.route.strict_journal:
                 call.gate.journal.sync_soon().add_done_callback(self._synced)
@@ -424,7 +429,7 @@ class ClientExchange:
         self._lane.busy -= 1
         self._lane.breaker.abandon()
         if self.call is not None:
-            self._count_bytes(self.call)
+            self._count_last(self.call)
             self.call.complete(status, served, code)
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -436,6 +441,12 @@ class ClientExchange:
         carried = call.bytes_in + call.bytes_out
         if self._switched and carried:
             call.meters += ((METER, Decimal(carried)),)
+
+    def _count_last(self, call: Call) -> None:
+        """The same, and what the answer's payload says was used."""
+        self._count_bytes(call)
+        if self._tap is not None:
+            call.meters = join(call, self._tap)
 
     def _framing(self, head: ResponseHead) -> bytes:
         """The last lines of the answer's head, from the end of the request id on."""
@@ -585,14 +596,3 @@ def _passed(
         and not plain.startswith(prefixes)
         and lower not in connection
     ]
-
-
-def _reported(usage: bytes, call: Call) -> tuple[tuple[str, Decimal], ...]:
-    """What the upstream reports as used; nothing, and a warning, when it can't be read."""
-    meters = parse_meters(usage)
-    if meters is None:
-        log.warning(
-            "unreadable_usage", product=call.product.slug, request_id=call.request_id.decode()
-        )
-        return ()
-    return meters

@@ -35,10 +35,12 @@ from nimbus.rules.grants import (
     Route,
     Standing,
     Subscription,
+    Taps,
     choose_subscription,
 )
 from nimbus.rules.limits import Rate
 from nimbus.rules.metering import CALLS
+from nimbus.rules.meters import read_path
 from nimbus.rules.pricing import Charge, read_charge
 
 log = get_logger("gateway.state")
@@ -296,6 +298,7 @@ class State:
                 log.exception("unusable_upstream", product=record["id"])
         own = _addresses(record)
         check = record.get("parameter_check", False)
+        taps = _taps(record.get("taps", ()))
         statuses = record.get("billable_statuses")
         return Product(
             id=UUID(record["id"]),
@@ -303,7 +306,7 @@ class State:
             provider_organization_id=UUID(record["provider_organization_id"]),
             key_in_query=record["key_in_query"],
             upstreams=upstreams,
-            routes=RouteTable(_route(route, own, check=check) for route in record["routes"]),
+            routes=RouteTable(_route(route, own, taps, check=check) for route in record["routes"]),
             hosts=tuple(host.encode() for host in record.get("hosts", ())),
             billable=BELOW_500 if statuses is None else read_statuses(statuses),
             websockets=record.get("websockets", False),
@@ -403,8 +406,21 @@ def _addresses(record: Record) -> tuple[AddressList, ...]:
     return (AddressList(allow, deny),) if allow or deny else ()
 
 
-def _route(record: Record, of_product: tuple[AddressList, ...], *, check: bool) -> Route:
-    """A route; `of_product` is its product's address list, `check` whether parameters are."""
+def _taps(records: Iterable[Record]) -> Taps:
+    """Where in answers the units of meters stand; a place that can't be read is left out."""
+    found = []
+    for record in records:
+        try:
+            found.append((record["meter"], read_path(record["path"])))
+        except (KeyError, TypeError, ValueError):
+            log.exception("unreadable_tap", meter=record.get("meter"))
+    return tuple(found)
+
+
+def _route(
+    record: Record, of_product: tuple[AddressList, ...], taps: Taps, *, check: bool
+) -> Route:
+    """A route; `of_product` and `taps` are its product's, `check` whether parameters are."""
     required = record.get("required", ()) if check else ()
     return Route(
         id=UUID(record["id"]),
@@ -420,6 +436,7 @@ def _route(record: Record, of_product: tuple[AddressList, ...], *, check: bool) 
         required=tuple(name.encode() for name in required),
         strict_journal=record.get("strict_journal", False),
         holds=tuple(sorted(record.get("holds", {}).items())),
+        taps=taps,
     )
 
 

@@ -97,7 +97,7 @@ class UsualCalls:
             or head.line.method == b"HEAD"
             or not head.keep_alive
             or call.product.key_in_query
-            or match.route.strict_journal
+            or match.route.in_steps
         ):
             return
         self._at = at = data.index(head.prefix + secret) + len(head.prefix)

@@ -20,6 +20,7 @@ from zlib import crc32
 
 from nimbus.rules.limits import Rate
 from nimbus.rules.metering import Environment
+from nimbus.rules.meters import Path
 from nimbus.rules.pricing import Charge
 from nimbus.rules.quotas import OverQuotaPolicy, ceiling
 
@@ -30,6 +31,8 @@ _BASE62_SET = frozenset(_BASE62)
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+Taps = tuple[tuple[str, Path], ...]
+"""Meter keys, each with the path of its units in a JSON answer."""
 StandingKind = Literal["quota", "key_quota", "organization_spend", "key_spend", "balance"]
 # Which of several subscriptions to one product speaks for the key, the first being the best.
 _PRECEDENCE = ("Active", "Trial", "PastDue", "Cancelled", "Suspended", "Paused", "Expired")
@@ -154,7 +157,9 @@ class Route:
 
     `address_lists` are the product's and the route's own, where they say anything; `required` the
     names of query parameters without which the product wants no call; `strict_journal`: synced
-    before the answer. `holds` are the most units of reported meters that a call uses, by key.
+    before the answer. `holds` are the most units of reported meters that a call uses, by key;
+    `taps` the meters whose units stand in the answer, with the place. `in_steps`: an answer can't
+    be passed on in one step.
     """
 
     id: UUID
@@ -170,6 +175,12 @@ class Route:
     required: tuple[bytes, ...] = ()
     strict_journal: bool = False
     holds: tuple[tuple[str, int], ...] = ()
+    taps: Taps = ()
+    in_steps: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        """What follows from what was said."""
+        object.__setattr__(self, "in_steps", self.strict_journal or bool(self.taps))
 
 
 @dataclass(frozen=True, slots=True)
