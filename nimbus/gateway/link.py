@@ -223,14 +223,18 @@ class Link:
             await self._work.wait()
             self._work.clear()
             while self._asked or self._returned or self._keys or self._signs:
-                for step in (self._borrow, self._give_back, self._look_up, self._tell):
-                    async with asyncio.timeout(CALL_SECONDS):
-                        await step(connection)
+                for waiting, step in (
+                    (self._asked, self._borrow),
+                    (self._returned, self._give_back),
+                    (self._keys, self._look_up),
+                    (self._signs, self._tell),
+                ):
+                    if waiting:
+                        async with asyncio.timeout(CALL_SECONDS):
+                            await step(connection)
                 self._failures = 0
 
     async def _look_up(self, connection: Connection) -> None:
-        if not self._keys:
-            return
         digest = self._keys[0]
         for _ in range(2):
             rows = await _rows(connection, "SELECT * FROM gateway_key(%s)", (digest,))
@@ -243,17 +247,14 @@ class Link:
         self._answer_key(digest, found=self._state.knows_key(digest))
 
     async def _give_back(self, connection: Connection) -> None:
-        if self._returned:
-            # Taken off first: with an unknown outcome it must not be said twice. What gets lost
-            # so comes back when this gateway ends.
-            standing, units = self._returned.popitem()
-            await connection.execute(
-                "SELECT gateway_give_back(%s, %s, %s)", (self._journal.producer, standing, units)
-            )
+        # Taken off first: with an unknown outcome it must not be said twice. What gets lost
+        # so comes back when this gateway ends.
+        standing, units = self._returned.popitem()
+        await connection.execute(
+            "SELECT gateway_give_back(%s, %s, %s)", (self._journal.producer, standing, units)
+        )
 
     async def _tell(self, connection: Connection) -> None:
-        if not self._signs:
-            return
         alert, sign = self._signs.pop(0)
         network = None if sign.network is None else str(sign.network)
         try:
@@ -266,8 +267,6 @@ class Link:
             raise
 
     async def _borrow(self, connection: Connection) -> None:
-        if not self._asked:
-            return
         standing, units = next(iter(self._asked.items()))
         cursor = await connection.execute(
             "SELECT * FROM gateway_lease(%s, %s, %s)",

@@ -22,9 +22,9 @@ from typing import Protocol
 
 SECOND = 1_000_000
 _WINDOW_PARTS = 256  # a window counts in parts of this fineness: at most 0.4 % under the limit
-_PREFETCH_SECONDS = 2
+_PREFETCH_SECONDS = 5
 _CLOSE_TO_THE_LIMIT = 64  # units a gateway: below this many left, a lease holds no reserve
-MAX_BLOCK = 2_000
+MAX_BLOCK = 10_000
 TRIP = 2_000  # microseconds to the store of shared limits and back, when it is not slow
 _FAST = 50_000  # microseconds between tokens, below which they may be fetched ahead
 
@@ -261,7 +261,7 @@ def lease_size(needed: int, left: int | None, recent: int, gateways: int) -> int
 
     `left` is what the standing has neither used nor lent, as last heard (None: no end to it or
     not known yet); `recent` is what this gateway took in the last second. Far from the limit
-    the answer covers about two seconds of traffic. Near it nothing is held in reserve, so the
+    the answer covers about five seconds of traffic. Near it nothing is held in reserve, so the
     last units go to whoever asks for them. Never over MAX_BLOCK beyond what waits.
     """
     reserve = min(MAX_BLOCK, _PREFETCH_SECONDS * recent)
