@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Query, Request
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog, subscriptions
 from nimbus.base import clock
@@ -35,7 +36,6 @@ from nimbus.subscriptions.events import (
 MANAGE = Permission.MANAGE_SUBSCRIPTIONS
 CURRENT = "/api/billing/subscription"
 ONE = "/api/billing/subscriptions/{subscription_id}"
-WHY = "contract changes"
 OPERATIONS_A_MINUTE = 50
 NEEDED = {
     "upgrade": "plan",
@@ -70,7 +70,7 @@ async def preview(
     needed = NEEDED.get(body.change)
     if needed is not None and getattr(body, needed) is None:
         raise field_error(needed, "missing", f"To {body.change} takes a {needed}.")
-    session = await unit_of(request).open_system(WHY)
+    session = await _system(request)
     kept = await changes.preview(
         session, actor, subscription_id, _asked(body), version=body.version, as_of=clock.now()
     )
@@ -310,7 +310,7 @@ async def _carry_out(
 ) -> subscriptions.SubscriptionShape:
     """Do it in one transaction with what it bills; without an id, to the current subscription."""
     await throttle(f"billing/{actor.organization_id}", OPERATIONS_A_MINUTE, 60)
-    session, moment = await unit_of(request).open_system(WHY), clock.now()
+    session, moment = await _system(request), clock.now()
     if subscription_id is None:
         product = await catalog.product_or_operators(session, None)
         found = await subscriptions.latest(session, actor.organization_id, product.id)
@@ -327,6 +327,13 @@ async def _carry_out(
         as_of=moment,
     )
     return (await subscriptions.shapes(session, actor, [changed], moment))[0]
+
+
+async def _system(request: Request) -> AsyncSession:
+    """The request's transaction, which bills too."""
+    unit = unit_of(request)
+    await unit.close()
+    return await unit.open_system("contract changes")
 
 
 def _asked(body: schemas.PreviewBody) -> Change:

@@ -18,7 +18,6 @@ from nimbus.subscriptions.service import changes, consumers, lives
 
 SUBSCRIPTIONS = "/api/admin/subscriptions"
 ONE = f"{SUBSCRIPTIONS}/{{subscription_id}}"
-WHY = "platform pages"
 REFUSALS = documented(401, 403, 404, 409, 415, 422)
 SETTLED = [events.SubscriptionChanged, events.SubscriptionExpired]
 
@@ -38,7 +37,7 @@ async def list_subscriptions(
     cursor: Cursor = None,
 ) -> Page[schemas.ConsumerShape]:
     """All subscriptions, newest first; of one organization where it is named."""
-    session = await unit_of(request).open_system(WHY)
+    session = await unit_of(request).open_system("platform pages")
     rows, next_cursor = await paginate(
         session, queries.of_anyone(organization_id), Subscription.id, limit, cursor
     )
@@ -55,7 +54,7 @@ async def change(
     subscription_id: UUID, body: schemas.PlanBody, request: Request, actor: Admin
 ) -> schemas.ConsumerShape:
     """Put a subscription on another plan, now or at the period's end."""
-    session = await unit_of(request).open_system(WHY)
+    session = await unit_of(request).open_system("platform pages")
     changed = await changes.change_plan(
         session,
         actor,
@@ -80,7 +79,7 @@ async def set_contract(
     subscription_id: UUID, body: schemas.ContractBody, request: Request, actor: Admin
 ) -> schemas.ConsumerShape:
     """Agree other terms with one subscriber."""
-    session = await unit_of(request).open_system(WHY)
+    session = await unit_of(request).open_system("platform pages")
     changed = await consumers.set_contract(
         session,
         actor,
@@ -107,7 +106,7 @@ async def cancel(
     subscription_id: UUID, body: schemas.AdminCancelBody, request: Request, actor: Admin
 ) -> schemas.ConsumerShape:
     """End a subscription, at its period's end or at once."""
-    session = await unit_of(request).open_system(WHY)
+    session = await unit_of(request).open_system("platform pages")
     ended = await lives.cancel(
         session,
         actor,

@@ -23,7 +23,6 @@ CONSUMERS = "/api/provider/consumers"
 CONSUMER = f"{CONSUMERS}/{{subscription_id}}"
 MOVES = "/api/provider/products/{product_id}/plans/{plan_id}/moves"
 MANAGE = Permission.MANAGE_CONSUMERS
-WHY = "a provider's subscribers"
 REFUSALS = documented(401, 403, 404, 409, 415, 422)
 SETTLED = [events.SubscriptionChanged, events.SubscriptionExpired]
 
@@ -36,7 +35,7 @@ async def list_consumers(
     request: Request, actor: Provider, limit: Limit = 50, cursor: Cursor = None
 ) -> Page[schemas.ConsumerShape]:
     """Who subscribed to my products, newest first; ended subscriptions too."""
-    session = await unit_of(request).open_system(WHY)
+    session = await _system(request)
     own = queries.of_provider(actor.organization_id)
     rows, next_cursor = await paginate(session, own, Subscription.id, limit, cursor)
     return Page(data=await consumer_shapes(session, rows), next_cursor=next_cursor)
@@ -52,7 +51,7 @@ async def set_plan(
     subscription_id: UUID, body: schemas.PlanBody, request: Request, actor: Provider
 ) -> schemas.ConsumerShape:
     """Put a subscriber on another plan, now or at the period's end."""
-    session = await unit_of(request).open_system(WHY)
+    session = await _system(request)
     changed = await changes.change_plan(
         session,
         actor,
@@ -77,7 +76,7 @@ async def set_contract(
     subscription_id: UUID, body: schemas.ContractBody, request: Request, actor: Provider
 ) -> schemas.ConsumerShape:
     """Agree a fee, prices, included amounts, quotas or a rate limit with one subscriber."""
-    session = await unit_of(request).open_system(WHY)
+    session = await _system(request)
     changed = await consumers.set_contract(
         session,
         actor,
@@ -104,7 +103,7 @@ async def revoke(
     subscription_id: UUID, body: schemas.RevokeBody, request: Request, actor: Provider
 ) -> schemas.ConsumerShape:
     """End a subscription at once. The subscriber may come back."""
-    session = await unit_of(request).open_system(WHY)
+    session = await _system(request)
     ended = await lives.cancel(
         session,
         actor,
@@ -132,7 +131,7 @@ async def ban(
     subscription_id: UUID, body: schemas.BanBody, request: Request, actor: Provider
 ) -> schemas.ConsumerShape:
     """End all of a subscriber's subscriptions to my products at once, and sell it no more."""
-    session = await unit_of(request).open_system(WHY)
+    session = await _system(request)
     await consumers.ban(session, actor, subscription_id, body.reason, clock.now())
     return await _shown(session, await queries.lock(session, subscription_id))
 
@@ -146,7 +145,7 @@ async def ban(
 )
 async def readmit(subscription_id: UUID, request: Request, actor: Provider) -> Response:
     """Sell to a subscriber again."""
-    session = await unit_of(request).open_system(WHY)
+    session = await _system(request)
     await consumers.readmit(session, actor, subscription_id)
     return Response(status_code=204)
 
@@ -175,7 +174,7 @@ async def move(
     """Move a plan's subscribers to its current version, or to another plan: each is told now, and
     moves at the first end of its period from `not_before` on.
     """
-    session = await unit_of(request).open_system(WHY)
+    session = await _system(request)
     started = await consumers.start_move(
         session,
         actor,
@@ -224,6 +223,13 @@ async def consumer_shapes(
             )
         )
     return shown
+
+
+async def _system(request: Request) -> AsyncSession:
+    """The request's transaction over both sides of the contract."""
+    unit = unit_of(request)
+    await unit.close()
+    return await unit.open_system("a provider's subscribers")
 
 
 async def _shown(session: AsyncSession, row: Subscription) -> schemas.ConsumerShape:
