@@ -82,6 +82,7 @@ async def _until(stop: asyncio.Event, app: procrastinate.App) -> None:
         ),
         asyncio.create_task(_every(SCAN_SECONDS, _scan)),
         asyncio.create_task(_every(SCAN_SECONDS * 10, lambda: _rescue(app))),
+        asyncio.create_task(_every(SCAN_SECONDS, _fold)),
         asyncio.create_task(_every(HOUSEKEEPING_SECONDS, _keep_house)),
         asyncio.create_task(_every(HOUSEKEEPING_SECONDS, defer_proofs)),
     ]
@@ -113,6 +114,14 @@ async def _scan() -> None:
         ran = await jobs.defer_due(session, clock.now())
     for job, due_at, count in ran:
         logger.info("due", job=job, due_at=clock.to_wire(due_at), count=count)
+
+
+async def _fold() -> None:
+    """Fold what was appended to the roll-ups of usage, until nothing is left to fold."""
+    folded = usage.DELTAS
+    while folded == usage.DELTAS:
+        async with db.system_session("fold usage") as session:
+            folded = await usage.fold(session)
 
 
 async def _rescue(app: procrastinate.App) -> None:

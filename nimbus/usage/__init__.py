@@ -5,6 +5,7 @@ from nimbus.usage.models import Mark, QuotaState
 from nimbus.usage.queries import absent_producers, drained_through, producer_mark
 from nimbus.usage.service.batches import JournalHoleError, end_producer, store_batch
 from nimbus.usage.service.counted import count_stored
+from nimbus.usage.service.folding import DELTAS, fold
 from nimbus.usage.service.journals import QUARANTINE
 from nimbus.usage.service.periods import Asked, quantities_of_periods
 from nimbus.usage.service.proof import also_prove, reconcile
@@ -13,6 +14,7 @@ from nimbus.usage.service.readings import period_quantities
 from nimbus.usage.service.spending import credit_balance, settle_balance
 
 __all__ = [
+    "DELTAS",
     "QUARANTINE",
     "Asked",
     "JournalHoleError",
@@ -24,6 +26,7 @@ __all__ = [
     "credit_balance",
     "drained_through",
     "end_producer",
+    "fold",
     "open_standings",
     "period_quantities",
     "producer_mark",
