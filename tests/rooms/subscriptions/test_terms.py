@@ -69,7 +69,8 @@ async def test_a_step_down_begins_with_the_next_period(consumer):
         (
             "INSERT INTO contract_terms SELECT gen_random_uuid(), organization_id,"
             " provider_organization_id, subscription_id, number + 1,"
-            " effective_at - interval '1 day', plan_id, plan_version_id, served, reason, created_at FROM contract_terms"
+            " effective_at - interval '1 day', plan_id, plan_version_id, served, reason,"
+            " created_at FROM contract_terms"
         ),
     ],
     ids=["changed", "deleted", "back in time"],
