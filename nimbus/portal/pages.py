@@ -34,6 +34,9 @@ PATHS = (
     "/onboarding",
     "/keys",
     "/invoices",
+    "/usage",
+    "/logs",
+    "/analytics",
 )
 
 NONCE_PLACEHOLDER = "NIMBUS_CSP_NONCE"

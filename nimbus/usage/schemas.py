@@ -308,7 +308,7 @@ class MeterPriceShape(BaseModel):
     amount: str
 
 
-class PriceShape(BaseModel):
+class CallPriceShape(BaseModel):
     """What a call cost, in whole currency units, and why: `billed`; `included` in the plan; its
     meters have `no_charge`; made in a `trial`; `no_contract` that could be seen; `refused`; with a
     `test` key; answered with a status that is `not_billable`. Usage that costs by time or by
@@ -354,7 +354,7 @@ class LoggedCallShape(BaseModel):
 class CallShape(LoggedCallShape):
     """One call with what it cost."""
 
-    price: PriceShape
+    price: CallPriceShape
 
 
 class ExportBody(BaseModel):

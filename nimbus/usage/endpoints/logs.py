@@ -155,8 +155,8 @@ def _logged(call: LoggedCall, path: str | None) -> dict[str, Any]:
     }
 
 
-def _price(price: CallPrice) -> schemas.PriceShape:
-    return schemas.PriceShape(
+def _price(price: CallPrice) -> schemas.CallPriceShape:
+    return schemas.CallPriceShape(
         reason=price.reason,
         currency=price.currency,
         amount=plain(price.amount),

@@ -621,6 +621,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/provider/products/{product_id}/meters/{key}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Change Meter
+         * @description Say anew what a meter counts from now on.
+         */
+        put: operations["change_meter"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/provider/products/{product_id}/plans": {
         parameters: {
             query?: never;
@@ -662,6 +682,50 @@ export interface paths {
          * @description Say everything about a plan anew; other terms make a new version.
          */
         put: operations["change_plan"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/provider/products/{product_id}/add-ons": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Add Ons
+         * @description The product's add-ons with what they say now, newest first.
+         */
+        get: operations["list_add_ons"];
+        put?: never;
+        /**
+         * Create Add On
+         * @description Offer something beside the plans: a fee, charges, quotas; taken once or several times.
+         */
+        post: operations["create_add_on"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/provider/products/{product_id}/add-ons/{add_on_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Change Add On
+         * @description Say everything about an add-on anew; who took it keeps what was signed.
+         */
+        put: operations["change_add_on"];
         post?: never;
         delete?: never;
         options?: never;
@@ -763,6 +827,8 @@ export interface paths {
         /**
          * List Plans
          * @description The plans of a product, the lowest first; of the operator's own where none is named.
+         *
+         *     Private ones are shown to the organizations that they are for.
          */
         get: operations["list_plans"];
         put?: never;
@@ -802,7 +868,7 @@ export interface paths {
         };
         /**
          * Read Product
-         * @description A product with its plans, operations and meters.
+         * @description A product with its plans, add-ons, operations and meters.
          */
         get: operations["read_marketplace_product"];
         put?: never;
@@ -884,7 +950,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/billing/subscriptions/{subscription_id}/upgrade": {
+    "/api/provider/consumers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Consumers
+         * @description Who subscribed to my products, newest first; ended subscriptions too.
+         */
+        get: operations["list_consumers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/provider/consumers/{subscription_id}/plan": {
         parameters: {
             query?: never;
             header?: never;
@@ -894,17 +980,17 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Upgrade
-         * @description Move to a higher plan, at once.
+         * Set Plan
+         * @description Put a subscriber on another plan, now or at the period's end.
          */
-        post: operations["upgrade_subscription"];
+        post: operations["set_consumer_plan"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/api/billing/subscriptions/{subscription_id}/downgrade": {
+    "/api/provider/consumers/{subscription_id}/contract": {
         parameters: {
             query?: never;
             header?: never;
@@ -914,17 +1000,146 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Downgrade
-         * @description Move to a lower plan, at the period's end or at once.
+         * Set Contract
+         * @description Agree a fee, prices, included amounts, quotas or a rate limit with one subscriber.
          */
-        post: operations["downgrade_subscription"];
+        post: operations["set_consumer_contract"];
         delete?: never;
         options?: never;
         head?: never;
         patch?: never;
         trace?: never;
     };
-    "/api/billing/subscriptions/{subscription_id}/cancel": {
+    "/api/provider/consumers/{subscription_id}/revoke": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Revoke
+         * @description End a subscription at once. The subscriber may come back.
+         */
+        post: operations["revoke_consumer"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/provider/consumers/{subscription_id}/ban": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Ban
+         * @description End all of a subscriber's subscriptions to my products at once, and sell it no more.
+         */
+        post: operations["ban_consumer"];
+        /**
+         * Readmit
+         * @description Sell to a subscriber again.
+         */
+        delete: operations["readmit_consumer"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/provider/products/{product_id}/plans/{plan_id}/moves": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Moves
+         * @description How far the moves of a plan's subscribers are, newest first, fifty a page.
+         */
+        get: operations["list_plan_moves"];
+        put?: never;
+        /**
+         * Move
+         * @description Move a plan's subscribers to its current version, or to another plan: each is told now, and
+         *     moves at the first end of its period from `not_before` on.
+         */
+        post: operations["move_plan_subscribers"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/subscriptions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Subscriptions
+         * @description All subscriptions, newest first; of one organization where it is named.
+         */
+        get: operations["admin_list_subscriptions"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/subscriptions/{subscription_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Change
+         * @description Put a subscription on another plan, now or at the period's end.
+         */
+        put: operations["admin_change_subscription"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/subscriptions/{subscription_id}/contract": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Set Contract
+         * @description Agree other terms with one subscriber.
+         */
+        post: operations["admin_set_contract"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/subscriptions/{subscription_id}/cancel": {
         parameters: {
             query?: never;
             header?: never;
@@ -935,9 +1150,9 @@ export interface paths {
         put?: never;
         /**
          * Cancel
-         * @description End it, at the period's end or at once, with a reason; `ends_at` says when.
+         * @description End a subscription, at its period's end or at once.
          */
-        post: operations["cancel_subscription"];
+        post: operations["admin_cancel_subscription"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1080,6 +1295,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/usage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Report Usage
+         * @description Report what happened outside the gateway: one event, or up to 1,000 of them.
+         *
+         *     An event counts once, whenever and however often it is sent: `id` is yours, and what came first
+         *     under it holds. At most 35 days back and 5 minutes ahead. Of many events, those that can't be
+         *     taken are named; a single one that can't is a 422.
+         */
+        post: operations["report_usage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/developer/usage": {
         parameters: {
             query?: never;
@@ -1129,7 +1368,7 @@ export interface paths {
         };
         /**
          * Read Quota
-         * @description Every quota: used, limit, what remains, and what happens over it.
+         * @description Every quota: used, limit, what remains, what happens over it, and what made the limit.
          */
         get: operations["read_quota"];
         put?: never;
@@ -1170,7 +1409,7 @@ export interface paths {
         };
         /**
          * Read Summary
-         * @description Calls by day and by status, in whole hours.
+         * @description Calls by day and by status, in whole hours, with percentiles of their answer times.
          */
         get: operations["read_usage_summary"];
         put?: never;
@@ -1190,9 +1429,49 @@ export interface paths {
         };
         /**
          * Read By Endpoint
-         * @description Calls by operation, the most called first, in whole hours.
+         * @description Calls by operation, the most called first, in whole hours, with percentiles.
          */
         get: operations["read_usage_by_endpoint"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage/detailed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Detailed
+         * @description Calls by day or hour and by any of operation, product, key, status and environment.
+         */
+        get: operations["read_usage_detailed"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage/costs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Costs
+         * @description What each subscription's billing period costs so far, by meter, day and operation.
+         */
+        get: operations["read_usage_costs"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1211,10 +1490,222 @@ export interface paths {
         /**
          * List Logs
          * @description Every call of my organization, served or refused, newest first.
+         *
+         *     A search looks at a bounded number of calls: a page can be short, or empty, while `next_cursor`
+         *     says that there is more to look at.
          */
         get: operations["list_usage_logs"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage/logs/{event_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Log
+         * @description One call: what it used, what it cost, and why it was billed or not.
+         */
+        get: operations["read_usage_log"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Exports
+         * @description The files that were asked for, the newest first.
+         */
+        get: operations["list_usage_exports"];
+        put?: never;
+        /**
+         * Start Export
+         * @description Write the calls of a range into a file; watch it with GET, then fetch its `file`.
+         */
+        post: operations["start_usage_export"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage/export/{export_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Export
+         * @description How far a file is.
+         */
+        get: operations["read_usage_export"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/developer/usage/export/{export_id}/file": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Fetch Export
+         * @description The file; 503 for the moment until it is whole, 404 once its time is over.
+         */
+        get: operations["fetch_usage_export"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/provider/consumers/{subscription_id}/reset-quota": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Provider Reset Quota
+         * @description Count a consumer's quotas anew; in force at every gateway within a second. No event changes,
+         *     and nor does the bill.
+         */
+        post: operations["provider_reset_quota"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/provider/consumers/{subscription_id}/increase-quota": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Provider Increase Quota
+         * @description Give a consumer units beyond a quota for a time; in force within a second.
+         */
+        post: operations["provider_increase_quota"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/subscriptions/{subscription_id}/reset-quota": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Admin Reset Quota
+         * @description Count the quotas of any subscription anew: the one thing that support may change.
+         */
+        post: operations["admin_reset_quota"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/subscriptions/{subscription_id}/increase-quota": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Admin Increase Quota
+         * @description Give any subscription units beyond a quota for a time.
+         */
+        post: operations["admin_increase_quota"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/entitlements": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Entitlements
+         * @description What each live subscription entitles to, and what is left of it.
+         */
+        get: operations["list_entitlements"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/entitlements/check": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Check Entitlement
+         * @description Whether something is allowed now: one call, cheap enough for every request of your own.
+         *
+         *     With `consume` the units are used up in the same step, as a usage event that is counted and
+         *     billed; all of them or none. It needs who may make keys (a provider: who manages products), or a
+         *     key with the scope `usage.write`. The same `Idempotency-Key` uses nothing up again, for ever.
+         */
+        post: operations["check_entitlement"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1369,6 +1860,128 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/estimate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Estimate
+         * @description What an invoice would come to, computed by the functions of the bill run; saves nothing.
+         */
+        post: operations["estimate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/wallet": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Wallet
+         * @description What the next invoices are paid out of, and what went in and out last.
+         */
+        get: operations["get_wallet"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/wallet/top-up": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Top Up Wallet
+         * @description Ask to put money into the wallet: transfer it quoting the payment reference. It counts when
+         *     it came in.
+         */
+        post: operations["top_up_wallet"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/billing/top-ups/{top_up_id}/mark-paid": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Mark Top Up Paid
+         * @description Record that the money of a top-up came in; again answers the same.
+         */
+        post: operations["admin_mark_top_up_paid"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/balance-credits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Balance Credits
+         * @description What was put on the organization's prepaid balance, newest first.
+         */
+        get: operations["list_balance_credits"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/organizations/{organization_id}/balance-credits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Credit Balance
+         * @description Put money on an organization's prepaid balance. With the first credit it is prepaid: its
+         *     calls need a balance from then on.
+         */
+        post: operations["admin_credit_balance"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/public/accept-terms": {
         parameters: {
             query?: never;
@@ -1429,27 +2042,7 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/billing/balance-credits": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * List Balance Credits
-         * @description What was put on the organization's prepaid balance, newest first.
-         */
-        get: operations["list_balance_credits"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/admin/organizations/{organization_id}/balance-credits": {
+    "/api/billing/subscriptions/{subscription_id}/preview": {
         parameters: {
             query?: never;
             header?: never;
@@ -1459,11 +2052,290 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Credit Balance
-         * @description Put money on an organization's prepaid balance. With the first credit it is prepaid: its
-         *     calls need a balance from then on.
+         * Preview
+         * @description What a change would cost now, what the next invoice would say, and what would end when.
          */
-        post: operations["admin_credit_balance"];
+        post: operations["preview_subscription_change"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/upgrade": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Upgrade
+         * @description Move to a higher plan, at once.
+         */
+        post: operations["upgrade_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/downgrade": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Downgrade
+         * @description Move to a lower plan, at the period's end or at once.
+         */
+        post: operations["downgrade_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel
+         * @description End it, at the period's end or at once, with a reason; `ends_at` says when.
+         */
+        post: operations["cancel_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/reactivate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Reactivate
+         * @description Take a cancellation back before its end.
+         */
+        post: operations["reactivate_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/pause": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Pause
+         * @description No access and no fee from now on, until it is resumed.
+         */
+        post: operations["pause_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/resume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Resume
+         * @description Access and fee again from now on.
+         */
+        post: operations["resume_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/add-ons": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Take Add On
+         * @description Have an add-on so many times: more at once, fewer from the period's end on.
+         */
+        post: operations["take_add_on"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/add-ons/{add_on_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Leave Add On
+         * @description Have an add-on no more from the period's end on.
+         */
+        delete: operations["leave_add_on"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/scheduled-change": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Take Back
+         * @description Let what waits for the period's end not happen.
+         */
+        delete: operations["take_back_scheduled_change"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/renewal": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Set Renewal
+         * @description Renew by itself, or end with the period unless it is renewed by hand.
+         */
+        put: operations["set_renewal"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscriptions/{subscription_id}/renew": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Renew
+         * @description Renew it by hand for one period more.
+         */
+        post: operations["renew_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscription/upgrade": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Upgrade Current
+         * @description Move the current subscription to a higher plan, at once.
+         */
+        post: operations["upgrade_current_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscription/downgrade": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Downgrade Current
+         * @description Move the current subscription to a lower plan.
+         */
+        post: operations["downgrade_current_subscription"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/subscription/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancel Current
+         * @description End the current subscription.
+         */
+        post: operations["cancel_current_subscription"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1522,6 +2394,106 @@ export interface paths {
          * @description The organization at a glance, as of now.
          */
         get: operations["read_dashboard"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/provider/analytics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Provider Analytics
+         * @description How my products are used: calls, errors, answer times, by product, operation and caller.
+         */
+        get: operations["read_provider_analytics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/analytics/usage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Usage Analytics
+         * @description All calls of the installation: by day, status and product.
+         */
+        get: operations["admin_read_usage_analytics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/analytics/top-users": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Top Users
+         * @description The organizations that call most.
+         */
+        get: operations["admin_read_top_users"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/analytics/users": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read User Analytics
+         * @description How many people, organizations and live subscriptions there are, and who came when.
+         */
+        get: operations["admin_read_user_analytics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/analytics/revenue": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Revenue Analytics
+         * @description Revenue as invoiced, by month and currency.
+         */
+        get: operations["admin_read_revenue_analytics"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1604,6 +2576,23 @@ export interface components {
             expires_in: number;
         };
         /**
+         * AddOnBody
+         * @description Which add-on, and how often from now on; fewer than before waits for the period's end.
+         */
+        AddOnBody: {
+            /** Version */
+            version: number;
+            /** Preview Id */
+            preview_id?: string | null;
+            /** Add On */
+            add_on: string;
+            /**
+             * Quantity
+             * @default 1
+             */
+            quantity: number;
+        };
+        /**
          * AddressInput
          * @description A postal address.
          */
@@ -1614,6 +2603,60 @@ export interface components {
             postal_code: string;
             /** City */
             city: string;
+        };
+        /**
+         * AdjustedList
+         * @description The quotas of a subscription that run now.
+         */
+        AdjustedList: {
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            /** Quotas */
+            quotas: components["schemas"]["AdjustedShape"][];
+        };
+        /**
+         * AdjustedShape
+         * @description A quota after it was adjusted.
+         */
+        AdjustedShape: {
+            /** Meter */
+            meter: string;
+            /** Period */
+            period: string;
+            /** Used */
+            used: string;
+            /** Limit */
+            limit: string | null;
+            /** Remaining */
+            remaining: string | null;
+            /**
+             * Behavior
+             * @enum {string}
+             */
+            behavior: "deny" | "warn" | "allow" | "overage";
+            /**
+             * Resets At
+             * Format: date-time
+             */
+            resets_at: string;
+        };
+        /**
+         * AdminCancelBody
+         * @description Why, and whether now or at the period's end.
+         */
+        AdminCancelBody: {
+            /** Reason */
+            reason: string;
+            /** Version */
+            version: number;
+            /**
+             * At Once
+             * @default false
+             */
+            at_once: boolean;
         };
         /**
          * AdminHostShape
@@ -1680,7 +2723,7 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "start" | "period";
+            kind: "start" | "period" | "progress" | "change";
             /**
              * Period Starts At
              * Format: date-time
@@ -1694,6 +2737,9 @@ export interface components {
             subtotal: components["schemas"]["Money"];
             tax: components["schemas"]["Money"];
             total: components["schemas"]["Money"];
+            credited: components["schemas"]["Money"];
+            wallet: components["schemas"]["Money"];
+            due: components["schemas"]["Money"];
             /** Issued On */
             issued_on: string | null;
             /** Due On */
@@ -1766,6 +2812,14 @@ export interface components {
             currency: string;
         };
         /**
+         * BanBody
+         * @description Why nothing is sold to them any more.
+         */
+        BanBody: {
+            /** Reason */
+            reason: string;
+        };
+        /**
          * BillRequest
          * @description Which subscription to bill: its last ended period.
          */
@@ -1775,6 +2829,19 @@ export interface components {
              * Format: uuid
              */
             subscription_id: string;
+        };
+        /**
+         * Billed
+         * @description What other invoices billed of a meter in this period; without `amount` its price.
+         */
+        Billed: {
+            /**
+             * Quantity
+             * @default 0
+             */
+            quantity: string;
+            /** Amount */
+            amount?: string | null;
         };
         /**
          * BlockShape
@@ -1806,19 +2873,150 @@ export interface components {
             created_at: string;
         };
         /**
+         * BuyerAsked
+         * @description Who buys: a VAT number that is not valid counts as none.
+         */
+        BuyerAsked: {
+            /** Country */
+            country: string;
+            /** Vat Number */
+            vat_number?: string | null;
+        };
+        /**
+         * CallPriceShape
+         * @description What a call cost, in whole currency units, and why: `billed`; `included` in the plan; its
+         *     meters have `no_charge`; made in a `trial`; `no_contract` that could be seen; `refused`; with a
+         *     `test` key; answered with a status that is `not_billable`. Usage that costs by time or by
+         *     different values, and not by event, shows no amount here.
+         */
+        CallPriceShape: {
+            /**
+             * Reason
+             * @enum {string}
+             */
+            reason: "billed" | "included" | "no_charge" | "trial" | "no_contract" | "refused" | "test" | "not_billable";
+            /** Currency */
+            currency: string | null;
+            /** Amount */
+            amount: string;
+            /** Meters */
+            meters: components["schemas"]["MeterPriceShape"][];
+        };
+        /**
+         * CallShape
+         * @description One call with what it cost.
+         */
+        CallShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Subscription Id */
+            subscription_id: string | null;
+            /** Product Id */
+            product_id: string | null;
+            /** Key Id */
+            key_id: string | null;
+            /** Route Id */
+            route_id: string | null;
+            /** Environment */
+            environment: string;
+            /** Method */
+            method: string;
+            /** Path */
+            path: string | null;
+            /** Status */
+            status: number;
+            /** Code */
+            code: string | null;
+            /** Billable */
+            billable: boolean;
+            /** Continued */
+            continued: boolean;
+            /** Units */
+            units: number;
+            /** Meters */
+            meters: {
+                [key: string]: string;
+            };
+            /** Source */
+            source: string | null;
+            /** Duration Ms */
+            duration_ms: number;
+            /** Upstream Ms */
+            upstream_ms: number | null;
+            /** Bytes In */
+            bytes_in: number;
+            /** Bytes Out */
+            bytes_out: number;
+            /** Ip */
+            ip: string;
+            /** Request Id */
+            request_id: string;
+            price: components["schemas"]["CallPriceShape"];
+        };
+        /**
          * CancelBody
          * @description Why, and whether now or at the period's end.
          */
         CancelBody: {
-            /** Reason */
-            reason: string;
             /** Version */
             version: number;
+            /** Preview Id */
+            preview_id?: string | null;
+            /** Reason */
+            reason: string;
             /**
              * At Once
              * @default false
              */
             at_once: boolean;
+        };
+        /**
+         * ChangedAddOn
+         * @description All that an add-on says from now on; who took it keeps the version they signed.
+         */
+        ChangedAddOn: {
+            /**
+             * Base Fee Timing
+             * @default arrears
+             * @enum {string}
+             */
+            base_fee_timing: "advance" | "arrears" | "once";
+            /** Prices */
+            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
+            /**
+             * Quotas
+             * @default []
+             */
+            quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            /**
+             * Entitlements
+             * @default []
+             */
+            entitlements: components["schemas"]["EntitlementShape"][];
+            /** Name */
+            name: string;
+            /**
+             * Visibility
+             * @default public
+             * @enum {string}
+             */
+            visibility: "public" | "unlisted";
+            /**
+             * Status
+             * @default active
+             * @enum {string}
+             */
+            status: "draft" | "active" | "archived";
+            /** Version */
+            version: number;
         };
         /**
          * ChangedKey
@@ -1835,6 +3033,8 @@ export interface components {
             /** Rate Per Minute */
             rate_per_minute?: number | null;
             monthly_spend_limit?: components["schemas"]["Amount"] | null;
+            /** Monthly Quota */
+            monthly_quota?: number | null;
             /**
              * Ip Allow
              * @default []
@@ -1842,6 +3042,26 @@ export interface components {
             ip_allow: string[];
             /** Expires At */
             expires_at?: string | null;
+            /** Version */
+            version: number;
+        };
+        /**
+         * ChangedMeter
+         * @description All that can be said anew of a meter, for what is counted from now on; `version` is the one
+         *     that was read.
+         */
+        ChangedMeter: {
+            /** Unit */
+            unit: string;
+            /**
+             * Filters
+             * @default {}
+             */
+            filters: {
+                [key: string]: string[];
+            };
+            /** Source Path */
+            source_path?: string | null;
             /** Version */
             version: number;
         };
@@ -1889,6 +3109,11 @@ export interface components {
              * @default 0
              */
             trial_days: number;
+            /**
+             * Trial Converts
+             * @default true
+             */
+            trial_converts: boolean;
             rate_limit?: components["schemas"]["RateLimit"] | null;
             /**
              * Over Quota Policy
@@ -1913,6 +3138,11 @@ export interface components {
              * @default []
              */
             quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            /**
+             * Entitlements
+             * @default []
+             */
+            entitlements: components["schemas"]["EntitlementShape"][];
             /** Name */
             name: string;
             /** Rank */
@@ -1922,7 +3152,12 @@ export interface components {
              * @default public
              * @enum {string}
              */
-            visibility: "public" | "unlisted";
+            visibility: "public" | "unlisted" | "private";
+            /**
+             * Audience
+             * @default []
+             */
+            audience: string[];
             /**
              * Status
              * @default active
@@ -2072,6 +3307,63 @@ export interface components {
             version: number;
         };
         /**
+         * CheckBody
+         * @description What is asked: an entitlement by its key, or a meter by its own; of which subscription, if
+         *     there are several, by its `product` or its id. With `consume` the `quantity` is used up in the
+         *     same step, if it is allowed.
+         */
+        CheckBody: {
+            /** Entitlement */
+            entitlement: string;
+            /** Product */
+            product?: string | null;
+            /** Subscription Id */
+            subscription_id?: string | null;
+            /**
+             * Quantity
+             * @default 1
+             */
+            quantity: string;
+            /**
+             * Consume
+             * @default false
+             */
+            consume: boolean;
+        };
+        /**
+         * CheckShape
+         * @description The answer. `allowed` for the quantity asked; a limit has `used`, `limit` (null: none),
+         *     `remaining`, `behavior` and `resets_at`, of the period with the least left; a value has `value`.
+         *     `reason` says why not.
+         */
+        CheckShape: {
+            /** Entitlement */
+            entitlement: string;
+            /** Type */
+            type: ("boolean" | "limit" | "value") | null;
+            /** Allowed */
+            allowed: boolean;
+            /** Used */
+            used?: string | null;
+            /** Limit */
+            limit?: string | null;
+            /** Remaining */
+            remaining?: string | null;
+            /** Behavior */
+            behavior?: ("deny" | "warn" | "allow" | "overage") | null;
+            /** Resets At */
+            resets_at?: string | null;
+            /** Value */
+            value?: string | null;
+            /**
+             * Consumed
+             * @default false
+             */
+            consumed: boolean;
+            /** Reason */
+            reason?: ("not_entitled" | "subscription_required" | "quota_exceeded" | "spend_limit_reached" | "balance_exhausted") | null;
+        };
+        /**
          * CheckoutView
          * @description A subscription, with its first key if it is new; or a choice that waits for the terms.
          */
@@ -2103,8 +3395,159 @@ export interface components {
             test: boolean;
         };
         /**
+         * ConsumerShape
+         * @description A subscription as its provider sees it; nothing of how it is paid. `id` is the
+         *     subscription's.
+         */
+        ConsumerShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+            /** Name */
+            name: string;
+            /** Country */
+            country: string;
+            product: components["schemas"]["nimbus__subscriptions__schemas__ProductShape"];
+            plan: components["schemas"]["nimbus__subscriptions__schemas__PlanShape"];
+            /** Contract */
+            contract: boolean;
+            base_fee: components["schemas"]["Money"];
+            /** Add Ons */
+            add_ons: components["schemas"]["nimbus__subscriptions__schemas__AddOnShape"][];
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Trial" | "Active" | "PastDue" | "Suspended" | "Cancelled" | "Paused" | "Expired";
+            /**
+             * Started At
+             * Format: date-time
+             */
+            started_at: string;
+            /** Trial Ends At */
+            trial_ends_at: string | null;
+            /**
+             * Period Ends At
+             * Format: date-time
+             */
+            period_ends_at: string;
+            /** Ends At */
+            ends_at: string | null;
+            /** Cancel Reason */
+            cancel_reason: string | null;
+            scheduled_change: components["schemas"]["ScheduledChange"] | null;
+            /** Banned */
+            banned: boolean;
+            /** Version */
+            version: number;
+        };
+        /**
+         * ConsumerUse
+         * @description The calls of one organization.
+         */
+        ConsumerUse: {
+            /** Calls */
+            calls: number;
+            /** Units */
+            units: string;
+            /** Errors */
+            errors: number;
+            /** Bytes In */
+            bytes_in: number;
+            /** Bytes Out */
+            bytes_out: number;
+            /** Duration Ms Mean */
+            duration_ms_mean: number | null;
+            duration_ms: components["schemas"]["PercentilesShape"] | null;
+            /**
+             * Organization Id
+             * Format: uuid
+             */
+            organization_id: string;
+            /** Name */
+            name: string | null;
+        };
+        /**
+         * ContractBody
+         * @description What is agreed, in place of what the plan says.
+         */
+        ContractBody: {
+            terms: components["schemas"]["ContractShape"];
+            /** Version */
+            version: number;
+        };
+        /**
+         * ContractShape
+         * @description What one organization gets otherwise than its plan says: a fee, prices by meter, quotas by
+         *     meter and period, a rate limit. What is not said stays as the plan has it.
+         */
+        ContractShape: {
+            base_fee?: components["schemas"]["Money"] | null;
+            /**
+             * Charges
+             * @default []
+             */
+            charges: components["schemas"]["nimbus__catalog__schemas__ChargeShape"][];
+            /**
+             * Quotas
+             * @default []
+             */
+            quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            rate_limit?: components["schemas"]["RateLimit"] | null;
+        };
+        /**
+         * CostLine
+         * @description A line as the invoice will have it; below zero: what is given back.
+         */
+        CostLine: {
+            /** Description */
+            description: string;
+            /** Quantity */
+            quantity: string;
+            /** Unit Price */
+            unit_price: string | null;
+            amount: components["schemas"]["Money"];
+            /**
+             * Starts At
+             * Format: date-time
+             */
+            starts_at: string;
+            /**
+             * Ends At
+             * Format: date-time
+             */
+            ends_at: string;
+        };
+        /**
+         * CostList
+         * @description Each live subscription's costs.
+         */
+        CostList: {
+            /** Data */
+            data: components["schemas"]["PeriodCostShape"][];
+        };
+        /**
+         * CostView
+         * @description What is billed: lines, VAT, and what they add up to.
+         */
+        CostView: {
+            /** Lines */
+            lines: components["schemas"]["CostLine"][];
+            subtotal: components["schemas"]["Money"];
+            tax: components["schemas"]["Money"];
+            total: components["schemas"]["Money"];
+        };
+        /**
          * CountsShape
-         * @description Calls added up: `errors` are those answered with a status of 400 or above.
+         * @description Calls added up: `errors` are those answered with a status of 400 or above. Percentiles are
+         *     null where they were not asked for, or nothing was measured.
          */
         CountsShape: {
             /** Calls */
@@ -2119,6 +3562,19 @@ export interface components {
             bytes_out: number;
             /** Duration Ms Mean */
             duration_ms_mean: number | null;
+            duration_ms: components["schemas"]["PercentilesShape"] | null;
+        };
+        /**
+         * CouponAsked
+         * @description `percent` or `amount` off the lines of `meters`; without these off the whole invoice.
+         */
+        CouponAsked: {
+            /** Percent */
+            percent?: string | null;
+            /** Amount */
+            amount?: string | null;
+            /** Meters */
+            meters?: string[];
         };
         /**
          * CreatedOrganizationView
@@ -2139,6 +3595,13 @@ export interface components {
             amount: components["schemas"]["PositiveAmount"];
             /** Reason */
             reason: string;
+            /** Expires At */
+            expires_at?: string | null;
+            /**
+             * Priority
+             * @default 0
+             */
+            priority: number;
         };
         /**
          * CreditView
@@ -2158,6 +3621,8 @@ export interface components {
             amount: components["schemas"]["Money"];
             /** Reason */
             reason: string;
+            /** Expires At */
+            expires_at: string | null;
             /**
              * Created At
              * Format: date-time
@@ -2204,6 +3669,18 @@ export interface components {
             open_invoices: components["schemas"]["OpenInvoices"] | null;
         };
         /**
+         * DayCostShape
+         * @description What a day added to the costs, and what they were by its end.
+         */
+        DayCostShape: {
+            /** Day */
+            day: string;
+            /** Amount */
+            amount: string;
+            /** Total */
+            total: string;
+        };
+        /**
          * DayShape
          * @description One day in the organization's time zone.
          */
@@ -2220,23 +3697,93 @@ export interface components {
             bytes_out: number;
             /** Duration Ms Mean */
             duration_ms_mean: number | null;
+            duration_ms: components["schemas"]["PercentilesShape"] | null;
             /** Day */
             day: string;
+        };
+        /**
+         * DetailedList
+         * @description Groups of calls, in the order of time where there is one, the most called first.
+         */
+        DetailedList: {
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Interval */
+            interval: string | null;
+            /** By */
+            by: string[];
+            total: components["schemas"]["CountsShape"];
+            /** Data */
+            data: components["schemas"]["DetailedRow"][];
+        };
+        /**
+         * DetailedRow
+         * @description One group of calls: null is what it is not grouped by. `at` is a day (YYYY-MM-DD) in the
+         *     organization's time zone, or the start of an hour; `status` is 2xx, 4xx and so on.
+         */
+        DetailedRow: {
+            /** Calls */
+            calls: number;
+            /** Units */
+            units: string;
+            /** Errors */
+            errors: number;
+            /** Bytes In */
+            bytes_in: number;
+            /** Bytes Out */
+            bytes_out: number;
+            /** Duration Ms Mean */
+            duration_ms_mean: number | null;
+            duration_ms: components["schemas"]["PercentilesShape"] | null;
+            /** At */
+            at: string | null;
+            /** Product Id */
+            product_id: string | null;
+            /** Route Id */
+            route_id: string | null;
+            /** Method */
+            method: string | null;
+            /** Path */
+            path: string | null;
+            /** Key Id */
+            key_id: string | null;
+            /** Status */
+            status: string | null;
+            /** Environment */
+            environment: string | null;
         };
         /**
          * DowngradeBody
          * @description A step down waits for the period's end, unless asked for at once.
          */
         DowngradeBody: {
-            /** Plan */
-            plan: string;
             /** Version */
             version: number;
+            /** Preview Id */
+            preview_id?: string | null;
+            /** Plan */
+            plan: string;
             /**
              * At Once
              * @default false
              */
             at_once: boolean;
+        };
+        /**
+         * EndpointCostShape
+         * @description An operation's share of the costs, by the units it used.
+         */
+        EndpointCostShape: {
+            /**
+             * Route Id
+             * Format: uuid
+             */
+            route_id: string;
+            /** Method */
+            method: string | null;
+            /** Path */
+            path: string | null;
+            /** Amount */
+            amount: string;
         };
         /**
          * EndpointList
@@ -2266,6 +3813,7 @@ export interface components {
             bytes_out: number;
             /** Duration Ms Mean */
             duration_ms_mean: number | null;
+            duration_ms: components["schemas"]["PercentilesShape"] | null;
             /**
              * Product Id
              * Format: uuid
@@ -2282,6 +3830,235 @@ export interface components {
             path: string | null;
             /** Title */
             title: string | null;
+        };
+        /**
+         * EntitledList
+         * @description What all live subscriptions entitle to.
+         */
+        EntitledList: {
+            /** Data */
+            data: components["schemas"]["EntitledShape"][];
+        };
+        /**
+         * EntitledShape
+         * @description What a subscription entitles to, each as the check answers it for one unit.
+         */
+        EntitledShape: {
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            product: components["schemas"]["NamedShape"];
+            plan: components["schemas"]["NamedShape"];
+            /** Entitlements */
+            entitlements: components["schemas"]["CheckShape"][];
+        };
+        /**
+         * EntitlementShape
+         * @description What a plan entitles to, by a key that programs ask for: something or not (`boolean`, with
+         *     `enabled`), as much as the quotas of a `meter` allow (`limit`), or a `value`.
+         */
+        EntitlementShape: {
+            /** Key */
+            key: string;
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "boolean" | "limit" | "value";
+            /** Enabled */
+            enabled?: boolean | null;
+            /** Meter */
+            meter?: string | null;
+            /** Value */
+            value?: string | null;
+        };
+        /**
+         * EstimateBody
+         * @description What is to be estimated.
+         *
+         *     Amounts and quantities are decimal strings, rates percent. `plan` is one of the operator's;
+         *     `base_fee` and `charges` given beside it take the place of its own. `usage` is all of the
+         *     period; a list holds its events, which count one by one for `percentage`, by their peak for
+         *     `capacity` and by their sum for the others. `already_billed` is taken off it.
+         */
+        EstimateBody: {
+            /** Plan */
+            plan?: string | null;
+            /**
+             * Currency
+             * @default EUR
+             */
+            currency: string;
+            /** Base Fee */
+            base_fee?: string | null;
+            /** Charges */
+            charges?: components["schemas"]["nimbus__catalog__schemas__ChargeShape"][];
+            /** Usage */
+            usage?: {
+                [key: string]: string | string[];
+            };
+            /** Already Billed */
+            already_billed?: {
+                [key: string]: components["schemas"]["Billed"];
+            };
+            /**
+             * Minimum Commitment
+             * @default 0
+             */
+            minimum_commitment: string;
+            period?: components["schemas"]["PeriodAsked"] | null;
+            /** Proration */
+            proration?: ("second" | "day" | "none") | null;
+            /** Coupons */
+            coupons?: components["schemas"]["CouponAsked"][];
+            /**
+             * Credit Notes
+             * @default 0
+             */
+            credit_notes: string | string[];
+            /**
+             * Wallet
+             * @default 0
+             */
+            wallet: string;
+            tax?: components["schemas"]["TaxAsked"] | null;
+        };
+        /**
+         * EstimateLine
+         * @description A line, net; `unit_price` is null where no single price made the amount.
+         */
+        EstimateLine: {
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "Subscription" | "ApiUsage" | "Asset" | "Storage" | "Report" | "Other" | "Coupon";
+            /** Meter */
+            meter: string | null;
+            /** Description */
+            description: string;
+            /** Quantity */
+            quantity: string;
+            /** Unit Price */
+            unit_price: string | null;
+            /** Amount Minor */
+            amount_minor: number;
+        };
+        /**
+         * EstimateTax
+         * @description VAT of one category (EN 16931) and rate, in percent.
+         */
+        EstimateTax: {
+            /** Category */
+            category: string;
+            /** Rate */
+            rate: string;
+            /** Base Minor */
+            base_minor: number;
+            /** Tax Minor */
+            tax_minor: number;
+        };
+        /**
+         * EstimateView
+         * @description The invoice that it would be, in minor units of `currency`; `due_minor` is what is left to
+         *     pay after credit notes and wallet.
+         */
+        EstimateView: {
+            /** Currency */
+            currency: string;
+            /** Lines */
+            lines: components["schemas"]["EstimateLine"][];
+            /** Subtotal Minor */
+            subtotal_minor: number;
+            /** Taxes */
+            taxes: components["schemas"]["EstimateTax"][];
+            /** Tax Minor */
+            tax_minor: number;
+            /** Total Minor */
+            total_minor: number;
+            /** Due Minor */
+            due_minor: number;
+        };
+        /**
+         * ExportBody
+         * @description Which calls to write into a file: the filters of the log. `from` and `to` are instants,
+         *     half-open, at most 400 days apart.
+         */
+        ExportBody: {
+            /**
+             * Format
+             * @enum {string}
+             */
+            format: "csv" | "jsonl" | "parquet";
+            /**
+             * From
+             * Format: date-time
+             */
+            from: string;
+            /**
+             * To
+             * Format: date-time
+             */
+            to: string;
+            /** Environment */
+            environment?: ("Live" | "Test") | null;
+            /** Product */
+            product?: string | null;
+            /** Key Id */
+            key_id?: string | null;
+            /** Route Id */
+            route_id?: string | null;
+            /** Method */
+            method?: string | null;
+            /** Status */
+            status?: string | null;
+            /** Request Id */
+            request_id?: string | null;
+            /** Billable */
+            billable?: boolean | null;
+            /** Refused */
+            refused?: boolean | null;
+        };
+        /**
+         * ExportShape
+         * @description A file of logged calls. While it is written `progress` goes from 0 to 1; from `Ready` to
+         *     `expires_at` it can be fetched. A failed one says why.
+         */
+        ExportShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Format */
+            format: string;
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Filters */
+            filters: {
+                [key: string]: unknown;
+            };
+            /** Status */
+            status: string;
+            /** Progress */
+            progress: number;
+            /** Rows */
+            rows: number;
+            /** Bytes */
+            bytes: number;
+            /** Reason */
+            reason: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
         };
         /**
          * FirstKey
@@ -2337,6 +4114,28 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+        };
+        /**
+         * IncreaseBody
+         * @description Units beyond a quota in each of its periods, from now until `ends_at`.
+         */
+        IncreaseBody: {
+            /** Reason */
+            reason: string;
+            /** Meter */
+            meter: string;
+            /**
+             * Period
+             * @enum {string}
+             */
+            period: "day" | "week" | "month" | "year" | "cycle";
+            /** Units */
+            units: number;
+            /**
+             * Ends At
+             * Format: date-time
+             */
+            ends_at: string;
         };
         /**
          * InvitationView
@@ -2409,7 +4208,7 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "start" | "period";
+            kind: "start" | "period" | "progress" | "change";
             /**
              * Period Starts At
              * Format: date-time
@@ -2423,6 +4222,9 @@ export interface components {
             subtotal: components["schemas"]["Money"];
             tax: components["schemas"]["Money"];
             total: components["schemas"]["Money"];
+            credited: components["schemas"]["Money"];
+            wallet: components["schemas"]["Money"];
+            due: components["schemas"]["Money"];
             /** Issued On */
             issued_on: string | null;
             /** Due On */
@@ -2485,7 +4287,7 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "start" | "period";
+            kind: "start" | "period" | "progress" | "change";
             /**
              * Period Starts At
              * Format: date-time
@@ -2499,6 +4301,9 @@ export interface components {
             subtotal: components["schemas"]["Money"];
             tax: components["schemas"]["Money"];
             total: components["schemas"]["Money"];
+            credited: components["schemas"]["Money"];
+            wallet: components["schemas"]["Money"];
+            due: components["schemas"]["Money"];
             /** Issued On */
             issued_on: string | null;
             /** Due On */
@@ -2537,6 +4342,8 @@ export interface components {
             /** Rate Per Minute */
             rate_per_minute: number | null;
             monthly_spend_limit: components["schemas"]["Money"] | null;
+            /** Monthly Quota */
+            monthly_quota: number | null;
             /** Ip Allow */
             ip_allow: string[];
             /** Product Id */
@@ -2574,6 +4381,46 @@ export interface components {
             secret?: string | null;
         };
         /**
+         * KeyQuotaShape
+         * @description How many units the calls of one key may come to in a month.
+         */
+        KeyQuotaShape: {
+            /** Period */
+            period: string;
+            /**
+             * Starts At
+             * Format: date-time
+             */
+            starts_at: string;
+            /**
+             * Ends At
+             * Format: date-time
+             */
+            ends_at: string;
+            /**
+             * Resets At
+             * Format: date-time
+             */
+            resets_at: string;
+            /** Allowed */
+            allowed: boolean;
+            /** Used */
+            used: string;
+            /** Limit */
+            limit: string | null;
+            /** Remaining */
+            remaining: string | null;
+            /** Behavior */
+            behavior: string;
+            /** Thresholds */
+            thresholds: components["schemas"]["ThresholdShape"][];
+            /**
+             * Key Id
+             * Format: uuid
+             */
+            key_id: string;
+        };
+        /**
          * KeyShape
          * @description A key; `status` is as of now.
          */
@@ -2599,6 +4446,8 @@ export interface components {
             /** Rate Per Minute */
             rate_per_minute: number | null;
             monthly_spend_limit: components["schemas"]["Money"] | null;
+            /** Monthly Quota */
+            monthly_quota: number | null;
             /** Ip Allow */
             ip_allow: string[];
             /** Product Id */
@@ -2727,7 +4576,8 @@ export interface components {
         /**
          * LoggedCallShape
          * @description One call. A refused one has a `code` and was not served; only a billable one counts. What is
-         *     `continued` is a further part of a long stream and counts as no call.
+         *     `continued` is a further part of a long stream and counts as no call. With a `source` it is no
+         *     call but usage that the provider reported.
          */
         LoggedCallShape: {
             /**
@@ -2768,6 +4618,8 @@ export interface components {
             meters: {
                 [key: string]: string;
             };
+            /** Source */
+            source: string | null;
             /** Duration Ms */
             duration_ms: number;
             /** Upstream Ms */
@@ -2867,6 +4719,42 @@ export interface components {
             message: string;
         };
         /**
+         * MeterCostShape
+         * @description What a meter's use comes to, in whole currency units as exact decimal strings. `over` is
+         *     what is charged of the quantity; `next_unit_price` is what one unit more would cost now. Null
+         *     where the plan does not charge the meter.
+         */
+        MeterCostShape: {
+            /** Meter */
+            meter: string;
+            /** Unit */
+            unit: string;
+            /** Quantity */
+            quantity: string;
+            /** Included */
+            included: string | null;
+            /** Over */
+            over: string;
+            /** Next Unit Price */
+            next_unit_price: string | null;
+            /** Amount */
+            amount: string;
+        };
+        /**
+         * MeterPriceShape
+         * @description What a call added to a meter and what that cost: its place in the period's sum decides.
+         */
+        MeterPriceShape: {
+            /** Meter */
+            meter: string;
+            /** Quantity */
+            quantity: string;
+            /** Unit Price */
+            unit_price: string | null;
+            /** Amount */
+            amount: string;
+        };
+        /**
          * Money
          * @description An amount in the currency's minor unit: 14097 EUR is 140.97 euro.
          */
@@ -2901,6 +4789,18 @@ export interface components {
             resets_at: string;
         };
         /**
+         * MoveBody
+         * @description Where the subscribers go, why, and from when on: at once at their periods' ends if unsaid.
+         */
+        MoveBody: {
+            /** To Plan */
+            to_plan: string;
+            /** Reason */
+            reason: string;
+            /** Not Before */
+            not_before?: string | null;
+        };
+        /**
          * NamedShape
          * @description A product or a plan.
          */
@@ -2909,6 +4809,46 @@ export interface components {
             slug: string;
             /** Name */
             name: string;
+        };
+        /**
+         * NewAddOn
+         * @description An add-on with its first version.
+         */
+        NewAddOn: {
+            /**
+             * Base Fee Timing
+             * @default arrears
+             * @enum {string}
+             */
+            base_fee_timing: "advance" | "arrears" | "once";
+            /** Prices */
+            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
+            /**
+             * Quotas
+             * @default []
+             */
+            quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            /**
+             * Entitlements
+             * @default []
+             */
+            entitlements: components["schemas"]["EntitlementShape"][];
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+            /**
+             * Visibility
+             * @default public
+             * @enum {string}
+             */
+            visibility: "public" | "unlisted";
+            /**
+             * Status
+             * @default active
+             * @enum {string}
+             */
+            status: "draft" | "active";
         };
         /**
          * NewBlock
@@ -2947,6 +4887,8 @@ export interface components {
             /** Rate Per Minute */
             rate_per_minute?: number | null;
             monthly_spend_limit?: components["schemas"]["Amount"] | null;
+            /** Monthly Quota */
+            monthly_quota?: number | null;
             /**
              * Ip Allow
              * @default []
@@ -2966,18 +4908,30 @@ export interface components {
         };
         /**
          * NewMeter
-         * @description A thing that is counted for the product.
+         * @description A thing that is counted for the product. A `unique` meter counts the different values of
+         *     its `property`.
          */
         NewMeter: {
-            /** Key */
-            key: string;
             /** Unit */
             unit: string;
+            /**
+             * Filters
+             * @default {}
+             */
+            filters: {
+                [key: string]: string[];
+            };
+            /** Source Path */
+            source_path?: string | null;
+            /** Key */
+            key: string;
             /**
              * Aggregation
              * @enum {string}
              */
             aggregation: "count" | "sum" | "max" | "last" | "unique" | "time_weighted";
+            /** Property */
+            property?: string | null;
         };
         /**
          * NewOrganizationBody
@@ -3013,7 +4967,7 @@ export interface components {
         };
         /**
          * NewPlan
-         * @description A plan with its first version.
+         * @description A plan with its first version. A `private` one is for the organizations of `audience`.
          */
         NewPlan: {
             /**
@@ -3055,6 +5009,11 @@ export interface components {
              * @default 0
              */
             trial_days: number;
+            /**
+             * Trial Converts
+             * @default true
+             */
+            trial_converts: boolean;
             rate_limit?: components["schemas"]["RateLimit"] | null;
             /**
              * Over Quota Policy
@@ -3079,6 +5038,11 @@ export interface components {
              * @default []
              */
             quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            /**
+             * Entitlements
+             * @default []
+             */
+            entitlements: components["schemas"]["EntitlementShape"][];
             /** Slug */
             slug: string;
             /** Name */
@@ -3090,7 +5054,12 @@ export interface components {
              * @default public
              * @enum {string}
              */
-            visibility: "public" | "unlisted";
+            visibility: "public" | "unlisted" | "private";
+            /**
+             * Audience
+             * @default []
+             */
+            audience: string[];
             /**
              * Status
              * @default active
@@ -3169,6 +5138,46 @@ export interface components {
             slug: string;
         };
         /**
+         * OfferedAddOn
+         * @description An add-on as anyone may read it.
+         */
+        OfferedAddOn: {
+            /**
+             * Base Fee Timing
+             * @default arrears
+             * @enum {string}
+             */
+            base_fee_timing: "advance" | "arrears" | "once";
+            /** Prices */
+            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
+            /**
+             * Quotas
+             * @default []
+             */
+            quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            /**
+             * Entitlements
+             * @default []
+             */
+            entitlements: components["schemas"]["EntitlementShape"][];
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+        };
+        /**
+         * OfferedMeter
+         * @description A meter for anyone.
+         */
+        OfferedMeter: {
+            /** Key */
+            key: string;
+            /** Unit */
+            unit: string;
+            /** Aggregation */
+            aggregation: string;
+        };
+        /**
          * OfferedPlan
          * @description A plan as anyone may read it.
          */
@@ -3212,6 +5221,11 @@ export interface components {
              * @default 0
              */
             trial_days: number;
+            /**
+             * Trial Converts
+             * @default true
+             */
+            trial_converts: boolean;
             rate_limit?: components["schemas"]["RateLimit"] | null;
             /**
              * Over Quota Policy
@@ -3236,6 +5250,11 @@ export interface components {
              * @default []
              */
             quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            /**
+             * Entitlements
+             * @default []
+             */
+            entitlements: components["schemas"]["EntitlementShape"][];
             /** Product */
             product: string;
             /** Slug */
@@ -3279,10 +5298,12 @@ export interface components {
             websockets: boolean;
             /** Plans */
             plans: components["schemas"]["OfferedPlan"][];
+            /** Add Ons */
+            add_ons: components["schemas"]["OfferedAddOn"][];
             /** Routes */
             routes: components["schemas"]["OfferedRoute"][];
             /** Meters */
-            meters: components["schemas"]["nimbus__catalog__schemas__MeterShape"][];
+            meters: components["schemas"]["OfferedMeter"][];
         };
         /**
          * OfferedRoute
@@ -3441,6 +5462,13 @@ export interface components {
             /** Permissions */
             permissions: string[];
         };
+        /** Page[AddOnShape] */
+        Page_AddOnShape_: {
+            /** Data */
+            data: components["schemas"]["nimbus__catalog__schemas__AddOnShape"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
         /** Page[AdminHostShape] */
         Page_AdminHostShape_: {
             /** Data */
@@ -3469,10 +5497,24 @@ export interface components {
             /** Next Cursor */
             next_cursor?: string | null;
         };
+        /** Page[ConsumerShape] */
+        Page_ConsumerShape_: {
+            /** Data */
+            data: components["schemas"]["ConsumerShape"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
         /** Page[CreditView] */
         Page_CreditView_: {
             /** Data */
             data: components["schemas"]["CreditView"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[ExportShape] */
+        Page_ExportShape_: {
+            /** Data */
+            data: components["schemas"]["ExportShape"][];
             /** Next Cursor */
             next_cursor?: string | null;
         };
@@ -3536,6 +5578,13 @@ export interface components {
         Page_PaymentView_: {
             /** Data */
             data: components["schemas"]["PaymentView"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
+        /** Page[PlanMoveShape] */
+        Page_PlanMoveShape_: {
+            /** Data */
+            data: components["schemas"]["PlanMoveShape"][];
             /** Next Cursor */
             next_cursor?: string | null;
         };
@@ -3676,6 +5725,118 @@ export interface components {
             created_at: string;
         };
         /**
+         * PercentilesShape
+         * @description Answer times in milliseconds that half, 95 and 99 of a hundred calls did not exceed; at most
+         *     5 % off.
+         */
+        PercentilesShape: {
+            /** P50 */
+            p50: number;
+            /** P95 */
+            p95: number;
+            /** P99 */
+            p99: number;
+        };
+        /**
+         * PeriodAsked
+         * @description From `from` up to, not including, `to`; served in the part of it that `service_…` names.
+         */
+        PeriodAsked: {
+            /**
+             * From
+             * @description A day (its midnight in UTC) or an instant (RFC 3339).
+             */
+            from: string;
+            /**
+             * To
+             * @description A day (its midnight in UTC) or an instant (RFC 3339).
+             */
+            to: string;
+            /** Service From */
+            service_from?: string | null;
+            /** Service To */
+            service_to?: string | null;
+        };
+        /**
+         * PeriodCostShape
+         * @description A billing period's use and what it comes to so far: before base fee and VAT. `amount` is
+         *     exact; `billed` is what an invoice would say today, each meter rounded as a line.
+         */
+        PeriodCostShape: {
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            product: components["schemas"]["NamedShape"];
+            plan: components["schemas"]["NamedShape"];
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Currency */
+            currency: string;
+            /** Amount */
+            amount: string;
+            billed: components["schemas"]["Money"];
+            /** Meters */
+            meters: components["schemas"]["MeterCostShape"][];
+            /** Days */
+            days: components["schemas"]["DayCostShape"][];
+            /** Endpoints */
+            endpoints: components["schemas"]["EndpointCostShape"][];
+        };
+        /**
+         * PlanBody
+         * @description Which plan, and whether now or at the period's end.
+         */
+        PlanBody: {
+            /** Plan */
+            plan: string;
+            /** Version */
+            version: number;
+            /**
+             * At Once
+             * @default true
+             */
+            at_once: boolean;
+        };
+        /**
+         * PlanMoveShape
+         * @description How far a move of subscribers is: `moved` of `total` are told; those with a contract or a
+         *     change of their own are left out.
+         */
+        PlanMoveShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** To Plan */
+            to_plan: string;
+            /** To Plan Version */
+            to_plan_version: number;
+            /**
+             * Not Before
+             * Format: date-time
+             */
+            not_before: string;
+            /** Reason */
+            reason: string;
+            /** Status */
+            status: string;
+            /** Total */
+            total: number;
+            /** Moved */
+            moved: number;
+            /** Left Out */
+            left_out: number;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Finished At */
+            finished_at: string | null;
+        };
+        /**
          * PlanName
          * @description The plan in the version that is signed.
          */
@@ -3691,7 +5852,7 @@ export interface components {
         };
         /**
          * PositiveAmount
-         * @description An amount above zero.
+         * @description An amount that comes in, more than nothing.
          */
         PositiveAmount: {
             /** Amount Minor */
@@ -3721,6 +5882,77 @@ export interface components {
             city: string;
         };
         /**
+         * PreviewBody
+         * @description The change to look at, with what that change takes.
+         */
+        PreviewBody: {
+            /**
+             * Change
+             * @enum {string}
+             */
+            change: "upgrade" | "downgrade" | "cancel" | "reactivate" | "pause" | "resume" | "take_add_on" | "leave_add_on";
+            /** Version */
+            version: number;
+            /** Plan */
+            plan?: string | null;
+            /** Add On */
+            add_on?: string | null;
+            /** Add On Id */
+            add_on_id?: string | null;
+            /**
+             * Quantity
+             * @default 1
+             */
+            quantity: number;
+            /**
+             * At Once
+             * @default false
+             */
+            at_once: boolean;
+            /** Reason */
+            reason?: string | null;
+        };
+        /**
+         * PreviewView
+         * @description What a change would do. `now` is billed when it is made, null: nothing is; `next` is what the
+         *     next invoice would say with the usage so far. Doing it by this id before `expires_at` costs
+         *     exactly that, or is refused with 409.
+         */
+        PreviewView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Change */
+            change: string;
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            now: components["schemas"]["CostView"] | null;
+            next: components["schemas"]["CostView"] | null;
+            /** Next At */
+            next_at: string | null;
+            /** Status */
+            status: string;
+            /** Ends At */
+            ends_at: string | null;
+            /** Scheduled At */
+            scheduled_at: string | null;
+            /**
+             * Effective At
+             * Format: date-time
+             */
+            effective_at: string;
+            /**
+             * Expires At
+             * Format: date-time
+             */
+            expires_at: string;
+        };
+        /**
          * ProductName
          * @description What is subscribed to.
          */
@@ -3729,6 +5961,34 @@ export interface components {
             slug: string;
             /** Name */
             name: string;
+        };
+        /**
+         * ProductUse
+         * @description The calls of one product; its slug is null when it cannot be seen.
+         */
+        ProductUse: {
+            /** Calls */
+            calls: number;
+            /** Units */
+            units: string;
+            /** Errors */
+            errors: number;
+            /** Bytes In */
+            bytes_in: number;
+            /** Bytes Out */
+            bytes_out: number;
+            /** Duration Ms Mean */
+            duration_ms_mean: number | null;
+            duration_ms: components["schemas"]["PercentilesShape"] | null;
+            /**
+             * Product Id
+             * Format: uuid
+             */
+            product_id: string;
+            /** Slug */
+            slug: string | null;
+            /** Name */
+            name: string | null;
         };
         /**
          * ProfileBody
@@ -3753,12 +6013,40 @@ export interface components {
             version: number;
         };
         /**
+         * ProviderAnalytics
+         * @description The same of one's own products, by operation and by who calls most.
+         */
+        ProviderAnalytics: {
+            /** Environment */
+            environment: string;
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Interval */
+            interval: string;
+            total: components["schemas"]["CountsShape"];
+            /** Consumers */
+            consumers: number;
+            /** By Status */
+            by_status: {
+                [key: string]: number;
+            };
+            /** Slices */
+            slices: components["schemas"]["SliceShape"][];
+            /** Products */
+            products: components["schemas"]["ProductUse"][];
+            /** Endpoints */
+            endpoints: components["schemas"]["EndpointShape"][];
+            /** Top Consumers */
+            top_consumers: components["schemas"]["ConsumerUse"][];
+        };
+        /**
          * QuotaList
-         * @description All quotas of all live subscriptions.
+         * @description All quotas of all live subscriptions, and those of single keys.
          */
         QuotaList: {
             /** Data */
             data: components["schemas"]["nimbus__usage__schemas__QuotaShape"][];
+            /** Keys */
+            keys: components["schemas"]["KeyQuotaShape"][];
         };
         /**
          * Ran
@@ -3822,14 +6110,80 @@ export interface components {
             locale: "en" | "nl";
         };
         /**
-         * ResetBody
-         * @description A new password by a reset link.
+         * RejectedUsage
+         * @description An event that was not taken: its place in what was sent, and what is wrong.
          */
-        ResetBody: {
-            /** Token */
-            token: string;
-            /** Password */
-            password: string;
+        RejectedUsage: {
+            /** Index */
+            index: number;
+            /** Field */
+            field: string;
+            /** Code */
+            code: string;
+            /** Message */
+            message: string;
+        };
+        /**
+         * RenewBody
+         * @description The version of the subscription that was read.
+         */
+        RenewBody: {
+            /** Version */
+            version: number;
+        };
+        /**
+         * RenewalBody
+         * @description Whether it renews by itself.
+         */
+        RenewalBody: {
+            /** Automatic */
+            automatic: boolean;
+            /** Version */
+            version: number;
+        };
+        /**
+         * ReportShape
+         * @description How many events were counted now, how many had been before, and which were not taken.
+         */
+        ReportShape: {
+            /** Accepted */
+            accepted: number;
+            /** Duplicates */
+            duplicates: number;
+            /** Rejected */
+            rejected: components["schemas"]["RejectedUsage"][];
+        };
+        /**
+         * RevenueAnalytics
+         * @description Revenue as invoiced, by month and currency: amounts of finalized invoices.
+         */
+        RevenueAnalytics: {
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Data */
+            data: components["schemas"]["RevenueSlice"][];
+        };
+        /**
+         * RevenueSlice
+         * @description What the invoices finalized in a month of UTC ask for.
+         */
+        RevenueSlice: {
+            /** Month */
+            month: string;
+            /** Invoices */
+            invoices: number;
+            net: components["schemas"]["Money"];
+            tax: components["schemas"]["Money"];
+            total: components["schemas"]["Money"];
+        };
+        /**
+         * RevokeBody
+         * @description Why it ends.
+         */
+        RevokeBody: {
+            /** Reason */
+            reason: string;
+            /** Version */
+            version: number;
         };
         /**
          * RoleBody
@@ -3995,17 +6349,40 @@ export interface components {
             ends_at: string;
         };
         /**
-         * ScheduledChange
-         * @description A plan change that waits.
+         * ScheduledAddOn
+         * @description An add-on that will be had so many times; none: it is left.
          */
-        ScheduledChange: {
-            /** Plan */
-            plan: string;
+        ScheduledAddOn: {
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+            /** Quantity */
+            quantity: number;
             /**
              * At
              * Format: date-time
              */
             at: string;
+        };
+        /**
+         * ScheduledChange
+         * @description What waits to change: the plan (null: it stays), add-ons, or both; `at` is the next time.
+         *
+         *     With a `reason` it was announced by the provider.
+         */
+        ScheduledChange: {
+            /** Plan */
+            plan: string | null;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /** Add Ons */
+            add_ons: components["schemas"]["ScheduledAddOn"][];
+            /** Reason */
+            reason: string | null;
         };
         /**
          * SettingsBody
@@ -4097,6 +6474,27 @@ export interface components {
             organizations: components["schemas"]["OwnOrganizationView"][];
         };
         /**
+         * SliceShape
+         * @description A day (of the reader's time zone, UTC for the operator) or an hour.
+         */
+        SliceShape: {
+            /** Calls */
+            calls: number;
+            /** Units */
+            units: string;
+            /** Errors */
+            errors: number;
+            /** Bytes In */
+            bytes_in: number;
+            /** Bytes Out */
+            bytes_out: number;
+            /** Duration Ms Mean */
+            duration_ms_mean: number | null;
+            duration_ms: components["schemas"]["PercentilesShape"] | null;
+            /** At */
+            at: string;
+        };
+        /**
          * SpendLimitBody
          * @description What calls may cost in a calendar month, null for no limit; `version` as it was read.
          */
@@ -4183,7 +6581,8 @@ export interface components {
         };
         /**
          * SubscriptionShape
-         * @description A subscription; `price` is null for who may not see it.
+         * @description A subscription; `price` is null for who may not see it. `contract`: its prices were agreed
+         *     with this organization.
          */
         SubscriptionShape: {
             /**
@@ -4193,6 +6592,10 @@ export interface components {
             id: string;
             product: components["schemas"]["nimbus__subscriptions__schemas__ProductShape"];
             plan: components["schemas"]["nimbus__subscriptions__schemas__PlanShape"];
+            /** Contract */
+            contract: boolean;
+            /** Add Ons */
+            add_ons: components["schemas"]["nimbus__subscriptions__schemas__AddOnShape"][];
             /**
              * Status
              * @enum {string}
@@ -4251,7 +6654,8 @@ export interface components {
         };
         /**
          * SummaryShape
-         * @description The calls of a range of days, whole hours.
+         * @description The calls of a range of days, whole hours. `refused` are those that never reached an
+         *     upstream, by code, of the newest hundred thousand: they are in no other number here.
          */
         SummaryShape: {
             /** Environment */
@@ -4264,6 +6668,10 @@ export interface components {
             };
             /** Days */
             days: components["schemas"]["DayShape"][];
+            /** Refused */
+            refused: {
+                [key: string]: number;
+            };
         };
         /**
          * SwitchBody
@@ -4275,6 +6683,15 @@ export interface components {
              * Format: uuid
              */
             organization_id: string;
+        };
+        /**
+         * TaxAsked
+         * @description A rate in percent, or the buyer that decides it.
+         */
+        TaxAsked: {
+            /** Rate */
+            rate?: string | null;
+            buyer?: components["schemas"]["BuyerAsked"] | null;
         };
         /**
          * TaxView
@@ -4297,6 +6714,18 @@ export interface components {
             version: string;
             /** Body */
             body: string;
+        };
+        /**
+         * ThresholdShape
+         * @description A part of a limit at which people are told, in units, and whether it is reached.
+         */
+        ThresholdShape: {
+            /** Percent */
+            percent: number;
+            /** Units */
+            units: string;
+            /** Reached */
+            reached: boolean;
         };
         /**
          * TierShape
@@ -4330,8 +6759,53 @@ export interface components {
             token: string;
         };
         /**
+         * TopUpBody
+         * @description What is to be put into the wallet; in the organization's currency.
+         */
+        TopUpBody: {
+            amount: components["schemas"]["PositiveAmount"];
+        };
+        /**
+         * TopUpView
+         * @description A top-up: it counts when its money came in, quoting the payment reference.
+         */
+        TopUpView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            amount: components["schemas"]["Money"];
+            /** Payment Reference */
+            payment_reference: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "Pending" | "Paid";
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /**
+         * TopUsers
+         * @description Who calls most, of all.
+         */
+        TopUsers: {
+            /** Environment */
+            environment: string;
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Data */
+            data: components["schemas"]["ConsumerUse"][];
+        };
+        /**
          * UpcomingInvoice
          * @description What the running period of a subscription would cost if it ended now.
+         *
+         *     `credited` and `wallet` would be taken off, `due` be left; `forecast` is the total at the
+         *     period's end if usage goes on as it went so far.
          */
         UpcomingInvoice: {
             /**
@@ -4361,6 +6835,10 @@ export interface components {
             subtotal: components["schemas"]["Money"];
             tax: components["schemas"]["Money"];
             total: components["schemas"]["Money"];
+            credited: components["schemas"]["Money"];
+            wallet: components["schemas"]["Money"];
+            due: components["schemas"]["Money"];
+            forecast: components["schemas"]["Money"];
             /** Usage */
             usage: components["schemas"]["UsageView"][];
         };
@@ -4376,13 +6854,15 @@ export interface components {
         };
         /**
          * UpgradeBody
-         * @description Which plan, and the version of the subscription that was read.
+         * @description Which plan.
          */
         UpgradeBody: {
-            /** Plan */
-            plan: string;
             /** Version */
             version: number;
+            /** Preview Id */
+            preview_id?: string | null;
+            /** Plan */
+            plan: string;
         };
         /**
          * UpstreamInput
@@ -4469,6 +6949,62 @@ export interface components {
             billed: string;
         };
         /**
+         * UseShape
+         * @description The calls of a range, in whole hours, and how many organizations made them.
+         */
+        UseShape: {
+            /** Environment */
+            environment: string;
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Interval */
+            interval: string;
+            total: components["schemas"]["CountsShape"];
+            /** Consumers */
+            consumers: number;
+            /** By Status */
+            by_status: {
+                [key: string]: number;
+            };
+            /** Slices */
+            slices: components["schemas"]["SliceShape"][];
+            /** Products */
+            products: components["schemas"]["ProductUse"][];
+        };
+        /**
+         * UserAnalytics
+         * @description People and organizations: how many there are, how many of them came in the range.
+         *     `calling_organizations` made a live call in it.
+         */
+        UserAnalytics: {
+            period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
+            /** Users */
+            users: number;
+            /** Verified Users */
+            verified_users: number;
+            /** Organizations */
+            organizations: {
+                [key: string]: number;
+            };
+            /** Live Subscriptions */
+            live_subscriptions: number;
+            /** Calling Organizations */
+            calling_organizations: number;
+            /** Days */
+            days: components["schemas"]["UserDay"][];
+        };
+        /**
+         * UserDay
+         * @description How many people and organizations came on a day of UTC.
+         */
+        UserDay: {
+            /** Day */
+            day: string;
+            /** Users */
+            users: number;
+            /** Organizations */
+            organizations: number;
+        };
+        /**
          * UserView
          * @description A person, as that person sees it.
          */
@@ -4494,6 +7030,116 @@ export interface components {
             platform_role: string | null;
             /** Version */
             version: number;
+        };
+        /**
+         * VersionBody
+         * @description The version of the subscription that was read, and the preview that it is to be done by:
+         *     for exactly what that says, or not at all.
+         */
+        VersionBody: {
+            /** Version */
+            version: number;
+            /** Preview Id */
+            preview_id?: string | null;
+        };
+        /**
+         * WalletEntryView
+         * @description Money into the wallet (above zero), or out of it.
+         */
+        WalletEntryView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "top_up" | "grant" | "credit_note" | "draw" | "expiry";
+            amount: components["schemas"]["Money"];
+            /** Invoice Id */
+            invoice_id: string | null;
+            /** Credit Note Id */
+            credit_note_id: string | null;
+            /** Expires At */
+            expires_at: string | null;
+            /** Reason */
+            reason: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /**
+         * WalletView
+         * @description What the next invoices are paid out of: `credit` from credit notes first, then `balance`.
+         */
+        WalletView: {
+            balance: components["schemas"]["Money"];
+            credit: components["schemas"]["Money"];
+            /** Entries */
+            entries: components["schemas"]["WalletEntryView"][];
+            /** Top Ups */
+            top_ups: components["schemas"]["TopUpView"][];
+        };
+        /**
+         * AddOnShape
+         * @description An add-on as its provider sees it.
+         */
+        nimbus__catalog__schemas__AddOnShape: {
+            /**
+             * Base Fee Timing
+             * @default arrears
+             * @enum {string}
+             */
+            base_fee_timing: "advance" | "arrears" | "once";
+            /** Prices */
+            prices: components["schemas"]["nimbus__catalog__schemas__PriceShape"][];
+            /**
+             * Quotas
+             * @default []
+             */
+            quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            /**
+             * Entitlements
+             * @default []
+             */
+            entitlements: components["schemas"]["EntitlementShape"][];
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Visibility
+             * @enum {string}
+             */
+            visibility: "public" | "unlisted";
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "draft" | "active" | "archived";
+            /** Add On Version */
+            add_on_version: number;
+            /** Version */
+            version: number;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Updated At
+             * Format: date-time
+             */
+            updated_at: string;
         };
         /**
          * ChargeShape
@@ -4557,7 +7203,7 @@ export interface components {
         };
         /**
          * MeterShape
-         * @description A meter.
+         * @description A meter as its provider sees it.
          */
         nimbus__catalog__schemas__MeterShape: {
             /** Key */
@@ -4566,6 +7212,16 @@ export interface components {
             unit: string;
             /** Aggregation */
             aggregation: string;
+            /** Property */
+            property: string | null;
+            /** Filters */
+            filters: {
+                [key: string]: string[];
+            };
+            /** Source Path */
+            source_path: string | null;
+            /** Version */
+            version: number;
         };
         /**
          * PlanShape
@@ -4611,6 +7267,11 @@ export interface components {
              * @default 0
              */
             trial_days: number;
+            /**
+             * Trial Converts
+             * @default true
+             */
+            trial_converts: boolean;
             rate_limit?: components["schemas"]["RateLimit"] | null;
             /**
              * Over Quota Policy
@@ -4635,6 +7296,11 @@ export interface components {
              * @default []
              */
             quotas: components["schemas"]["nimbus__catalog__schemas__QuotaShape"][];
+            /**
+             * Entitlements
+             * @default []
+             */
+            entitlements: components["schemas"]["EntitlementShape"][];
             /** Product */
             product: string;
             /** Slug */
@@ -4652,7 +7318,9 @@ export interface components {
              * Visibility
              * @enum {string}
              */
-            visibility: "public" | "unlisted";
+            visibility: "public" | "unlisted" | "private";
+            /** Audience */
+            audience: string[];
             /**
              * Status
              * @enum {string}
@@ -4750,7 +7418,11 @@ export interface components {
         };
         /**
          * QuotaShape
-         * @description How much of a meter a period allows; `amount` null is unlimited.
+         * @description How much of a meter a period allows; `amount` null is unlimited. `overage_cap`: under the
+         *     policy `overage`, the most units over the amount; null is any. `roll_over`: the most unused
+         *     units that go over into the next period, where each is good for `roll_over_periods`.
+         *     `on_plan_change`: a change to this plan carries on the count of the running period, or counts
+         *     anew; together it is never more than the best plan of that period.
          */
         nimbus__catalog__schemas__QuotaShape: {
             /** Meter */
@@ -4763,6 +7435,52 @@ export interface components {
              * @enum {string}
              */
             period: "day" | "week" | "month" | "year" | "cycle";
+            /** Overage Cap */
+            overage_cap?: number | null;
+            /**
+             * Roll Over
+             * @default 0
+             */
+            roll_over: number;
+            /**
+             * Roll Over Periods
+             * @default 1
+             */
+            roll_over_periods: number;
+            /**
+             * On Plan Change
+             * @default carry
+             * @enum {string}
+             */
+            on_plan_change: "carry" | "reset";
+        };
+        /**
+         * ResetBody
+         * @description A new password by a reset link.
+         */
+        nimbus__identity__schemas__ResetBody: {
+            /** Token */
+            token: string;
+            /** Password */
+            password: string;
+        };
+        /**
+         * AddOnShape
+         * @description What is had beside the plan, so many times; the fee is that of one.
+         */
+        nimbus__subscriptions__schemas__AddOnShape: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Slug */
+            slug: string;
+            /** Name */
+            name: string;
+            /** Quantity */
+            quantity: number;
+            fee: components["schemas"]["Money"];
         };
         /**
          * ChargeShape
@@ -4836,6 +7554,18 @@ export interface components {
             name: string;
         };
         /**
+         * ResetBody
+         * @description Which quotas to count anew: all that run, those of a meter, or the one of its period.
+         */
+        nimbus__usage__quota_schemas__ResetBody: {
+            /** Reason */
+            reason: string;
+            /** Meter */
+            meter?: string | null;
+            /** Period */
+            period?: ("day" | "week" | "month" | "year" | "cycle") | null;
+        };
+        /**
          * MeterShape
          * @description What was used of a meter in the period.
          */
@@ -4865,18 +7595,12 @@ export interface components {
         };
         /**
          * QuotaShape
-         * @description A quota as it stands: `allowed` says whether the next unit is served, `behavior` what happens
-         *     over the limit; `limit` and `remaining` are null where there is none. Counted anew at `ends_at`.
+         * @description A quota as it stands. Of its limit, `rolled_over` units are what earlier periods left, and
+         *     `increase` was given until `increase_ends_at`; `used_before` was used in this period before the
+         *     plan changed, and lowers what a plan that ends allows. `overage_cap`: how many units over the
+         *     limit are served, null for any number.
          */
         nimbus__usage__schemas__QuotaShape: {
-            /**
-             * Subscription Id
-             * Format: uuid
-             */
-            subscription_id: string;
-            product: components["schemas"]["NamedShape"];
-            /** Meter */
-            meter: string;
             /** Period */
             period: string;
             /**
@@ -4889,6 +7613,11 @@ export interface components {
              * Format: date-time
              */
             ends_at: string;
+            /**
+             * Resets At
+             * Format: date-time
+             */
+            resets_at: string;
             /** Allowed */
             allowed: boolean;
             /** Used */
@@ -4899,6 +7628,26 @@ export interface components {
             remaining: string | null;
             /** Behavior */
             behavior: string;
+            /** Thresholds */
+            thresholds: components["schemas"]["ThresholdShape"][];
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            product: components["schemas"]["NamedShape"];
+            /** Meter */
+            meter: string;
+            /** Overage Cap */
+            overage_cap: string | null;
+            /** Rolled Over */
+            rolled_over: string;
+            /** Increase */
+            increase: string;
+            /** Increase Ends At */
+            increase_ends_at: string | null;
+            /** Used Before */
+            used_before: string;
         };
         /**
          * ProblemField
@@ -5332,7 +8081,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["ResetBody"];
+                "application/json": components["schemas"]["nimbus__identity__schemas__ResetBody"];
             };
         };
         responses: {
@@ -7040,6 +9789,87 @@ export interface operations {
             };
         };
     };
+    change_meter: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                product_id: string;
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChangedMeter"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__MeterShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_product_plans: {
         parameters: {
             query?: {
@@ -7266,6 +10096,231 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["nimbus__catalog__schemas__PlanShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_add_ons: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path: {
+                product_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AddOnShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_add_on: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                product_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewAddOn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__AddOnShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_add_on: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                product_id: string;
+                add_on_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChangedAddOn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["nimbus__catalog__schemas__AddOnShape"];
                 };
             };
             /** @description Unauthorized */
@@ -8154,7 +11209,57 @@ export interface operations {
             };
         };
     };
-    upgrade_subscription: {
+    list_consumers: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ConsumerShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    set_consumer_plan: {
         parameters: {
             query?: never;
             header?: never;
@@ -8165,7 +11270,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["UpgradeBody"];
+                "application/json": components["schemas"]["PlanBody"];
             };
         };
         responses: {
@@ -8175,7 +11280,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["SubscriptionShape"];
+                    "application/json": components["schemas"]["ConsumerShape"];
                 };
             };
             /** @description Unauthorized */
@@ -8234,7 +11339,7 @@ export interface operations {
             };
         };
     };
-    downgrade_subscription: {
+    set_consumer_contract: {
         parameters: {
             query?: never;
             header?: never;
@@ -8245,7 +11350,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["DowngradeBody"];
+                "application/json": components["schemas"]["ContractBody"];
             };
         };
         responses: {
@@ -8255,7 +11360,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["SubscriptionShape"];
+                    "application/json": components["schemas"]["ConsumerShape"];
                 };
             };
             /** @description Unauthorized */
@@ -8314,7 +11419,7 @@ export interface operations {
             };
         };
     };
-    cancel_subscription: {
+    revoke_consumer: {
         parameters: {
             query?: never;
             header?: never;
@@ -8325,7 +11430,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["CancelBody"];
+                "application/json": components["schemas"]["RevokeBody"];
             };
         };
         responses: {
@@ -8335,7 +11440,579 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["SubscriptionShape"];
+                    "application/json": components["schemas"]["ConsumerShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    ban_consumer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BanBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConsumerShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    readmit_consumer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_plan_moves: {
+        parameters: {
+            query?: {
+                cursor?: string | null;
+            };
+            header?: never;
+            path: {
+                product_id: string;
+                plan_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_PlanMoveShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    move_plan_subscribers: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                product_id: string;
+                plan_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MoveBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PlanMoveShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_list_subscriptions: {
+        parameters: {
+            query?: {
+                organization_id?: string | null;
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ConsumerShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_change_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PlanBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConsumerShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_set_contract: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ContractBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConsumerShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_cancel_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AdminCancelBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConsumerShape"];
                 };
             };
             /** @description Unauthorized */
@@ -9072,6 +12749,156 @@ export interface operations {
             };
         };
     };
+    report_usage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": {
+                    /** Id */
+                    id: string;
+                    /**
+                     * Subscription Id
+                     * Format: uuid
+                     */
+                    subscription_id: string;
+                    /** Meter */
+                    meter: string;
+                    /** Value */
+                    value?: string | null;
+                    /** Mode */
+                    mode?: ("delta" | "gauge") | null;
+                    /** At */
+                    at?: string | null;
+                    /** Properties */
+                    properties?: {
+                        [key: string]: unknown;
+                    } | null;
+                    /** Source */
+                    source?: string | null;
+                } | {
+                    /** Id */
+                    id: string;
+                    /**
+                     * Subscription Id
+                     * Format: uuid
+                     */
+                    subscription_id: string;
+                    /** Meter */
+                    meter: string;
+                    /** Value */
+                    value?: string | null;
+                    /** Mode */
+                    mode?: ("delta" | "gauge") | null;
+                    /** At */
+                    at?: string | null;
+                    /** Properties */
+                    properties?: {
+                        [key: string]: unknown;
+                    } | null;
+                    /** Source */
+                    source?: string | null;
+                }[];
+                "application/cloudevents+json": {
+                    /** @constant */
+                    specversion: "1.0";
+                    id: string;
+                    source: string;
+                    /** @description The meter. */
+                    type: string;
+                    /** @description The subscription's id. */
+                    subject: string;
+                    /** Format: date-time */
+                    time?: string;
+                    /** @description `value`, `mode` and `properties`. */
+                    data?: Record<string, never>;
+                };
+                "application/cloudevents-batch+json": {
+                    /** @constant */
+                    specversion: "1.0";
+                    id: string;
+                    source: string;
+                    /** @description The meter. */
+                    type: string;
+                    /** @description The subscription's id. */
+                    subject: string;
+                    /** Format: date-time */
+                    time?: string;
+                    /** @description `value`, `mode` and `properties`. */
+                    data?: Record<string, never>;
+                }[];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReportShape"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     read_usage: {
         parameters: {
             query?: {
@@ -9287,11 +13114,14 @@ export interface operations {
     read_usage_summary: {
         parameters: {
             query?: {
-                /** @description Default: 30 days before `to`. */
+                /** @description Default: `days` before `to`. */
                 from?: string | null;
                 /** @description Default: now. */
                 to?: string | null;
+                /** @description How far back, where `from` is not said. */
+                days?: number;
                 environment?: "Live" | "Test";
+                product?: string | null;
             };
             header?: never;
             path?: never;
@@ -9326,6 +13156,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Unprocessable Entity */
             422: {
                 headers: {
@@ -9340,11 +13179,14 @@ export interface operations {
     read_usage_by_endpoint: {
         parameters: {
             query?: {
-                /** @description Default: 30 days before `to`. */
+                /** @description Default: `days` before `to`. */
                 from?: string | null;
                 /** @description Default: now. */
                 to?: string | null;
+                /** @description How far back, where `from` is not said. */
+                days?: number;
                 environment?: "Live" | "Test";
+                product?: string | null;
             };
             header?: never;
             path?: never;
@@ -9379,6 +13221,148 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_usage_detailed: {
+        parameters: {
+            query?: {
+                /** @description Default: `days` before `to`. */
+                from?: string | null;
+                /** @description Default: now. */
+                to?: string | null;
+                /** @description How far back, where `from` is not said. */
+                days?: number;
+                interval?: ("hour" | "day") | null;
+                by?: ("endpoint" | "product" | "key" | "status" | "environment" | "consumer")[];
+                environment?: string | null;
+                product?: string | null;
+                key_id?: string | null;
+                route_id?: string | null;
+                /** @description A class of statuses, such as 4xx. */
+                status?: string | null;
+                /** @description Answer times of each group, too. */
+                percentiles?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DetailedList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_usage_costs: {
+        parameters: {
+            query?: {
+                product?: string | null;
+                /** @description An instant of the billing period. Default: now. */
+                at?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CostList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             /** @description Unprocessable Entity */
             422: {
                 headers: {
@@ -9393,6 +13377,22 @@ export interface operations {
     list_usage_logs: {
         parameters: {
             query?: {
+                /** @description This instant and later. */
+                from?: string | null;
+                /** @description Before this instant. */
+                to?: string | null;
+                environment?: string | null;
+                product?: string | null;
+                key_id?: string | null;
+                route_id?: string | null;
+                method?: string | null;
+                /** @description One status (404) or a class (4xx). */
+                status?: string | null;
+                request_id?: string | null;
+                /** @description Counts into the bill. */
+                billable?: boolean | null;
+                /** @description Never reached an upstream. */
+                refused?: boolean | null;
                 limit?: number;
                 cursor?: string | null;
             };
@@ -9422,6 +13422,794 @@ export interface operations {
             };
             /** @description Forbidden */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_usage_log: {
+        parameters: {
+            query?: {
+                /** @description The call's `at`: finds it at once in a long log. */
+                at?: string | null;
+            };
+            header?: never;
+            path: {
+                event_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CallShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_usage_exports: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ExportShape_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    start_usage_export: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ExportBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ExportShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_usage_export: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                export_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ExportShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    fetch_usage_export: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                export_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The file */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/csv; charset=utf-8": unknown;
+                    "application/jsonl": unknown;
+                    "application/vnd.apache.parquet": unknown;
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    provider_reset_quota: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["nimbus__usage__quota_schemas__ResetBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AdjustedList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    provider_increase_quota: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["IncreaseBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AdjustedList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_reset_quota: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["nimbus__usage__quota_schemas__ResetBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AdjustedList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_increase_quota: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["IncreaseBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AdjustedList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_entitlements: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EntitledList"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    check_entitlement: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CheckBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CheckShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -9975,6 +14763,367 @@ export interface operations {
             };
         };
     };
+    estimate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EstimateBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EstimateView"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_wallet: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WalletView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    top_up_wallet: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TopUpBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TopUpView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_mark_top_up_paid: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                top_up_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WalletEntryView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_balance_credits: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_CreditView_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_credit_balance: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                organization_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreditBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CreditView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     accept_terms: {
         parameters: {
             query?: never;
@@ -10165,17 +15314,20 @@ export interface operations {
             };
         };
     };
-    list_balance_credits: {
+    preview_subscription_change: {
         parameters: {
-            query?: {
-                limit?: number;
-                cursor?: string | null;
-            };
+            query?: never;
             header?: never;
-            path?: never;
+            path: {
+                subscription_id: string;
+            };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PreviewBody"];
+            };
+        };
         responses: {
             /** @description Successful Response */
             200: {
@@ -10183,63 +15335,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Page_CreditView_"];
-                };
-            };
-            /** @description Unauthorized */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Forbidden */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description Unprocessable Entity */
-            422: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    admin_credit_balance: {
-        parameters: {
-            query?: never;
-            header?: {
-                /** @description The same key again is answered with the first answer (for 24 hours). */
-                "Idempotency-Key"?: string | null;
-            };
-            path: {
-                organization_id: string;
-            };
-            cookie?: never;
-        };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["CreditBody"];
-            };
-        };
-        responses: {
-            /** @description Successful Response */
-            201: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["CreditView"];
+                    "application/json": components["schemas"]["PreviewView"];
                 };
             };
             /** @description Unauthorized */
@@ -10289,6 +15385,1252 @@ export interface operations {
             };
             /** @description Unprocessable Entity */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    upgrade_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UpgradeBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    downgrade_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DowngradeBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancel_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CancelBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    reactivate_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VersionBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    pause_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VersionBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    resume_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VersionBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    take_add_on: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AddOnBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    leave_add_on: {
+        parameters: {
+            query: {
+                version: number;
+            };
+            header?: never;
+            path: {
+                subscription_id: string;
+                add_on_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    take_back_scheduled_change: {
+        parameters: {
+            query: {
+                version: number;
+            };
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    set_renewal: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RenewalBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    renew_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RenewBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    upgrade_current_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UpgradeBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    downgrade_current_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DowngradeBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancel_current_subscription: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CancelBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SubscriptionShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -10406,6 +16748,312 @@ export interface operations {
             };
             /** @description Forbidden */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_provider_analytics: {
+        parameters: {
+            query?: {
+                /** @description Default: `days` before `to`. */
+                from?: string | null;
+                /** @description Default: now. */
+                to?: string | null;
+                /** @description How far back, where `from` is not said. */
+                days?: number;
+                interval?: "hour" | "day";
+                environment?: "Live" | "Test";
+                product?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProviderAnalytics"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_read_usage_analytics: {
+        parameters: {
+            query?: {
+                /** @description Default: `days` before `to`. */
+                from?: string | null;
+                /** @description Default: now. */
+                to?: string | null;
+                /** @description How far back, where `from` is not said. */
+                days?: number;
+                interval?: "hour" | "day";
+                environment?: "Live" | "Test";
+                product?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UseShape"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_read_top_users: {
+        parameters: {
+            query?: {
+                /** @description Default: `days` before `to`. */
+                from?: string | null;
+                /** @description Default: now. */
+                to?: string | null;
+                /** @description How far back, where `from` is not said. */
+                days?: number;
+                environment?: "Live" | "Test";
+                product?: string | null;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TopUsers"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_read_user_analytics: {
+        parameters: {
+            query?: {
+                /** @description Default: `days` before `to`. */
+                from?: string | null;
+                /** @description Default: now. */
+                to?: string | null;
+                /** @description How far back, where `from` is not said. */
+                days?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UserAnalytics"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_read_revenue_analytics: {
+        parameters: {
+            query?: {
+                /** @description Default: `days` before `to`. */
+                from?: string | null;
+                /** @description Default: now. */
+                to?: string | null;
+                /** @description How far back, where `from` is not said. */
+                days?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RevenueAnalytics"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };

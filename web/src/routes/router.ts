@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createRouter } from '@tanstack/react-router';
 import { CrashPage } from '@/ui/Fallback';
+import { analyticsRoute } from './analytics';
 import { forgotPasswordRoute } from './forgotPassword';
 import { invitationRoute } from './invitation';
 import { invoicesRoute } from './invoices';
 import { keysRoute } from './keys';
+import { logsRoute } from './logs';
 import { memberRoute } from './member';
 import { onboardingRoute } from './onboarding';
 import { publicRoute } from './public';
@@ -13,6 +15,7 @@ import { resetPasswordRoute } from './resetPassword';
 import { rootRoute } from './root';
 import { signInRoute } from './signIn';
 import { startRoute } from './start';
+import { usageRoute } from './usage';
 import { verifyEmailRoute } from './verifyEmail';
 
 const routeTree = rootRoute.addChildren([
@@ -25,7 +28,14 @@ const routeTree = rootRoute.addChildren([
     invitationRoute,
   ]),
   onboardingRoute,
-  memberRoute.addChildren([startRoute, keysRoute, invoicesRoute]),
+  memberRoute.addChildren([
+    startRoute,
+    usageRoute,
+    logsRoute,
+    keysRoute,
+    invoicesRoute,
+    analyticsRoute,
+  ]),
 ]);
 
 /** All pages. nimbus/portal/pages.py lists the same addresses, so that a reload finds them. */

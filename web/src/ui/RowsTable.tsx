@@ -5,11 +5,11 @@ import classes from './rows.module.css';
 
 export type Column = { label: string; numeric?: boolean };
 
-type Props = { label: string; columns: Column[]; actions: string; children: ReactNode };
+type Props = { label: string; columns: Column[]; actions?: string; children: ReactNode };
 
 /**
  * A table that becomes a list of cards where it has no room. Each cell carries its column's name
- * as `data-label`; the last column holds the row's actions.
+ * as `data-label`; with `actions` the last column holds the row's actions.
  */
 export function RowsTable({ label, columns, actions, children }: Props) {
   return (
@@ -27,9 +27,11 @@ export function RowsTable({ label, columns, actions, children }: Props) {
                 {column.label}
               </Table.Th>
             ))}
-            <Table.Th>
-              <VisuallyHidden>{actions}</VisuallyHidden>
-            </Table.Th>
+            {actions && (
+              <Table.Th>
+                <VisuallyHidden>{actions}</VisuallyHidden>
+              </Table.Th>
+            )}
           </Table.Tr>
         </Table.Thead>
         <Table.Tbody>{children}</Table.Tbody>

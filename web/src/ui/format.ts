@@ -51,6 +51,13 @@ export function formatInstant(value: string, locale: Locale): string {
   );
 }
 
+/** An instant to the second, as a log shows it. */
+export function formatSecond(value: string, locale: Locale): string {
+  return new Intl.DateTimeFormat(TAGS[locale], { dateStyle: 'medium', timeStyle: 'medium' }).format(
+    new Date(value),
+  );
+}
+
 export function countryName(code: string, locale: Locale): string {
   return new Intl.DisplayNames(TAGS[locale], { type: 'region' }).of(code) ?? code;
 }

@@ -7,13 +7,13 @@ import { useMay } from '@/api/session';
 import { SubscriptionStatus } from '@/features/subscriptions/SubscriptionStatus';
 import { Brand } from '@/ui/Brand';
 import { useTexts } from '@/ui/i18n';
-import { HomeIcon, InvoiceIcon, KeyIcon } from '@/ui/icons';
+import { ChartIcon, HomeIcon, InvoiceIcon, KeyIcon, ListIcon, PulseIcon } from '@/ui/icons';
 import { Preferences } from '@/ui/Preferences';
 import { SkipLink } from '@/ui/SkipLink';
 import { wordTexts } from '@/ui/words';
 import { AccountMenu } from './AccountMenu';
 import classes from './consumer.module.css';
-import { useDashboard } from './dashboard';
+import { useDashboard, useSells } from './dashboard';
 import { navigationTexts } from './texts';
 
 /** Around the pages of a member: navigation, the organization, the subscription's status. */
@@ -22,6 +22,9 @@ export function ConsumerLayout() {
   const words = useTexts(wordTexts);
   const mayKeys = useMay('manage_api_keys');
   const mayInvoices = useMay('see_invoices');
+  const mayUsage = useMay('see_usage');
+  const mayLogs = useMay('read_logs');
+  const sells = useSells(useMay('manage_products'));
   const [opened, { toggle, close }] = useDisclosure();
   return (
     <AppShell
@@ -55,6 +58,12 @@ export function ConsumerLayout() {
         <Stack justify="space-between" h="100%">
           <nav aria-label={own.navigation}>
             <NavigationLink to="/" icon={<HomeIcon />} label={own.start} onClick={close} />
+            {mayUsage && (
+              <NavigationLink to="/usage" icon={<PulseIcon />} label={own.usage} onClick={close} />
+            )}
+            {mayLogs && (
+              <NavigationLink to="/logs" icon={<ListIcon />} label={own.logs} onClick={close} />
+            )}
             {mayKeys && (
               <NavigationLink to="/keys" icon={<KeyIcon />} label={own.keys} onClick={close} />
             )}
@@ -63,6 +72,14 @@ export function ConsumerLayout() {
                 to="/invoices"
                 icon={<InvoiceIcon />}
                 label={own.invoices}
+                onClick={close}
+              />
+            )}
+            {sells && (
+              <NavigationLink
+                to="/analytics"
+                icon={<ChartIcon />}
+                label={own.analytics}
                 onClick={close}
               />
             )}
@@ -80,7 +97,7 @@ export function ConsumerLayout() {
 }
 
 type NavigationLinkProps = {
-  to: '/' | '/keys' | '/invoices';
+  to: '/' | '/usage' | '/logs' | '/keys' | '/invoices' | '/analytics';
   icon: ReactNode;
   label: string;
   onClick: () => void;

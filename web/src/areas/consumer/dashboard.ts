@@ -10,3 +10,13 @@ export function useDashboard() {
     queryFn: () => unwrap(api.GET('/api/organizations/dashboard')),
   });
 }
+
+/** Whether the organization sells a product of its own; asked only for who may see them. */
+export function useSells(may: boolean): boolean {
+  const products = useQuery({
+    queryKey: ['own-products'],
+    enabled: may,
+    queryFn: () => unwrap(api.GET('/api/provider/products', { params: { query: { limit: 1 } } })),
+  });
+  return may && (products.data?.data.length ?? 0) > 0;
+}

@@ -5,6 +5,9 @@ export const navigationTexts = texts(
   {
     navigation: 'Main navigation',
     start: 'Start',
+    usage: 'Usage',
+    logs: 'Request log',
+    analytics: 'Product analytics',
     keys: 'API keys',
     invoices: 'Invoices',
     signOut: 'Sign out',
@@ -15,6 +18,9 @@ export const navigationTexts = texts(
   {
     navigation: 'Hoofdnavigatie',
     start: 'Start',
+    usage: 'Verbruik',
+    logs: 'Logboek',
+    analytics: 'Productanalyse',
     keys: 'API-sleutels',
     invoices: 'Facturen',
     signOut: 'Uitloggen',
