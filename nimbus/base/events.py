@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
@@ -131,45 +132,39 @@ async def settle(session: AsyncSession) -> None:
 
 async def _write(session: AsyncSession, facts: Sequence[tuple[Actor, Event]]) -> None:
     moment = clock.now()
-    organizations = [event.organization_id for _, event in facts]
-    await session.execute(
-        text(
-            "SELECT audit_append(CAST(:ids AS uuid[]), CAST(:organizations AS uuid[]),"
-            " CAST(:bodies AS text[]))"
-        ),
-        {
-            "ids": [new_id() for _ in facts],
-            "organizations": organizations,
-            "bodies": [to_json(_body(actor, event, moment)) for actor, event in facts],
-        },
-    )
-    await session.execute(
-        _INTO_OUTBOX,
-        {
-            "ids": [new_id() for _ in facts],
-            "organizations": organizations,
-            "providers": [event.provider_organization_id for _, event in facts],
-            "names": [event.name for _, event in facts],
-            "entity_types": [event.entity_type for _, event in facts],
-            "entities": [event.entity_id for _, event in facts],
-            "payloads": [to_json(_masked(event.after)) for _, event in facts],
-            "occurred_at": moment,
-        },
-    )
+    trail, told = [], []
+    for actor, event in facts:
+        after = _masked(event.after)
+        body = to_json(_body(actor, event, after, moment))
+        trail.append((str(new_id()), str(event.organization_id), body))
+        told.append(
+            {
+                "id": new_id(),
+                "organization_id": event.organization_id,
+                "provider_organization_id": event.provider_organization_id,
+                "name": event.name,
+                "entity_type": event.entity_type,
+                "entity_id": event.entity_id,
+                "payload": after,
+                "occurred_at": moment,
+            }
+        )
+    audit = text("SELECT audit_append(CAST(:rows AS jsonb))")
+    await session.execute(audit, {"rows": json.dumps(trail)})
+    await session.execute(_INTO_OUTBOX, {"rows": to_json(told)})
 
 
 _INTO_OUTBOX = text(
     """
     INSERT INTO outbox (id, organization_id, provider_organization_id, name, entity_type,
         entity_id, payload, occurred_at)
-    SELECT f.*, :occurred_at FROM unnest(CAST(:ids AS uuid[]), CAST(:organizations AS uuid[]),
-        CAST(:providers AS uuid[]), CAST(:names AS text[]), CAST(:entity_types AS text[]),
-        CAST(:entities AS uuid[]), CAST(:payloads AS jsonb[])) f
+    SELECT id, organization_id, provider_organization_id, name, entity_type, entity_id, payload,
+        occurred_at FROM jsonb_populate_recordset(NULL::outbox, CAST(:rows AS jsonb))
     """
 )
 
 
-def _body(actor: Actor, event: Event, moment: datetime) -> dict[str, Any]:
+def _body(actor: Actor, event: Event, after: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
     return {
         "action": event.action,
         "entity_type": event.entity_type,
@@ -181,7 +176,7 @@ def _body(actor: Actor, event: Event, moment: datetime) -> dict[str, Any]:
         "ip": actor.ip,
         "request_id": actor.request_id,
         "before": _masked(event.before),
-        "after": _masked(event.after),
+        "after": after,
         "reason": event.reason,
         "at": clock.to_wire(moment),
     }
@@ -203,7 +198,9 @@ def _plain(value: Any) -> str:
 
 
 def _masked(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: "***" if any(word in name for word in SECRET_WORDS) else value
-        for name, value in values.items()
-    }
+    return {name: "***" if _is_secret(name) else value for name, value in values.items()}
+
+
+@cache
+def _is_secret(name: str) -> bool:
+    return any(word in name for word in SECRET_WORDS)

@@ -95,13 +95,19 @@ async def period_of_invoice(session: AsyncSession, invoice_id: UUID) -> BillingP
 
 async def lines_of(session: AsyncSession, invoice_id: UUID) -> list[InvoiceLine]:
     """The lines of an invoice in their order."""
-    lines = select(InvoiceLine).where(InvoiceLine.invoice_id == invoice_id)
+    owner = select(Invoice.organization_id).where(Invoice.id == invoice_id).scalar_subquery()
+    lines = select(InvoiceLine).where(
+        InvoiceLine.organization_id == owner, InvoiceLine.invoice_id == invoice_id
+    )
     return list(await session.scalars(lines.order_by(InvoiceLine.position)))
 
 
 async def taxes_of(session: AsyncSession, invoice_id: UUID) -> list[InvoiceTax]:
     """The VAT of an invoice per category and rate."""
-    taxes = select(InvoiceTax).where(InvoiceTax.invoice_id == invoice_id)
+    owner = select(Invoice.organization_id).where(Invoice.id == invoice_id).scalar_subquery()
+    taxes = select(InvoiceTax).where(
+        InvoiceTax.organization_id == owner, InvoiceTax.invoice_id == invoice_id
+    )
     return list(await session.scalars(taxes.order_by(InvoiceTax.category, InvoiceTax.rate)))
 
 
@@ -153,7 +159,10 @@ async def payment_states(
     session: AsyncSession, invoice_ids: list[UUID]
 ) -> dict[UUID, PaymentState]:
     """Invoice id → its payment; a draft has none."""
-    states = select(PaymentState).where(PaymentState.invoice_id.in_(invoice_ids))
+    owners = select(Invoice.organization_id).where(Invoice.id.in_(invoice_ids))
+    states = select(PaymentState).where(
+        PaymentState.organization_id.in_(owners), PaymentState.invoice_id.in_(invoice_ids)
+    )
     return {state.invoice_id: state for state in await session.scalars(states)}
 
 

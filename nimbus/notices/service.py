@@ -12,6 +12,7 @@ invoices lie in the portal); the other choice would cost a customer two of the s
 Message-ID is made from the notice's id either way.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -19,7 +20,7 @@ from email.utils import parseaddr
 from typing import Any, Literal, cast
 from uuid import UUID
 
-from sqlalchemy import CursorResult, select
+from sqlalchemy import CursorResult, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -83,9 +84,14 @@ async def request_all(session: AsyncSession, wanted: Sequence[Wanted]) -> list[U
     """
     if not wanted:
         return []
-    rows = [_row(one) for one in wanted]
-    statement = insert(Notice).values(rows).on_conflict_do_nothing().returning(Notice.id)
-    return list(await session.scalars(statement))
+    columns = ", ".join(_row(wanted[0]))
+    statement = text(
+        f"INSERT INTO notices ({columns}) SELECT {columns} FROM"  # noqa: S608
+        " jsonb_populate_recordset(NULL::notices, CAST(:rows AS jsonb))"
+        " ON CONFLICT DO NOTHING RETURNING id"
+    )
+    body = json.dumps([_row(one) for one in wanted], default=str)
+    return list(await session.scalars(statement, {"rows": body}))
 
 
 def _row(wanted: Wanted) -> dict[str, Any]:

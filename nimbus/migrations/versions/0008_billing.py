@@ -317,6 +317,11 @@ def _keep_what_was_sent() -> None:
     )
     _trigger("invoices", "keep", "BEFORE UPDATE", "invoice_keep()", row=True)
     keep_parts()
+    keep_sums()
+
+
+def keep_sums() -> None:
+    """Refuse to send an invoice that is not its lines and taxes; replaced in 0020."""
     _function(
         "invoice_adds_up()",
         """DECLARE lines bigint; bases bigint; taxes bigint;

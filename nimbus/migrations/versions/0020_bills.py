@@ -12,7 +12,7 @@ down_revision = "0019"
 branch_labels = None
 depends_on = None
 
-AUDIT = "audit_append(uuid[], uuid[], text[])"
+AUDIT = "audit_append(jsonb)"
 LEDGER = "ledger_append(jsonb)"
 ACCOUNTS = (
     "('receivable', 'revenue', 'vat_payable', 'customer_balance', 'refunds', 'write_offs',"
@@ -27,6 +27,7 @@ def upgrade() -> None:
     _ledger_append()
     _numbers()
     _parts_by_statement()
+    _adds_up_by_statement()
     _invoices()
 
 
@@ -50,6 +51,10 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER keep_removed ON {table}")
     op.execute("DROP FUNCTION invoice_part_keep()")
     billing.keep_parts()
+    for verb in ("insert", "update"):
+        op.execute(f"DROP TRIGGER adds_up_{verb} ON invoices")
+    op.execute("DROP FUNCTION invoice_adds_up()")
+    billing.keep_sums()
     for trigger in ("follows", "is_used"):
         op.execute(f"DROP TRIGGER {trigger} ON number_series")
     op.execute("DROP FUNCTION number_follows(), number_is_used()")
@@ -64,52 +69,67 @@ def downgrade() -> None:
 
 
 def _audit_append() -> None:
-    # The rows of one organization come together: its head is read and moved once.
+    # Each row is [id, organization, content]; those of one organization come together. The chains'
+    # heads are locked in the order of the organizations, which is that of the rows.
     op.execute("DROP FUNCTION audit_append(uuid, uuid, text)")
     op.execute(
-        """CREATE FUNCTION audit_append(ids uuid[], organizations uuid[], contents text[])
-        RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-        SET search_path = pg_catalog, public, pg_temp AS $$
+        """CREATE FUNCTION audit_append(rows jsonb) RETURNS void
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+        #variable_conflict use_column
         DECLARE
-            head audit_heads;
             item record;
-            sequences bigint[] := '{}';
-            hashes bytea[] := '{}';
+            last uuid;
+            at bigint;
+            link bytea;
+            sequences bigint[];
+            hashes bytea[];
         BEGIN
             IF session_user = 'nimbus_app' AND EXISTS (
-                SELECT FROM unnest(organizations) o
-                WHERE o <> current_setting('nimbus.organization_id')::uuid
-                  AND o <> '00000000-0000-0000-0000-000000000000') THEN
+                SELECT FROM jsonb_array_elements(rows) r
+                WHERE (r ->> 1)::uuid <> current_setting('nimbus.organization_id')::uuid
+                  AND (r ->> 1)::uuid <> '00000000-0000-0000-0000-000000000000') THEN
                 RAISE EXCEPTION 'an audit row of another organization' USING ERRCODE = '42501';
             END IF;
             INSERT INTO audit_heads (organization_id, sequence, hash)
-                SELECT o, 0, sha256(uuid_send(o)) FROM unnest(organizations) o
-                GROUP BY o ORDER BY o ON CONFLICT DO NOTHING;
-            FOR item IN SELECT * FROM unnest(organizations, contents) WITH ORDINALITY
-                AS t (organization, content, position) ORDER BY position
+                SELECT o, 0, sha256(uuid_send(o)) FROM (
+                    SELECT DISTINCT (r ->> 1)::uuid AS o FROM jsonb_array_elements(rows) r
+                    ORDER BY 1) asked
+                ON CONFLICT DO NOTHING;
+            PERFORM FROM audit_heads h WHERE h.organization_id IN (
+                SELECT (r ->> 1)::uuid FROM jsonb_array_elements(rows) r)
+                ORDER BY h.organization_id FOR UPDATE;
+            FOR item IN
+                SELECT r.place, h.organization_id, h.sequence, h.hash, r.row ->> 2 AS content
+                FROM jsonb_array_elements(rows) WITH ORDINALITY AS r (row, place)
+                JOIN audit_heads h ON h.organization_id = (r.row ->> 1)::uuid ORDER BY r.place
             LOOP
-                IF head.organization_id IS DISTINCT FROM item.organization THEN
-                    UPDATE audit_heads SET sequence = head.sequence, hash = head.hash
-                        WHERE organization_id = head.organization_id;
-                    SELECT * INTO head FROM audit_heads
-                        WHERE organization_id = item.organization FOR UPDATE;
+                IF last IS DISTINCT FROM item.organization_id THEN
+                    last := item.organization_id;
+                    at := item.sequence;
+                    link := item.hash;
                 END IF;
-                head.sequence := head.sequence + 1;
-                head.hash := sha256(
-                    head.hash || int8send(head.sequence) || convert_to(item.content, 'UTF8'));
-                sequences[item.position] := head.sequence;
-                hashes[item.position] := head.hash;
+                at := at + 1;
+                link := sha256(link || int8send(at) || convert_to(item.content, 'UTF8'));
+                sequences[item.place] := at;
+                hashes[item.place] := link;
             END LOOP;
-            UPDATE audit_heads SET sequence = head.sequence, hash = head.hash
-                WHERE organization_id = head.organization_id;
-            INSERT INTO audit_log (id, organization_id, sequence, action, entity_type, entity_id,
-                                   user_id, at, body, hash)
-                SELECT r.id, r.organization, r.sequence, f ->> 'action', f ->> 'entity_type',
+            WITH made AS (
+                SELECT (r.row ->> 0)::uuid AS id, (r.row ->> 1)::uuid AS organization_id,
+                       c.sequence, r.row ->> 2 AS content, (r.row ->> 2)::jsonb AS f, c.hash
+                FROM jsonb_array_elements(rows) WITH ORDINALITY AS r (row, place)
+                JOIN unnest(sequences, hashes) WITH ORDINALITY AS c (sequence, hash, place)
+                    USING (place)),
+            kept AS (
+                INSERT INTO audit_log (id, organization_id, sequence, action, entity_type,
+                                       entity_id, user_id, at, body, hash)
+                SELECT id, organization_id, made.sequence, f ->> 'action', f ->> 'entity_type',
                        (f ->> 'entity_id')::uuid, (f ->> 'user_id')::uuid,
-                       (f ->> 'at')::timestamptz, r.content, r.hash
-                FROM unnest(ids, organizations, sequences, contents, hashes)
-                    AS r (id, organization, sequence, content, hash),
-                    LATERAL (SELECT r.content::jsonb AS f OFFSET 0) parsed;
+                       (f ->> 'at')::timestamptz, content, made.hash
+                FROM made)
+            UPDATE audit_heads h SET sequence = made.sequence, hash = made.hash
+                FROM (SELECT DISTINCT ON (organization_id) organization_id, sequence, hash
+                      FROM made ORDER BY organization_id, sequence DESC) made
+                WHERE h.organization_id = made.organization_id;
         END $$"""
     )
     definer_function(AUDIT, "nimbus_app, nimbus_system")
@@ -122,33 +142,40 @@ def _ledger_append() -> None:
         """CREATE FUNCTION ledger_append(legs jsonb) RETURNS void
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
         DECLARE
-            head ledger_heads;
+            item record;
             entry ledger_transfers;
-            entries ledger_transfers[] := '{}';
+            entries ledger_transfers[];
         BEGIN
             INSERT INTO ledger_heads (organization_id, sequence, hash)
                 SELECT o, 0, sha256(uuid_send(o)) FROM (
                     SELECT DISTINCT (leg ->> 'organization_id')::uuid AS o
                     FROM jsonb_array_elements(legs) leg ORDER BY 1) asked
                 ON CONFLICT DO NOTHING;
-            FOR entry IN SELECT * FROM jsonb_populate_recordset(NULL::ledger_transfers, legs)
+            PERFORM FROM ledger_heads h WHERE h.organization_id IN (
+                SELECT (leg ->> 'organization_id')::uuid FROM jsonb_array_elements(legs) leg)
+                ORDER BY h.organization_id FOR UPDATE;
+            FOR item IN
+                SELECT l.place, h.sequence, h.hash,
+                       jsonb_populate_record(NULL::ledger_transfers, l.leg) AS made
+                FROM jsonb_array_elements(legs) WITH ORDINALITY AS l (leg, place)
+                JOIN ledger_heads h ON h.organization_id = (l.leg ->> 'organization_id')::uuid
+                ORDER BY l.place
             LOOP
-                IF head.organization_id IS DISTINCT FROM entry.organization_id THEN
-                    UPDATE ledger_heads SET sequence = head.sequence, hash = head.hash
-                        WHERE organization_id = head.organization_id;
-                    SELECT * INTO head FROM ledger_heads
-                        WHERE organization_id = entry.organization_id FOR UPDATE;
+                IF entry.organization_id IS DISTINCT FROM (item.made).organization_id THEN
+                    entry.sequence := item.sequence;
+                    entry.hash := item.hash;
                 END IF;
-                entry.sequence := head.sequence + 1;
-                entry.created_at := now();
-                entry.hash := ledger_hash(head.hash, entry);
-                entries := entries || entry;
-                head.sequence := entry.sequence;
-                head.hash := entry.hash;
+                item.made.sequence := entry.sequence + 1;
+                item.made.created_at := now();
+                item.made.hash := ledger_hash(entry.hash, item.made);
+                entry := item.made;
+                entries[item.place] := entry;
             END LOOP;
-            UPDATE ledger_heads SET sequence = head.sequence, hash = head.hash
-                WHERE organization_id = head.organization_id;
             INSERT INTO ledger_transfers SELECT e.* FROM unnest(entries) e;
+            UPDATE ledger_heads h SET sequence = e.sequence, hash = e.hash
+                FROM (SELECT DISTINCT ON (organization_id) organization_id, sequence, hash
+                      FROM unnest(entries) ORDER BY organization_id, sequence DESC) e
+                WHERE h.organization_id = e.organization_id;
         END $$"""
     )
     definer_function(LEDGER, "nimbus_system")
@@ -240,6 +267,43 @@ def _parts_by_statement() -> None:
                 f"CREATE TRIGGER {name} AFTER {verb} ON {table} REFERENCING {rows} TABLE AS parts"
                 " FOR EACH STATEMENT EXECUTE FUNCTION invoice_part_keep()"
             )
+
+
+def _adds_up_by_statement() -> None:
+    """An invoice is held against its lines and taxes in the statement that sends it: they stand
+    before it, and nothing changes them afterwards.
+    """
+    op.execute("DROP TRIGGER adds_up ON invoices")
+    op.execute("DROP FUNCTION invoice_adds_up()")
+    op.execute(
+        """CREATE FUNCTION invoice_adds_up() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF EXISTS (
+                SELECT FROM sent i
+                LEFT JOIN LATERAL (
+                    SELECT sum(l.amount_minor) AS amount,
+                           bool_or(num_nulls(l.tax_category, l.tax_rate) > 0) AS untaxed
+                    FROM invoice_lines l
+                    WHERE l.organization_id = i.organization_id AND l.invoice_id = i.id) lines
+                    ON true
+                LEFT JOIN LATERAL (
+                    SELECT sum(t.base_minor) AS base, sum(t.tax_minor) AS tax FROM invoice_taxes t
+                    WHERE t.organization_id = i.organization_id AND t.invoice_id = i.id) taxes
+                    ON true
+                WHERE i.status = 'Sent' AND (lines.untaxed
+                    OR (coalesce(lines.amount, 0), coalesce(taxes.base, 0), coalesce(taxes.tax, 0))
+                       <> (i.subtotal_minor, i.subtotal_minor, i.tax_minor))) THEN
+                RAISE EXCEPTION 'the lines and taxes are not the invoice'
+                    USING ERRCODE = 'check_violation';
+            END IF;
+            RETURN NULL;
+        END $$"""
+    )
+    for verb in ("insert", "update"):
+        op.execute(
+            f"CREATE TRIGGER adds_up_{verb} AFTER {verb} ON invoices"
+            " REFERENCING NEW TABLE AS sent FOR EACH STATEMENT EXECUTE FUNCTION invoice_adds_up()"
+        )
 
 
 def _invoices() -> None:
