@@ -78,7 +78,7 @@ async def increase(
     if ends_at <= as_of:
         raise field_error("ends_at", "in_the_past", "An increase ends in the future.")
     rows = await _running(session, subscription_id, meter_key, period, as_of)
-    if not rows or rows[0].limit_units is None:
+    if not rows:
         raise field_error("meter", "no_quota", "The subscription has no such limit now.")
     given = QuotaIncrease(
         organization_id=contract.organization_id,
@@ -140,10 +140,10 @@ async def _running(
     period: str | None,
     as_of: datetime,
 ) -> Sequence[QuotaStanding]:
-    """The standings of the present windows, locked while nothing is stored."""
+    """The standings that limit the present windows, locked while nothing is stored."""
     await open_standings(session, subscription_id, as_of)  # in case no worker ran
     statement = queries.standings([subscription_id], as_of).where(
-        QuotaStanding.period_starts_at <= as_of
+        QuotaStanding.period_starts_at <= as_of, QuotaStanding.limit_units.is_not(None)
     )
     if meter_key is not None:
         statement = statement.where(QuotaStanding.meter_key == meter_key)

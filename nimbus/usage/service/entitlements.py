@@ -244,8 +244,11 @@ async def _claim(
     session: AsyncSession, contract: SubscriptionFacts, event_id: UUID, content: str
 ) -> bool:
     """Take the id for this event, for ever; False when it was taken, 422 by another content."""
-    digest = UUID(bytes=blake2b(content.encode(), digest_size=16).digest())
-    values = {"organization_id": contract.organization_id, "id": event_id, "content": digest}
+    values = {
+        "organization_id": contract.provider_organization_id,
+        "id": event_id,
+        "content": UUID(bytes=blake2b(content.encode(), digest_size=16).digest()),
+    }
     taken = await session.scalar(
         text(
             "INSERT INTO usage_dedupe (organization_id, event_id, content)"

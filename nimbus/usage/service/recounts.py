@@ -108,7 +108,12 @@ STANDINGS = text(
     """
     WITH counted AS (
         SELECT s.id, s.organization_id, s.subscription_id, s.meter_key, s.period_starts_at,
-               s.period_ends_at, s.used,
+               s.period_ends_at, s.used + coalesce((
+                   SELECT sum(c.used) FROM quota_standings c
+                   WHERE c.subscription_id = s.subscription_id AND c.meter_key = s.meter_key
+                     AND c.period = s.period AND c.period_starts_at = s.period_starts_at
+                     AND c.period_ends_at = s.period_ends_at AND c.closed_at IS NOT NULL
+                     AND s.closed_at IS NULL), 0) AS used,
                coalesce(CASE
                    WHEN s.meter_key = 'api_calls' OR s.aggregation = 'sum' THEN m.total
                    WHEN s.aggregation = 'count' THEN m.events
@@ -119,6 +124,7 @@ STANDINGS = text(
         LEFT JOIN LATERAL usage_period(s.subscription_id, s.period_starts_at, s.period_ends_at) m
             ON m.meter_key = s.meter_key
         WHERE s.aggregation <> 'time_weighted'
+          AND (s.closed_at IS NULL OR s.closed_at = s.period_ends_at)
           AND NOT EXISTS (SELECT FROM unnest(CAST(:starts AS timestamptz[])) AS dropped (month)
             WHERE (s.period_starts_at, s.period_ends_at)
                 OVERLAPS (dropped.month, dropped.month + interval '1 month')))
@@ -127,7 +133,8 @@ STANDINGS = text(
     FROM counted WHERE counted <> used LIMIT :most
     """
 )
-"""Quotas against the sum of their windows; those of months whose events are gone are left out:
+"""Quotas against the sum of their windows, with what closed counts of the same window had; those
+of months whose events are gone are left out:
 a window may begin or end within an hour. What is weighted by time grows without any event.
 """
 
