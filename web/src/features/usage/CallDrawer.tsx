@@ -11,7 +11,7 @@ import { ProblemAlert } from '@/ui/ProblemAlert';
 import page from '@/ui/page.module.css';
 import { wordTexts } from '@/ui/words';
 import { CallResult, useCallName } from './LogTable';
-import { callTexts, logTexts } from './texts';
+import { callTexts, logTexts } from './logTexts';
 import { type Call, useCall } from './usage';
 
 type Props = { call: Call | null; opened: boolean; onClose: () => void };

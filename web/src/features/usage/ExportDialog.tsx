@@ -17,7 +17,7 @@ import { useLocale, useTexts } from '@/ui/i18n';
 import { DownloadIcon } from '@/ui/icons';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import { wordTexts } from '@/ui/words';
-import { exportTexts } from './moreTexts';
+import { exportTexts } from './logTexts';
 import {
   dayAfter,
   download,

@@ -3,7 +3,7 @@ import { Button, Card, Group, NativeSelect, SimpleGrid, TextInput } from '@manti
 import { useState } from 'react';
 import { useMay } from '@/api/session';
 import { useTexts } from '@/ui/i18n';
-import { logTexts } from './texts';
+import { logTexts } from './logTexts';
 import { type LogSearch, useKeyNames } from './usage';
 
 const METHODS = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'HEAD', 'OPTIONS'];

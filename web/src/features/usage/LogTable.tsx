@@ -6,7 +6,7 @@ import { useLocale, useTexts } from '@/ui/i18n';
 import page from '@/ui/page.module.css';
 import { RowsTable } from '@/ui/RowsTable';
 import { StateBadge, type Tone } from '@/ui/StateBadge';
-import { logTexts } from './texts';
+import { logTexts } from './logTexts';
 import type { Call } from './usage';
 
 type Props = { calls: Call[]; onShow: (call: Call) => void };

@@ -15,7 +15,7 @@ import { CallDrawer } from './CallDrawer';
 import { ExportDialog } from './ExportDialog';
 import { LogFilters } from './LogFilters';
 import { LogTable } from './LogTable';
-import { logTexts } from './texts';
+import { logTexts } from './logTexts';
 import { type Call, type LogSearch, useLogs } from './usage';
 
 type Props = { search: LogSearch; onSearch: (search: LogSearch) => void };
