@@ -11,15 +11,17 @@ in an upstream's answer its units stand.
 
 A time-weighted meter is fed with levels (gauges). A level stands from its instant until the next
 one; the one that stood at the period's beginning is carried into it, however old it is. The unit
-of time is a calendar month in the subscription's time zone: 100 GB that stand for the whole of May
-are 100 GB-months, and so are 100 GB for the whole of February; 100 GB for half of either are 50.
-Each month's share is rounded to 12 decimals, half up; the shares are added up exactly. So two
-halves of a period add up to the whole, to one unit of the twelfth decimal for each month that is
-cut. Sources: spec 02 "Meter", spec 11 §9; the same law in SQL is `usage_period`.
+of time is a month of the subscription, which begins with its anchor in its time zone: on its day
+and time of every month, or on the first where the plan bills by the calendar. So 100 GB that stand
+for a whole billing month are 100 GB-months, in February as in May; for half of it they are 50, and
+for a billing year 1,200. Each month's share is rounded to 12 decimals, half up; the shares are
+added up exactly. So two halves of a period add up to the whole, to one unit of the twelfth decimal
+for each month that is cut. Sources: spec 02 "Meter", spec 11 §9; the law in SQL: `usage_period`.
 """
 
 import json
 import re
+from calendar import monthrange
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,7 +29,6 @@ from decimal import Decimal
 from functools import reduce
 from typing import Any, Final, Literal
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from nimbus.rules.money import EXACT
 from nimbus.rules.periods import Period
@@ -47,13 +48,14 @@ MODES: Final[Mapping[str, tuple[Mode, ...]]] = {
 }
 """The ways in which a meter's events may be meant, the first being what is meant by default."""
 
+CALENDAR: Final = datetime(2000, 1, 1, tzinfo=UTC)
 DECIMALS: Final = 12
 MAX_PATH: Final = 200
 MAX_PARTS: Final = 10
 _TICK = Decimal(1).scaleb(-DECIMALS)
 _MICROSECOND = timedelta(microseconds=1)
 _PART = re.compile(r"([A-Za-z_][A-Za-z0-9_-]{0,63})((?:\[[0-9]{1,4}\])*)")
-_QUANTITY = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,12})?", re.ASCII)
+_QUANTITY = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,12}0*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +69,19 @@ class Reading:
 
 
 def period_value(
-    aggregation: Aggregation, readings: Iterable[Reading], period: Period, time_zone: str = "UTC"
+    aggregation: Aggregation,
+    readings: Iterable[Reading],
+    period: Period,
+    anchor: datetime = CALENDAR,
 ) -> Decimal:
     """What all readings that a meter ever had come to in a half-open period: by brute force, the
-    law that the database's sum is held against.
+    law that the database's sum is held against. Months are counted from `anchor`, in its zone.
 
     time_weighted, 100 from 1 May and 200 from 16 May 12:00, in May: 50 + 100 = 150.
     """
     known = sorted(readings, key=lambda one: (one.at, one.event_id))
     if aggregation == "time_weighted":
-        return _weighted(known, period, ZoneInfo(time_zone))
+        return _weighted(known, period, anchor)
     inside = [one for one in known if one.at in period]
     if not inside:
         return Decimal(0)
@@ -150,15 +155,15 @@ def read_quantity(text: str) -> Decimal | None:
     """A quantity as events report it: not negative, at most 15 digits and 12 decimals; trailing
     zeros don't matter. None for any other text.
     """
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return Decimal(text) if _QUANTITY.fullmatch(text) else None
+    if not _QUANTITY.fullmatch(text):
+        return None
+    return Decimal(text.rstrip("0").rstrip(".") if "." in text else text)
 
 
-def _weighted(known: list[Reading], period: Period, zone: ZoneInfo) -> Decimal:
+def _weighted(known: list[Reading], period: Period, anchor: datetime) -> Decimal:
     """Unit × microseconds of each month, divided by the length of the whole month."""
     total = Decimal(0)
-    for month in _months(period, zone):
+    for month in _months(period, anchor):
         inside = _common(month, period)
         weight = Decimal(0)
         for number, one in enumerate(known):
@@ -170,13 +175,24 @@ def _weighted(known: list[Reading], period: Period, zone: ZoneInfo) -> Decimal:
     return total
 
 
-def _months(period: Period, zone: ZoneInfo) -> Iterator[Period]:
-    """The calendar months that a period touches, in UTC."""
-    first = period.starts_at.astimezone(zone)
-    year, month = first.year, first.month
-    while (starts := datetime(year, month, 1, tzinfo=zone).astimezone(UTC)) < period.ends_at:
-        year, month = (year, month + 1) if month < 12 else (year + 1, 1)
-        yield Period(starts, datetime(year, month, 1, tzinfo=zone).astimezone(UTC))
+def _months(period: Period, anchor: datetime) -> Iterator[Period]:
+    """The months from `anchor`, in its time zone, that a period touches; in UTC."""
+    first, last = (at.astimezone(anchor.tzinfo) for at in (period.starts_at, period.ends_at))
+    begins = 12 * (first.year - anchor.year) + first.month - anchor.month - 1
+    passes = 12 * (last.year - anchor.year) + last.month - anchor.month
+    for number in range(begins, passes + 1):
+        yield Period(_after(anchor, number), _after(anchor, number + 1))
+
+
+def _after(anchor: datetime, months: int) -> datetime:
+    """The same day and time some months on, or the month's last day; of an hour that comes twice
+    the second, and in one that is left out as if it were there.
+    """
+    year, month = divmod(12 * anchor.year + anchor.month - 1 + months, 12)
+    day = min(anchor.day, monthrange(year, month + 1)[1])
+    first = anchor.replace(year=year, month=month + 1, day=day, fold=0)
+    second = first.replace(fold=1)
+    return max(first.astimezone(UTC), second.astimezone(UTC))
 
 
 def _common(one: Period, other: Period) -> Period:

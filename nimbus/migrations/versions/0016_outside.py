@@ -159,8 +159,8 @@ def _measured() -> None:
 
 
 def _weighted() -> None:
-    # The law is `rules.meters`: unit × microseconds of each month, over the length of the month in
-    # the subscription's time zone, rounded half up to 12 decimals by integers alone.
+    # The law is `rules.meters`: unit × microseconds of each month, over the length of the month as
+    # the subscription counts them, rounded half up to 12 decimals by integers alone.
     op.execute(
         """CREATE FUNCTION usage_weighted(subscription uuid, starts timestamptz, ends timestamptz,
             as_of timestamptz)
@@ -191,14 +191,25 @@ def _weighted() -> None:
                        lead(l.occurred_at, 1, ends) OVER (PARTITION BY l.meter_key
                            ORDER BY l.occurred_at, l.event_id) AS until
                 FROM levels l),
-            zone AS (
-                SELECT coalesce((SELECT s.time_zone FROM subscriptions s
-                                 WHERE s.id = subscription), 'UTC') AS name),
+            anchor AS (
+                SELECT coalesce(min(s.time_zone), 'UTC') AS zone, coalesce(min(
+                           CASE v.anchor WHEN 'calendar' THEN timestamp '2000-01-01'
+                           ELSE coalesce(s.trial_ends_at, s.anchor_at) AT TIME ZONE s.time_zone
+                           END), timestamp '2000-01-01') AS at
+                FROM subscriptions s LEFT JOIN plan_versions v ON v.id = s.plan_version_id
+                WHERE s.id = subscription),
+            numbers AS (
+                SELECT a.zone, a.at, generate_series(
+                    12 * extract(year FROM starts AT TIME ZONE a.zone)::int
+                        + extract(month FROM starts AT TIME ZONE a.zone)::int - 1,
+                    12 * extract(year FROM ends AT TIME ZONE a.zone)::int
+                        + extract(month FROM ends AT TIME ZONE a.zone)::int)
+                    - 12 * extract(year FROM a.at)::int - extract(month FROM a.at)::int AS n
+                FROM anchor a),
             months AS (
-                SELECT m.local AT TIME ZONE z.name AS begins,
-                       (m.local + interval '1 month') AT TIME ZONE z.name AS passes
-                FROM zone z, generate_series(date_trunc('month', starts AT TIME ZONE z.name),
-                    ends AT TIME ZONE z.name, interval '1 month') AS m (local)),
+                SELECT (at + n * interval '1 month') AT TIME ZONE zone AS begins,
+                       (at + (n + 1) * interval '1 month') AT TIME ZONE zone AS passes
+                FROM numbers),
             weights AS (
                 SELECT s.meter_key,
                        (extract(epoch FROM m.passes - m.begins) * 1000000)::bigint AS length,
