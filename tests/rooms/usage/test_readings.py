@@ -219,6 +219,16 @@ async def test_a_price_is_the_one_at_the_call_s_place_in_the_sum(contract: Contr
     ]
 
 
+async def test_calls_of_one_instant_come_by_their_ids(contract: Contract) -> None:
+    producer = uuid4()
+    await store(producer, [event(contract, producer, n, START, units=10_000) for n in (1, 2)])
+    log = sorted(await log_of(contract), key=place)
+
+    alone = [(await prices_of(contract, [call]))[0].amount for call in log]
+
+    assert alone == [0, 20]
+
+
 async def test_a_late_call_moves_the_prices_behind_it_and_no_sum(contract: Contract) -> None:
     first, late = uuid4(), uuid4()
     noon = START + timedelta(hours=12)
