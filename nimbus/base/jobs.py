@@ -6,6 +6,7 @@ how its due rows are found, and one scanner defers a job for each (at most one w
 entity, by the queue's own queueing lock).
 """
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,8 +87,10 @@ async def defer_all(
 ) -> None:
     """Enqueue one job for each set of arguments, in one statement, as `defer` does one."""
     if arguments:
-        deferrer = _configured(task, await _driver(session), None, None)
-        await deferrer.batch_defer_async(*arguments)
+        await session.execute(
+            _DEFER_ALL,
+            {"queue": task.queue, "task": task.name, "arguments": json.dumps(arguments)},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,11 @@ class DueSource:
 
 
 _sources: list[DueSource] = []
+_DEFER_ALL = text(
+    "SELECT procrastinate_defer_jobs_v1(array_agg(ROW(CAST(:queue AS text), CAST(:task AS text), 0,"
+    " NULL, NULL, args, NULL)::procrastinate_job_to_defer_v1))"
+    " FROM jsonb_array_elements(CAST(:arguments AS jsonb)) args"
+)
 # A job that is being done may have to wait again, under the lock that one waiting job may hold.
 _AT_WORK = text(
     "SELECT true FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
