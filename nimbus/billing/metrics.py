@@ -38,7 +38,7 @@ async def _late(session: AsyncSession) -> metrics.Samples:
         text(
             "SELECT extract(epoch FROM CAST(:now AS timestamptz) - min(next_billing_at))"
             " FROM subscriptions"
-            " WHERE next_billing_at <= :now AND status NOT IN ('Suspended', 'Paused')"
+            " WHERE next_billing_at <= :now AND status <> 'Suspended'"
         ),
         {"now": clock.now()},
     )

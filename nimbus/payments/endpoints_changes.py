@@ -48,6 +48,9 @@ REFUSALS = documented(401, 403, 404, 409, 415, 422, 429)
 
 router = Router(tags=["subscriptions"])
 Owner = Annotated[Actor, allowed(MANAGE)]
+Version = Annotated[
+    int | None, Query(description="The version that was read; left out, it is not held to it.")
+]
 
 
 def _changing(*events: type[Event], kept: str = "version") -> dict[str, Any]:
@@ -88,7 +91,7 @@ async def upgrade(
 ) -> subscriptions.SubscriptionShape:
     """Move to a higher plan, at once."""
     change = Change(kind="upgrade", plan=body.plan)
-    return await _carry_out(request, actor, subscription_id, change, body)
+    return await _carry_out(request, actor, subscription_id, change, **_known(body))
 
 
 @router.post(
@@ -102,7 +105,7 @@ async def downgrade(
 ) -> subscriptions.SubscriptionShape:
     """Move to a lower plan, at the period's end or at once."""
     change = Change(kind="downgrade", plan=body.plan, at_once=body.at_once)
-    return await _carry_out(request, actor, subscription_id, change, body)
+    return await _carry_out(request, actor, subscription_id, change, **_known(body))
 
 
 @router.post(
@@ -116,7 +119,7 @@ async def cancel(
 ) -> subscriptions.SubscriptionShape:
     """End it, at the period's end or at once, with a reason; `ends_at` says when."""
     change = Change(kind="cancel", reason=body.reason, at_once=body.at_once)
-    return await _carry_out(request, actor, subscription_id, change, body)
+    return await _carry_out(request, actor, subscription_id, change, **_known(body))
 
 
 @router.post(
@@ -129,7 +132,9 @@ async def reactivate(
     subscription_id: UUID, body: schemas.VersionBody, request: Request, actor: Owner
 ) -> subscriptions.SubscriptionShape:
     """Take a cancellation back before its end."""
-    return await _carry_out(request, actor, subscription_id, Change(kind="reactivate"), body)
+    return await _carry_out(
+        request, actor, subscription_id, Change(kind="reactivate"), **_known(body)
+    )
 
 
 @router.post(
@@ -142,7 +147,7 @@ async def pause(
     subscription_id: UUID, body: schemas.VersionBody, request: Request, actor: Owner
 ) -> subscriptions.SubscriptionShape:
     """No access and no fee from now on, until it is resumed."""
-    return await _carry_out(request, actor, subscription_id, Change(kind="pause"), body)
+    return await _carry_out(request, actor, subscription_id, Change(kind="pause"), **_known(body))
 
 
 @router.post(
@@ -155,7 +160,7 @@ async def resume(
     subscription_id: UUID, body: schemas.VersionBody, request: Request, actor: Owner
 ) -> subscriptions.SubscriptionShape:
     """Access and fee again from now on."""
-    return await _carry_out(request, actor, subscription_id, Change(kind="resume"), body)
+    return await _carry_out(request, actor, subscription_id, Change(kind="resume"), **_known(body))
 
 
 @router.post(
@@ -169,7 +174,7 @@ async def take_add_on(
 ) -> subscriptions.SubscriptionShape:
     """Have an add-on so many times: more at once, fewer from the period's end on."""
     change = Change(kind="take_add_on", add_on=body.add_on, quantity=body.quantity)
-    return await _carry_out(request, actor, subscription_id, change, body)
+    return await _carry_out(request, actor, subscription_id, change, **_known(body))
 
 
 @router.delete(
@@ -183,12 +188,13 @@ async def leave_add_on(
     add_on_id: UUID,
     request: Request,
     actor: Owner,
-    version: Annotated[int, Query()],
+    version: Version = None,
 ) -> subscriptions.SubscriptionShape:
     """Have an add-on no more from the period's end on."""
     change = Change(kind="leave_add_on", add_on_id=add_on_id)
-    body = schemas.VersionBody(version=version)
-    return await _carry_out(request, actor, subscription_id, change, body)
+    return await _carry_out(
+        request, actor, subscription_id, change, version=version, preview_id=None
+    )
 
 
 @router.delete(
@@ -202,7 +208,7 @@ async def leave_add_on(
     ),
 )
 async def take_back(
-    subscription_id: UUID, actor: Owner, session: Session, version: Annotated[int, Query()]
+    subscription_id: UUID, actor: Owner, session: Session, version: Version = None
 ) -> subscriptions.SubscriptionShape:
     """Let what waits for the period's end not happen."""
     moment = clock.now()
@@ -270,7 +276,7 @@ async def upgrade_current(
 ) -> subscriptions.SubscriptionShape:
     """Move the current subscription to a higher plan, at once."""
     change = Change(kind="upgrade", plan=body.plan)
-    return await _carry_out(request, actor, None, change, body)
+    return await _carry_out(request, actor, None, change, **_known(body))
 
 
 @router.post(
@@ -284,7 +290,7 @@ async def downgrade_current(
 ) -> subscriptions.SubscriptionShape:
     """Move the current subscription to a lower plan."""
     change = Change(kind="downgrade", plan=body.plan, at_once=body.at_once)
-    return await _carry_out(request, actor, None, change, body)
+    return await _carry_out(request, actor, None, change, **_known(body))
 
 
 @router.post(
@@ -298,7 +304,12 @@ async def cancel_current(
 ) -> subscriptions.SubscriptionShape:
     """End the current subscription."""
     change = Change(kind="cancel", reason=body.reason, at_once=body.at_once)
-    return await _carry_out(request, actor, None, change, body)
+    return await _carry_out(request, actor, None, change, **_known(body))
+
+
+def _known(body: schemas.VersionBody) -> dict[str, Any]:
+    """What a change is held to."""
+    return {"version": body.version, "preview_id": body.preview_id}
 
 
 async def _carry_out(
@@ -306,7 +317,9 @@ async def _carry_out(
     actor: Actor,
     subscription_id: UUID | None,
     change: Change,
-    body: schemas.VersionBody,
+    *,
+    version: int | None,
+    preview_id: UUID | None,
 ) -> subscriptions.SubscriptionShape:
     """Do it in one transaction with what it bills; without an id, to the current subscription."""
     await throttle(f"billing/{actor.organization_id}", OPERATIONS_A_MINUTE, 60)
@@ -322,8 +335,8 @@ async def _carry_out(
         actor,
         subscription_id,
         change,
-        version=body.version,
-        preview_id=body.preview_id,
+        version=version,
+        preview_id=preview_id,
         as_of=moment,
     )
     return (await subscriptions.shapes(session, actor, [changed], moment))[0]

@@ -25,10 +25,10 @@ from nimbus.subscriptions.models import (
     Terms,
 )
 
-# A suspended or paused subscription waits, and one that is parked for a person to look at.
+# A suspended subscription waits, and one that is parked for a person to look at.
 BILLABLE = and_(
     Subscription.next_billing_at.is_not(None),
-    Subscription.status.not_in(("Suspended", "Paused")),
+    Subscription.status != "Suspended",
     Subscription.parked_reason.is_(None),
 )
 ENDING = and_(

@@ -17,7 +17,7 @@ from nimbus.identity import ROLES, link_token
 from tests.architecture.tree import assert_none
 from tests.support.bills import SELLER
 from tests.support.estate import INVITED, Estate, estate, sold
-from tests.support.market import STARTER
+from tests.support.market import ADD_ON, STARTER
 from tests.support.operations import Operation, operations
 from tests.support.people import Person
 
@@ -49,6 +49,23 @@ BODIES: dict[str, dict[str, Any]] = {
     "cancel_subscription": {"reason": "no wind", "version": 1},
     "downgrade_subscription": {"plan": "starter", "version": 1},
     "upgrade_subscription": {"plan": "professional", "version": 1},
+    "preview_subscription_change": {"change": "upgrade", "plan": "professional", "version": 1},
+    "reactivate_subscription": {"version": 1},
+    "pause_subscription": {"version": 1},
+    "resume_subscription": {"version": 1},
+    "take_add_on": {"add_on": "support", "version": 1},
+    "set_renewal": {"automatic": False, "version": 1},
+    "renew_subscription": {"version": 1},
+    "set_consumer_plan": {"plan": "professional", "version": 1},
+    "set_consumer_contract": {"terms": {}, "version": 1},
+    "revoke_consumer": {"reason": "no wind", "version": 1},
+    "ban_consumer": {"reason": "no wind"},
+    "move_plan_subscribers": {"to_plan": "starter", "reason": "dearer"},
+    "admin_change_subscription": {"plan": "professional", "version": 1},
+    "admin_set_contract": {"terms": {}, "version": 1},
+    "admin_cancel_subscription": {"reason": "no wind", "version": 1},
+    "create_add_on": ADD_ON,
+    "change_add_on": {**{k: v for k, v in ADD_ON.items() if k != "slug"}, "version": 1},
     "create_api_key": {"name": "theirs", "environment": "Live"},
     "change_api_key": {"name": "theirs", "version": 1},
     "rotate_api_key": {},
@@ -57,6 +74,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "change_product": {"name": "Mine now", "version": 2},
     "add_product_host": {"name": "api.mine.example"},
     "create_meter": {"key": "panels", "unit": "panels", "aggregation": "max"},
+    "change_meter": {"unit": "panels", "version": 1},
     "create_plan": {**STARTER, "slug": "mine"},
     "change_plan": {**PLAN, "name": "Mine now", "version": 1},
     "create_route": ROUTE,
@@ -69,6 +87,10 @@ BODIES: dict[str, dict[str, Any]] = {
 REFUSED = {
     "admin_reset_quota": (403, "forbidden"),
     "admin_increase_quota": (403, "forbidden"),
+    "admin_list_subscriptions": (403, "forbidden"),
+    "admin_change_subscription": (403, "forbidden"),
+    "admin_set_contract": (403, "forbidden"),
+    "admin_cancel_subscription": (403, "forbidden"),
     "create_api_key": (422, "validation_failed"),
     "admin_list_invoices": (403, "forbidden"),
     "admin_remove_product_host": (403, "forbidden"),
@@ -81,7 +103,7 @@ REFUSED = {
 }
 NOT_FOUND = (404, "not_found")
 # Path parameters that are public names and no ids.
-NAMES = {"slug"}
+NAMES = {"key", "slug"}
 PUBLIC_LISTS = {"list_marketplace_products"}
 
 WITH_IDS = [operation for operation in operations() if operation.ids]

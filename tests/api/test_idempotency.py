@@ -17,7 +17,7 @@ import pytest
 from nimbus.base import clock
 from nimbus.base.ids import new_id
 from tests.support.estate import Estate, estate, sold
-from tests.support.market import STARTER
+from tests.support.market import ADD_ON, STARTER
 from tests.support.operations import Operation, operations
 from tests.support.people import Person
 
@@ -47,6 +47,8 @@ PLAN = {**STARTER, "slug": "s-{}", "rank": None}
 ROUTE = {"method": "GET", "path": "/panels/{}"}
 METER = {"key": "m{}", "unit": "panels", "aggregation": "max"}
 PRODUCT = {"slug": "p-{}", "name": "Product"}
+EXTRA = {**ADD_ON, "slug": "a-{}"}
+MOVE = {"to_plan": "starter", "reason": "dearer {}"}
 KEY = {"name": "k-{}", "environment": "Test"}
 GUEST = {"email": "g{}@solar.example", "role": "viewer"}
 BLOCK = {"network": "203.0.113.0/24", "minutes": 5, "reason": "It scans: {}"}
@@ -54,7 +56,10 @@ CREDIT = {"amount": {"amount_minor": 100, "currency": "EUR"}, "reason": "paid {}
 FILE = {"format": "csv", "from": "2026-05-01T00:00:00Z", "to": "2026-06-01T00:00:00Z"}
 RESET = {"reason": "their fault was ours: {}"}
 INCREASE = {
-    **{"reason": "a busy week: {}", "meter": "api_calls", "period": "cycle", "units": 5},
+    "reason": "a busy week: {}",
+    "meter": "api_calls",
+    "period": "cycle",
+    "units": 5,
     "ends_at": "2026-07-20T00:00:00Z",
 }
 TAKEN = {"entitlement": "api_calls", "consume": True, "product": "wind"}
@@ -83,6 +88,8 @@ REQUESTS = {
     "create_product": Request(PRODUCT, {**PRODUCT, "name": "Other"}),
     "create_meter": Request(METER, {**METER, "unit": "roofs"}),
     "create_plan": Request(PLAN, {**PLAN, "name": "Other"}),
+    "create_add_on": Request(EXTRA, {**EXTRA, "name": "Other"}),
+    "move_plan_subscribers": Request(MOVE, {**MOVE, "reason": "other"}),
     "admin_credit_balance": Request(CREDIT, {**CREDIT, "reason": "other {}"}, by="admin"),
     "add_product_host": Request({"name": "{}.solar.example"}, {"name": "other{}.solar.example"}),
     "set_block": Request(BLOCK, {**BLOCK, "minutes": 6}, by="admin"),

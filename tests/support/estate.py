@@ -17,8 +17,9 @@ from psycopg import sql
 from nimbus.app import create_app
 from nimbus.base import clock, db
 from nimbus.base.config import Settings
+from nimbus.base.ids import new_id
 from tests.support.bills import END, Sale, bill, copy_of, sold, subscribe, use
-from tests.support.market import listening, make_wind, new_product, sent
+from tests.support.market import ADD_ON, listening, make_wind, new_product, sent
 from tests.support.metered import rows
 from tests.support.operations import Operation
 from tests.support.people import Person, make_owner
@@ -156,6 +157,11 @@ async def _furnish(
     [plan] = await rows(
         "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=contract.product_id
     )
+    add_ons = f"/api/provider/products/{contract.product_id}/add-ons"
+    add_on = await sent(api, sale.admin, "POST", add_ons, ADD_ON)
+    [own_plan] = await rows(
+        "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=UUID(solar["id"])
+    )
     nuisance = {"network": "192.0.2.0/24", "minutes": 60, "reason": "It scans."}
     block = await sent(api, sale.admin, "POST", "/api/admin/blocks", nuisance)
     theirs: dict[str, UUID | str] = {
@@ -167,6 +173,7 @@ async def _furnish(
         "operator_organization_id": sale.customer.organization_id,
         "product_id": contract.product_id,
         "plan_id": plan["id"],
+        "add_on_id": add_on["id"],
         "route_id": contract.route_id,
         "host_id": host["id"],
         "block_id": block["id"],
@@ -181,5 +188,10 @@ async def _furnish(
         neighbour=neighbour,
         machine=replace(neighbour, token=key["secret"]),
         theirs={parameter: str(value) for parameter, value in theirs.items()},
-        own={"product_id": solar["id"]},
+        own={
+            "product_id": solar["id"],
+            "plan_id": str(own_plan["id"]),
+            # It has none: what it would be asked below is refused with the parent.
+            "subscription_id": str(new_id()),
+        },
     )

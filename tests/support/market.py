@@ -63,6 +63,11 @@ PROFESSIONAL: dict[str, Any] = {
         {"meter": "assets", "amount": 250, "period": "cycle"},
     ],
 }
+ADD_ON: dict[str, Any] = {
+    "slug": "support",
+    "name": "Support",
+    "prices": [{"base_fee": {"amount_minor": 3000, "currency": "EUR"}}],
+}
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ async def carry_out(
     subscription_id: UUID,
     change: Change,
     *,
-    version: int,
+    version: int | None,
     preview_id: UUID | None,
     as_of: datetime,
 ) -> Subscription:
@@ -128,7 +128,7 @@ async def _taken(
     preview_id: UUID,
     change: Change,
     *,
-    version: int,
+    version: int | None,
     as_of: datetime,
 ) -> ChangePreview:
     """A preview of the subscription, used from now on."""
@@ -149,7 +149,7 @@ async def _make(
     subscription_id: UUID,
     change: Change,
     *,
-    version: int,
+    version: int | None,
     as_of: datetime,
 ) -> Subscription:
     """Do what is asked, without billing it; a fee that is owed once becomes an item."""

@@ -46,7 +46,7 @@ async def change_plan(
     plan_slug: str,
     *,
     direction: Direction,
-    version: int,
+    version: int | None,
     as_of: datetime,
     at_once: bool = True,
     side: Side = "consumer",
@@ -127,7 +127,7 @@ async def take_add_on(
     slug: str,
     *,
     quantity: int,
-    version: int,
+    version: int | None,
     as_of: datetime,
     side: Side = "consumer",
 ) -> tuple[Subscription, AddOnTerms | None]:

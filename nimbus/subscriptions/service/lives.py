@@ -140,7 +140,7 @@ async def reactivate(
     actor: Actor,
     subscription_id: UUID,
     *,
-    version: int,
+    version: int | None,
     as_of: datetime,
     side: Side = "consumer",
 ) -> Subscription:
@@ -160,7 +160,7 @@ async def pause(
     actor: Actor,
     subscription_id: UUID,
     *,
-    version: int,
+    version: int | None,
     as_of: datetime,
     side: Side = "consumer",
 ) -> Subscription:
@@ -178,7 +178,7 @@ async def resume(
     actor: Actor,
     subscription_id: UUID,
     *,
-    version: int,
+    version: int | None,
     as_of: datetime,
     side: Side = "consumer",
 ) -> Subscription:
@@ -194,7 +194,7 @@ async def set_renewal(
     subscription_id: UUID,
     *,
     automatic: bool,
-    version: int,
+    version: int | None,
     as_of: datetime,
 ) -> Subscription:
     """Whether a subscription renews by itself; else it ends with its period unless renewed.
@@ -218,7 +218,12 @@ async def set_renewal(
 
 
 async def renew(
-    session: AsyncSession, actor: Actor, subscription_id: UUID, *, version: int, as_of: datetime
+    session: AsyncSession,
+    actor: Actor,
+    subscription_id: UUID,
+    *,
+    version: int | None,
+    as_of: datetime,
 ) -> Subscription:
     """Renew by hand a subscription that does not do so itself: it ends a period later.
 
