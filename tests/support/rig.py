@@ -79,6 +79,10 @@ PLANS = (
     plan("over", 60, "overage", 5, FAST),
     plan("window", 70, "overage", MANY, (50, None)),
     plan("bucket", 80, "overage", MANY, (50, 20)),
+    {
+        **plan("capped", 90, "overage", 5, FAST),
+        "quotas": [{"meter": "api_calls", "amount": 5, "period": "cycle", "overage_cap": 7}],
+    },
 )
 ROUTES: tuple[dict[str, Any], ...] = (
     {"method": "GET", "path": "/calls/{tag}"},
@@ -325,7 +329,7 @@ class Rig:
         """Used and leased units of the standing in force."""
         [[used, leased]] = self.execute(
             "SELECT used, leased FROM quota_standings WHERE subscription_id = %s"
-            " AND period_starts_at <= now() AND period_ends_at > now()",
+            " AND closed_at IS NULL AND period_starts_at <= now() AND period_ends_at > now()",
             customer.subscription_id,
         )
         return int(used), int(leased)
