@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bill: periods closed, invoices made and sent, who sells, the wallet. The room's door."""
 
-from nimbus import ledger
+from nimbus import ledger, usage
 from nimbus.billing import queries, queries_wallets
+from nimbus.billing.service import quantities
 from nimbus.billing.service.invoices import (
     InvoiceFacts,
     lock_sent_invoice,
@@ -33,3 +34,4 @@ ledger.expect("invoice", queries.expected_postings)
 ledger.expect("balance_credit", queries_wallets.expected_grants)
 ledger.expect("wallet_draw", queries_wallets.expected_draws)
 ledger.expect("wallet_expiry", queries_wallets.expected_expiries)
+usage.also_prove(quantities.wrongly_billed)

@@ -53,6 +53,7 @@ def audit_verify(data_dir: DataDir = None, as_json: Json = False) -> None:
 @usage.command("reconcile")
 def usage_reconcile(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Prove that events, roll-ups and quotas tell the same, and that no journal was set aside."""
+    from nimbus import billing  # noqa: F401 - it holds the bills against what was measured
     from nimbus.usage import reconcile
 
     settings = settings_for(data_dir)

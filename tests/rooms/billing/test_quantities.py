@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proof of usage reaches to the bill: what was billed is what was measured."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from nimbus import usage
+from nimbus.base import db
+from nimbus.base.proofs import Report
+from tests.support.bills import Sale, bill, use_as_in_the_reference
+from tests.support.metered import END, START, event, store
+
+UNGUARDED = "SET session_replication_role = replica; "
+
+
+async def proved(journal_dir: Path) -> Report:
+    async with db.system_session("proofs", snapshot=True) as session:
+        return await usage.reconcile(session, journal_dir)
+
+
+async def test_a_billed_quantity_that_is_not_the_measured_one_is_named(
+    sale: Sale, owner: Callable[[str], None], tmp_path: Path
+) -> None:
+    await use_as_in_the_reference(sale.contract)
+    assert await bill(sale.subscription_id) is not None
+    # Nothing came late: all of it was stored before.
+    owner("UPDATE usage_events SET created_at = '2026-05-20'")
+    assert (await proved(tmp_path)).differences == ()
+
+    owner(f"{UNGUARDED} UPDATE invoice_lines SET quantity = 24 WHERE meter_key = 'assets'")
+    [one] = (await proved(tmp_path)).differences
+
+    assert one == {
+        "problem": "billed",
+        "organization_id": sale.contract.organization_id,
+        "subscription_id": sale.subscription_id,
+        "meter_key": "assets",
+        "at": START,
+        "expected": "15",
+        "found": "24",
+    }
+
+
+async def test_usage_that_came_after_its_bill_is_under_way_until_the_next_one(
+    sale: Sale, owner: Callable[[str], None], tmp_path: Path
+) -> None:
+    await use_as_in_the_reference(sale.contract)
+    await bill(sale.subscription_id)
+    producer = uuid4()
+    await store(producer, [event(sale.contract, producer, 1, END - timedelta(hours=1))])
+    assert (await proved(tmp_path)).differences == ()
+
+    # A call that was there before, and is on no bill.
+    owner("UPDATE usage_events SET created_at = '2026-05-20'")
+    assert {one["problem"] for one in (await proved(tmp_path)).differences} == {"billed"}
