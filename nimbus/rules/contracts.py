@@ -17,7 +17,6 @@ Sources: spec 04 "Subscription"; decision 0023.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
 from fractions import Fraction
 from typing import Literal
 from uuid import UUID
@@ -25,7 +24,7 @@ from uuid import UUID
 from nimbus.rules.money import round_half_up
 from nimbus.rules.periods import Anchor, Period, nominal_period, period
 from nimbus.rules.pricing import Charge, scaled
-from nimbus.rules.proration import Basis, fraction
+from nimbus.rules.proration import WHOLE, Basis, fraction
 
 Timing = Literal["advance", "arrears"]
 
@@ -237,20 +236,23 @@ def metered(of: ContractPeriod) -> tuple[Metered, ...]:
 def _metered(of: ContractPeriod, run: Sequence[tuple[int, PlanTerms, Charge]]) -> Metered:
     _, terms, charge = run[-1]
     spans = [of.parts[number].served for number, _, _ in run]
-    share = Fraction(_length(spans), _length([part.served for part in of.parts]))
-    asked = share
-    if of.basis != "none":
-        asked = sum(
-            (fraction(of.whole, span, of.basis, of.time_zone) for span in spans), Fraction(0)
-        )
-    maximum = None if charge.maximum is None else Fraction(charge.maximum) * share
-    return Metered(
-        terms,
-        scaled(replace(charge, minimum=None, maximum=None), share),
-        Period(spans[0].starts_at, spans[-1].ends_at),
-        Fraction(charge.minimum or Decimal(0)) * asked,
-        maximum,
-    )
+    span = Period(spans[0].starts_at, spans[-1].ends_at)
+    share = WHOLE
+    if len(run) < len(of.parts):
+        share = Fraction(_length(spans), _length([part.served for part in of.parts]))
+    bare = charge
+    if charge.minimum is not None or charge.maximum is not None:
+        bare = replace(charge, minimum=None, maximum=None)
+    least = Fraction(0)
+    if charge.minimum:
+        least = Fraction(charge.minimum) * (share if of.basis == "none" else _share(of, spans))
+    most = None if charge.maximum is None else Fraction(charge.maximum) * share
+    return Metered(terms, scaled(bare, share), span, least, most)
+
+
+def _share(of: ContractPeriod, spans: Sequence[Period]) -> Fraction:
+    """The part of the nominal period that these spans stand for, by the period's proration."""
+    return sum((fraction(of.whole, span, of.basis, of.time_zone) for span in spans), Fraction(0))
 
 
 def commitment(of: ContractPeriod) -> int:
@@ -258,18 +260,18 @@ def commitment(of: ContractPeriod) -> int:
 
     10,000.00 a month from 4 February 2023: 25/28 → 8,928.57.
     """
-    first = of.parts[0].terms[0]
-    if of.basis == "none":
-        return first.minimum_commitment_minor
-    exact = sum(
-        (
-            fraction(of.whole, part.served, of.basis, of.time_zone)
-            * part.terms[0].minimum_commitment_minor
-            for part in of.parts
-        ),
-        Fraction(0),
+    asked = [part.terms[0].minimum_commitment_minor for part in of.parts]
+    if of.basis == "none" or not any(asked):
+        return asked[0]
+    return round_half_up(
+        sum(
+            (
+                _share(of, [part.served]) * minor
+                for part, minor in zip(of.parts, asked, strict=True)
+            ),
+            Fraction(0),
+        )
     )
-    return round_half_up(exact)
 
 
 def _length(spans: Sequence[Period]) -> int:

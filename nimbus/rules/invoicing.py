@@ -140,8 +140,9 @@ def owed(of: ContractPeriod, usage: Usage, as_of: datetime) -> tuple[LineDraft, 
     if closed:
         for one in metered(of):
             lines += usage_lines(one, usage.get((one.charge.meter_key, one.span), NO_USAGE))
-        missing = commitment(of) - sum(line.amount_minor for line in lines)
-        if missing > 0 and commitment(of):
+        least = commitment(of)
+        missing = least - sum(line.amount_minor for line in lines)
+        if least and missing > 0:
             lines.append(_commitment_line(of, missing))
     return tuple(lines)
 
@@ -186,7 +187,9 @@ def usage_lines(of: Metered, used: MeterUsage) -> tuple[LineDraft, ...]:
         of.terms.source,
     )
     lines = [line] if exact or quantity else []
-    least = max(amount_minor, round_minor(of.minimum, currency).amount_minor)
+    least = amount_minor
+    if of.minimum:
+        least = max(least, round_minor(of.minimum, currency).amount_minor)
     if least > amount_minor:
         lines.append(_flat(replace(line, text="minimum"), least - amount_minor, currency))
     if of.maximum is not None:

@@ -101,10 +101,10 @@ def round_half_up(amount: Decimal | Fraction) -> int:
 
     2446.5 → 2447 and -2446.5 → -2447 (banker's rounding would say 2446). Exact for any size.
     """
-    exact = Fraction(amount)
-    whole, rest = divmod(abs(exact.numerator), exact.denominator)
-    nearest = whole + (2 * rest >= exact.denominator)
-    return nearest if exact >= 0 else -nearest
+    numerator, denominator = amount.as_integer_ratio()
+    whole, rest = divmod(abs(numerator), denominator)
+    nearest = whole + (2 * rest >= denominator)
+    return nearest if numerator >= 0 else -nearest
 
 
 def round_minor(amount: Decimal | Fraction, currency: str) -> Money:
@@ -113,7 +113,10 @@ def round_minor(amount: Decimal | Fraction, currency: str) -> Money:
     `round_minor(Decimal("24.465"), "EUR")` → 24.47 euro; 12,500 × 0.002 = 25 → 25.00 euro;
     `Decimal("0.5")` yen → 1 yen. Spec 09, M-07.
     """
-    return Money(round_half_up(Fraction(amount) * 10 ** minor_digits(currency)), currency)
+    digits = minor_digits(currency)
+    if isinstance(amount, Decimal):
+        return Money(round_half_up(amount.scaleb(digits, EXACT)), currency)
+    return Money(round_half_up(amount * 10**digits), currency)
 
 
 def major(money: Money) -> Decimal:

@@ -15,6 +15,8 @@ from nimbus.rules.periods import Period, zone
 
 Basis = Literal["second", "day", "none"]
 
+WHOLE = Fraction(1)
+
 
 def fraction(whole: Period, part: Period, basis: Basis, time_zone: str) -> Fraction:
     """The share of `whole` that `part`, which lies within it, stands for.
@@ -25,8 +27,8 @@ def fraction(whole: Period, part: Period, basis: Basis, time_zone: str) -> Fract
     """
     if part.starts_at < whole.starts_at or part.ends_at > whole.ends_at:
         raise ValueError("the part reaches outside the period")
-    if basis == "none":
-        return Fraction(1)
+    if basis == "none" or part == whole:
+        return WHOLE
     if basis == "second":
         return Fraction(_microseconds(part), _microseconds(whole))
     return Fraction(_days(part, time_zone), _days(whole, time_zone))
