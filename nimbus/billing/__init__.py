@@ -2,7 +2,7 @@
 """The bill: periods closed, invoices made and sent, who sells, the wallet. The room's door."""
 
 from nimbus import ledger, usage
-from nimbus.billing import queries, queries_wallets
+from nimbus.billing import queries, queries_credit_notes, queries_wallets
 from nimbus.billing.service import quantities
 from nimbus.billing.service.invoices import (
     InvoiceFacts,
@@ -34,4 +34,5 @@ ledger.expect("invoice", queries.expected_postings)
 ledger.expect("balance_credit", queries_wallets.expected_grants)
 ledger.expect("wallet_draw", queries_wallets.expected_draws)
 ledger.expect("wallet_expiry", queries_wallets.expected_expiries)
+ledger.expect("credit_note", queries_credit_notes.expected_postings)
 usage.also_prove(quantities.wrongly_billed)

@@ -18,7 +18,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typst
 from babel import Locale
@@ -94,6 +94,9 @@ class UsageRow:
 class InvoiceDocument:
     """Everything that an invoice shows. Days are the seller's; `supply_to` is included.
 
+    With `credits`, the number of an invoice, it is a credit note on that; amounts are positive
+    then, and `disposition` says what becomes of them.
+
     Amounts are minor units of `currency` (ISO 4217).
     """
 
@@ -112,6 +115,8 @@ class InvoiceDocument:
     total_minor: int
     payment_reference: str
     paid: bool = False
+    credits: str | None = None
+    disposition: Literal["open", "refund", "credit"] = "open"
     legal_text: str | None = None
     usage: tuple[UsageRow, ...] = ()
     notes: str | None = None
@@ -120,6 +125,12 @@ class InvoiceDocument:
 _LABELS: dict[Language, dict[str, str]] = {
     "en": {
         "invoice": "Invoice",
+        "credit_note": "Credit note",
+        "credits": "On invoice",
+        "credit": "Credit",
+        "credit_open": "This amount need not be paid any more.",
+        "credit_refund": "You will get this amount back the way you paid it.",
+        "credit_credit": "We take this amount off your next invoices.",
         "billed_to": "Billed to",
         "number": "Invoice number",
         "issued": "Invoice date",
@@ -162,6 +173,12 @@ _LABELS: dict[Language, dict[str, str]] = {
     },
     "nl": {
         "invoice": "Factuur",
+        "credit_note": "Creditnota",
+        "credits": "Bij factuur",
+        "credit": "Tegoed",
+        "credit_open": "Dit bedrag hoeft u niet meer te betalen.",
+        "credit_refund": "U krijgt dit bedrag terug langs de weg waarop u betaalde.",
+        "credit_credit": "Dit bedrag gaat af van uw volgende facturen.",
         "billed_to": "Factuur aan",
         "number": "Factuurnummer",
         "issued": "Factuurdatum",
@@ -290,21 +307,17 @@ def _page(document: InvoiceDocument, language: Language) -> dict[str, Any]:
     """The template's input: labels and values, all of them text as it is to be read."""
     labels = _LABELS[language]
     written = _Writer(language, document.currency)
+    kind = labels["invoice" if document.credits is None else "credit_note"]
     return {
         "language": language,
         "labels": labels,
-        "title": f"{labels['invoice']} {document.number}",
-        "continued": f"{labels['invoice']} {document.number}, {labels['continued']}",
+        "heading": kind,
+        "title": f"{kind} {document.number}",
+        "continued": f"{kind} {document.number}, {labels['continued']}",
         "footer": _footer(document.seller),
         "seller": written.party(document.seller, labels),
         "buyer": written.party(document.buyer, labels),
-        "meta": [
-            [labels["number"], document.number],
-            [labels["issued"], written.day(document.issued_on)],
-            [labels["period"], span_text(document.supply_from, document.supply_to, language)],
-            [labels["due"], written.day(document.due_on)],
-            [labels["reference"], document.payment_reference],
-        ],
+        "meta": _meta(document, labels, written),
         "lines": [
             [
                 line.description,
@@ -343,6 +356,24 @@ def _page(document: InvoiceDocument, language: Language) -> dict[str, Any]:
     }
 
 
+def _meta(
+    document: InvoiceDocument, labels: Mapping[str, str], written: "_Writer"
+) -> list[list[str]]:
+    period = span_text(document.supply_from, document.supply_to, written.language)
+    first = [
+        [labels["number"], document.number],
+        [labels["issued"], written.day(document.issued_on)],
+    ]
+    if document.credits is not None:
+        return [*first, [labels["credits"], document.credits], [labels["period"], period]]
+    return [
+        *first,
+        [labels["period"], period],
+        [labels["due"], written.day(document.due_on)],
+        [labels["reference"], document.payment_reference],
+    ]
+
+
 def _footer(seller: Party) -> str:
     parts = (seller.name, *seller.address, seller.vat_number, seller.company_number)
     line = "  ·  ".join(part for part in parts if part)
@@ -352,9 +383,12 @@ def _footer(seller: Party) -> str:
 def _payment(
     document: InvoiceDocument, labels: Mapping[str, str], written: "_Writer"
 ) -> dict[str, Any]:
+    if document.credits is not None:
+        sentence = labels[f"credit_{document.disposition}"]
+        return {"title": labels["credit"], "sentence": sentence, "facts": []}
     if document.paid or document.total_minor <= 0:
         text = labels["paid"] if document.paid else labels["nothing_due"]
-        return {"sentence": text, "facts": []}
+        return {"title": labels["payment"], "sentence": text, "facts": []}
     sentence = labels["pay"].format(
         amount=written.money(document.total_minor),
         due=written.day(document.due_on),
@@ -366,7 +400,7 @@ def _payment(
             [labels["account"], _grouped(document.seller.iban)],
             [labels["in_name_of"], document.seller.name],
         ]
-    return {"sentence": sentence, "facts": facts}
+    return {"title": labels["payment"], "sentence": sentence, "facts": facts}
 
 
 def _grouped(iban: str) -> str:
@@ -379,6 +413,7 @@ class _Writer:
     """Numbers, days and money as people of one language write them."""
 
     def __init__(self, language: Language, currency: str) -> None:
+        self.language = language
         self.locale = Locale.parse(LOCALES[language])
         self.currency = currency
 

@@ -84,3 +84,12 @@ class CreditExpired(Event):
     name: ClassVar[str] = "wallet.credit_expired"
     action: ClassVar[str] = "CreditExpired"
     entity_type: ClassVar[str] = "balance_credit"
+
+
+class CreditNoteIssued(Event):
+    """All or part of an invoice was given back; `after` has number, invoice, amounts."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "credit_note.issued"
+    action: ClassVar[str] = "CreditNoteIssued"
+    entity_type: ClassVar[str] = "credit_note"

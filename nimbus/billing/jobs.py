@@ -21,8 +21,8 @@ from nimbus.base.events import on, on_all
 from nimbus.base.ids import NIL
 from nimbus.base.log import get_logger
 from nimbus.billing import queries, queries_wallets
-from nimbus.billing.events import InvoiceFinalized
-from nimbus.billing.service import papers, runs, wallets
+from nimbus.billing.events import CreditNoteIssued, InvoiceFinalized
+from nimbus.billing.service import credit_notes, papers, runs, wallets
 from nimbus.billing.service.invoices import Row
 from nimbus.billing.service.prices import PriceBook
 from nimbus.billing.service.proposals import CaseError
@@ -217,6 +217,19 @@ async def make_documents(session: AsyncSession, events: Sequence[InvoiceFinalize
     """Sent invoices get their PDF."""
     wanted = [{"invoice_id": str(event.entity_id)} for event in events]
     await jobs.defer_all(session, document, wanted)
+
+
+@jobs.job("billing.credit_note_document")
+async def credit_note_document(credit_note_id: str) -> None:
+    """Make the PDF of a credit note."""
+    async with db.system_session("bill run") as session:
+        await credit_notes.credit_note_pdf(session, UUID(credit_note_id))
+
+
+@on(CreditNoteIssued)
+async def make_credit_note(session: AsyncSession, _: Actor, event: CreditNoteIssued) -> None:
+    """A credit note gets its PDF."""
+    await jobs.defer(session, credit_note_document, credit_note_id=str(event.entity_id))
 
 
 @on(SubscriptionCreated, SubscriptionChanged)

@@ -292,3 +292,77 @@ class WalletEntry(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     made_by: Mapped[UUID | None]
     created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class CreditNote(Base):
+    """What was given back of a sent invoice; a row never changes. Amounts are positive.
+
+    `open_minor` lowered what was to be paid, `refund_minor` goes back to where it was paid from,
+    `credit_minor` is kept in the wallet.
+    """
+
+    __tablename__ = "credit_notes"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    invoice_id: Mapped[UUID]
+    seller_organization_id: Mapped[UUID]
+    seller_id: Mapped[UUID]
+    number: Mapped[str] = mapped_column(Text)
+    currency: Mapped[str] = mapped_column(CHAR(3))
+    subtotal_minor: Mapped[int] = mapped_column(BigInteger)
+    tax_minor: Mapped[int] = mapped_column(BigInteger)
+    total_minor: Mapped[int] = mapped_column(BigInteger)
+    disposition: Mapped[str] = mapped_column(Text)
+    open_minor: Mapped[int] = mapped_column(BigInteger)
+    refund_minor: Mapped[int] = mapped_column(BigInteger)
+    credit_minor: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str] = mapped_column(Text)
+    issued_on: Mapped[date]
+    issued_by: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class CreditNoteLine(Base):
+    """What was given back of one line: `amount_minor` before its coupons."""
+
+    __tablename__ = "credit_note_lines"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    credit_note_id: Mapped[UUID]
+    invoice_line_id: Mapped[UUID]
+    position: Mapped[int]
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    coupon_minor: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class CreditNoteTax(Base):
+    """What was given back of the VAT of one category and rate."""
+
+    __tablename__ = "credit_note_taxes"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    credit_note_id: Mapped[UUID]
+    invoice_tax_id: Mapped[UUID]
+    base_minor: Mapped[int] = mapped_column(BigInteger)
+    tax_minor: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class CreditNoteDocument(Base):
+    """The document as it was made once; the table checks the hash."""
+
+    __tablename__ = "credit_note_documents"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    credit_note_id: Mapped[UUID]
+    language: Mapped[str] = mapped_column(Text)
+    content: Mapped[bytes] = mapped_column(BYTEA)
+    sha256: Mapped[bytes] = mapped_column(BYTEA)
+    created_at: Mapped[datetime] = mapped_column(Instant)

@@ -39,6 +39,11 @@ async def current_seller(session: AsyncSession) -> Seller | None:
     return await session.scalar(select(Seller).where(Seller.current))
 
 
+async def seller(session: AsyncSession, invoice: Invoice) -> Seller:
+    """Who sold what a sent invoice is for."""
+    return (await session.scalars(select(Seller).where(Seller.id == invoice.seller_id))).one()
+
+
 async def lock_current_seller(session: AsyncSession) -> Seller | None:
     """The same, locked."""
     return await session.scalar(select(Seller).where(Seller.current).with_for_update())

@@ -260,3 +260,45 @@ class WalletView(BaseModel):
     credit: Money
     entries: list[WalletEntryView]
     top_ups: list[TopUpView]
+
+
+class CreditedLine(Input):
+    """How much of an invoice's line is given back: in minor units, without VAT, before coupons."""
+
+    position: Annotated[int, Field(ge=1, le=100_000)]
+    amount_minor: Annotated[int, Field(ge=1, le=10**15, strict=True)]
+
+
+class CreditNoteBody(Input):
+    """What is given back: the `lines`, or all that is left where they are missing; and why.
+
+    What was paid already goes back the way it came (`refund`), or is kept as credit.
+    """
+
+    lines: Annotated[list[CreditedLine], Field(min_length=1, max_length=1000)] | None = None
+    disposition: Literal["refund", "credit"]
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+
+class CreditNoteView(BaseModel):
+    """A credit note. `open` need not be paid any more, `refund` goes back, `credit` is kept."""
+
+    id: UUID
+    invoice_id: UUID
+    number: str
+    subtotal: Money
+    tax: Money
+    total: Money
+    open: Money
+    refund: Money
+    credit: Money
+    reason: str
+    issued_on: Day
+    created_at: Moment
+
+
+class CreditNotes(BaseModel):
+    """The credit notes of an invoice, the oldest first."""
+
+    data: list[CreditNoteView]
+    next_cursor: None = None

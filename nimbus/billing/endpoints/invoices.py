@@ -17,6 +17,7 @@ from nimbus.base.web import Cursor, Limit, Money, Page, Router, Session, mutates
 from nimbus.billing import queries, schemas
 from nimbus.billing.events import InvoiceDrafted, InvoiceFinalized, SellerChanged
 from nimbus.billing.models import Invoice, InvoiceLine, InvoiceTax, PaymentState, Seller
+from nimbus.billing.queries_credit_notes import credited_of
 from nimbus.billing.service import runs, sellers
 from nimbus.billing.service.proposals import Proposal, forecast
 from nimbus.billing.texts import Language, day_of, legal_text, plain
@@ -229,20 +230,30 @@ async def _views(session: AsyncSession, rows: Sequence[Invoice]) -> list[schemas
     ids = [row.id for row in rows]
     states = await queries.payment_states(session, ids)
     due = await queries.due_of(session, ids)
+    given = await credited_of(session, ids)
     return [
-        schemas.InvoiceView(**_view(row, states.get(row.id), due.get(row.id, 0))) for row in rows
+        schemas.InvoiceView(
+            **_view(row, states.get(row.id), due.get(row.id, 0), given.get(row.id, 0))
+        )
+        for row in rows
     ]
 
 
 async def _detail(session: AsyncSession, invoice: Invoice) -> schemas.InvoiceDetail:
     states = await queries.payment_states(session, [invoice.id])
     due = await queries.due_of(session, [invoice.id])
+    given = await credited_of(session, [invoice.id])
     lines = await queries.lines_of(session, invoice.id)
     taxes = await queries.taxes_of(session, invoice.id)
     language: Language = "nl" if invoice.locale == "nl" else "en"
     texts = [legal_text(tax.legal_text_key, language) for tax in taxes]
     return schemas.InvoiceDetail(
-        **_view(invoice, states.get(invoice.id), due.get(invoice.id, 0)),
+        **_view(
+            invoice,
+            states.get(invoice.id),
+            due.get(invoice.id, 0),
+            given.get(invoice.id, 0),
+        ),
         seller=None if invoice.seller is None else schemas.PartyView(**invoice.seller),
         buyer=schemas.PartyView(**invoice.buyer),
         lines=[_line(line, invoice.currency) for line in lines],
@@ -252,13 +263,17 @@ async def _detail(session: AsyncSession, invoice: Invoice) -> schemas.InvoiceDet
     )
 
 
-def _view(invoice: Invoice, state: PaymentState | None, due: int) -> dict[str, Any]:
+def _view(
+    invoice: Invoice, state: PaymentState | None, due: int, given_back: int
+) -> dict[str, Any]:
     document: Any = invoice.status
     paid = state is not None and state.state == "Paid"
     time_zone = "UTC" if invoice.seller is None else invoice.seller["time_zone"]
     status = lifecycles.invoice_status(
         document, paid, invoice.due_on, day_of(clock.now(), time_zone)
     )
+    if given_back and given_back == invoice.total_minor:
+        status = "Cancelled"  # wholly credited
     currency = invoice.currency
     return {
         "id": invoice.id,

@@ -67,8 +67,8 @@ def _document(
     assert invoice.seller
     texts = [legal_text(tax.legal_text_key, language) for tax in taxes]
     return InvoiceDocument(
-        seller=_party(invoice.seller),
-        buyer=_party(invoice.buyer),
+        seller=party(invoice.seller),
+        buyer=party(invoice.buyer),
         number=str(invoice.number),
         issued_on=_day(invoice.issued_on),
         supply_from=_day(invoice.supply_from),
@@ -94,17 +94,18 @@ def _document(
     )
 
 
-def _party(party: dict[str, Any]) -> Party:
-    address = party["address"]
+def party(side: dict[str, Any]) -> Party:
+    """A side as it stands on the invoice."""
+    address = side["address"]
     city = f"{address.get('postal_code', '')} {address.get('city', '')}".strip()
     return Party(
-        name=party["name"],
+        name=side["name"],
         address=tuple(part for part in (address.get("street", ""), city) if part),
-        country=party["country"],
-        vat_number=party["vat_number"],
-        company_number=party["company_number"],
-        email=party["email"],
-        iban=party.get("iban"),
+        country=side["country"],
+        vat_number=side["vat_number"],
+        company_number=side["company_number"],
+        email=side["email"],
+        iban=side.get("iban"),
     )
 
 

@@ -29,7 +29,7 @@ from nimbus.rules import lifecycles
 from nimbus.rules.periods import Period, period_containing
 from nimbus.subscriptions import SubscriptionFacts
 
-WAITING = frozenset({"Suspended", "Paused"})
+WAITING = frozenset({"Suspended"})
 """Stored states in which an ended period waits to be billed."""
 
 Billed = list[tuple[SubscriptionFacts, Row | None]]
