@@ -238,7 +238,7 @@ class DetailedList(BaseModel):
     """Groups of calls, in the order of time where there is one, the most called first."""
 
     period: PeriodShape
-    interval: str | None
+    interval: str
     by: list[str]
     total: CountsShape
     data: list[DetailedRow]

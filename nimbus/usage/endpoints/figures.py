@@ -2,7 +2,7 @@
 """What was called: by day, by status, by operation, in detail; all from the roll-ups."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Query
@@ -62,20 +62,20 @@ async def read_summary(
     )
     time_zone = (await organization_facts(session, actor.organization_id)).time_zone
     grouping = Grouping(interval="day", time_zone=time_zone)
-    days = await queries_rollup.counted(session, scope, grouping)
+    by_day = await queries_rollup.counted(session, scope, grouping)
     histograms = await queries_rollup.histograms(session, scope, grouping)
     statuses = await queries_rollup.counted(session, scope, Grouping(by=("status",)))
     return schemas.SummaryShape(
         environment=environment,
         period=shown.period(scope.period),
-        total=shown.counts(shown.total(days), shown.added(histograms.values())),
+        total=shown.counts(shown.total(by_day), shown.added(histograms.values())),
         by_status={
             f"{one.status_class}xx": one.calls
             for one in sorted(statuses, key=lambda one: one.status_class or 0)
         },
         days=[
             schemas.DayShape(day=str(one.at), **dict(shown.counts(one, histograms.get((one.at,)))))
-            for one in days
+            for one in by_day
         ],
         refused=await refusals(session, actor.organization_id, environment, scope.period),
     )
@@ -147,7 +147,7 @@ async def read_detailed(
     since: Since = None,
     until: Until = None,
     days: Days = RANGE_DAYS_DEFAULT,
-    interval: Interval | None = "day",
+    interval: Literal["hour", "day", "none"] = "day",
     by: Annotated[list[Dimension], Query()] = ["endpoint"],  # noqa: B006 - pydantic copies it
     environment: Annotated[str | None, Query(pattern="^(Live|Test)$")] = "Live",
     product: ProductSlug = None,
@@ -169,7 +169,8 @@ async def read_detailed(
         status_class=None if status is None else int(status[0]),
     )
     time_zone = (await organization_facts(session, actor.organization_id)).time_zone
-    grouping = Grouping(by=by, interval=interval, time_zone=time_zone)
+    spaced: Interval | None = None if interval == "none" else interval
+    grouping = Grouping(by=by, interval=spaced, time_zone=time_zone)
     found = await queries_rollup.counted(session, scope, grouping, GROUPS_MAX + 1)
     if len(found) > GROUPS_MAX:
         raise field_error("by", "too_many_groups", f"More than {GROUPS_MAX} rows: ask for less.")

@@ -1982,6 +1982,50 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/invoices/{invoice_id}/credit-notes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Credit Notes
+         * @description What was given back of an invoice.
+         */
+        get: operations["list_credit_notes"];
+        put?: never;
+        /**
+         * Create Credit Note
+         * @description Give back all or part of a sent invoice; for the operator. Its number follows at once.
+         */
+        post: operations["create_credit_note"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/credit-notes/{credit_note_id}/pdf": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Credit Note Pdf
+         * @description The document of a credit note; 503 for the moment until it is made.
+         */
+        get: operations["get_credit_note_pdf"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/public/accept-terms": {
         parameters: {
             query?: never;
@@ -3604,6 +3648,69 @@ export interface components {
             priority: number;
         };
         /**
+         * CreditNoteBody
+         * @description What is given back: the `lines`, or all that is left where they are missing; and why.
+         *
+         *     What was paid already goes back the way it came (`refund`), or is kept as credit.
+         */
+        CreditNoteBody: {
+            /** Lines */
+            lines?: components["schemas"]["CreditedLine"][] | null;
+            /**
+             * Disposition
+             * @enum {string}
+             */
+            disposition: "refund" | "credit";
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * CreditNoteView
+         * @description A credit note. `open` need not be paid any more, `refund` goes back, `credit` is kept.
+         */
+        CreditNoteView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Invoice Id
+             * Format: uuid
+             */
+            invoice_id: string;
+            /** Number */
+            number: string;
+            subtotal: components["schemas"]["Money"];
+            tax: components["schemas"]["Money"];
+            total: components["schemas"]["Money"];
+            open: components["schemas"]["Money"];
+            refund: components["schemas"]["Money"];
+            credit: components["schemas"]["Money"];
+            /** Reason */
+            reason: string;
+            /**
+             * Issued On
+             * Format: date
+             */
+            issued_on: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /**
+         * CreditNotes
+         * @description The credit notes of an invoice, the oldest first.
+         */
+        CreditNotes: {
+            /** Data */
+            data: components["schemas"]["CreditNoteView"][];
+            /** Next Cursor */
+            next_cursor?: null;
+        };
+        /**
          * CreditView
          * @description What was put on a prepaid balance.
          */
@@ -3628,6 +3735,16 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+        };
+        /**
+         * CreditedLine
+         * @description How much of an invoice's line is given back: in minor units, without VAT, before coupons.
+         */
+        CreditedLine: {
+            /** Position */
+            position: number;
+            /** Amount Minor */
+            amount_minor: number;
         };
         /**
          * CurrentList
@@ -3708,7 +3825,7 @@ export interface components {
         DetailedList: {
             period: components["schemas"]["nimbus__usage__schemas__PeriodShape"];
             /** Interval */
-            interval: string | null;
+            interval: string;
             /** By */
             by: string[];
             total: components["schemas"]["CountsShape"];
@@ -13250,7 +13367,7 @@ export interface operations {
                 to?: string | null;
                 /** @description How far back, where `from` is not said. */
                 days?: number;
-                interval?: ("hour" | "day") | null;
+                interval?: "hour" | "day" | "none";
                 by?: ("endpoint" | "product" | "key" | "status" | "environment" | "consumer")[];
                 environment?: string | null;
                 product?: string | null;
@@ -15124,6 +15241,214 @@ export interface operations {
             };
         };
     };
+    list_credit_notes: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                invoice_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CreditNotes"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_credit_note: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                invoice_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreditNoteBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CreditNoteView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_credit_note_pdf: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                credit_note_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The document */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/pdf": unknown;
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     accept_terms: {
         parameters: {
             query?: never;
@@ -16028,8 +16353,9 @@ export interface operations {
     };
     leave_add_on: {
         parameters: {
-            query: {
-                version: number;
+            query?: {
+                /** @description The version that was read; left out, it is not held to it. */
+                version?: number | null;
             };
             header?: never;
             path: {
@@ -16116,8 +16442,9 @@ export interface operations {
     };
     take_back_scheduled_change: {
         parameters: {
-            query: {
-                version: number;
+            query?: {
+                /** @description The version that was read; left out, it is not held to it. */
+                version?: number | null;
             };
             header?: never;
             path: {

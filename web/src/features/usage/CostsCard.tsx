@@ -12,6 +12,8 @@ import { RowsTable } from '@/ui/RowsTable';
 import { costTexts } from './texts';
 import { type Costs, useCosts } from './usage';
 
+const SHOWN = 10;
+
 /** What each subscription's running period costs so far, by the law of the bill. */
 export function CostsCards() {
   const own = useTexts(costTexts);
@@ -65,12 +67,15 @@ function CostsCard({ costs }: { costs: Costs }) {
           <BarChart label={own.running} bars={bars} top={own.together(money(costs.amount))} />
         )}
         <MetersTable costs={costs} money={money} />
+        {costs.amount !== '0' && <EndpointShares costs={costs} money={money} />}
       </Stack>
     </Card>
   );
 }
 
-function MetersTable({ costs, money }: { costs: Costs; money: (amount: string) => string }) {
+type TableProps = { costs: Costs; money: (amount: string) => string };
+
+function MetersTable({ costs, money }: TableProps) {
   const own = useTexts(costTexts);
   const { locale } = useLocale();
   const number = (value: string | null) => (value === null ? '–' : formatNumber(value, locale));
@@ -97,6 +102,29 @@ function MetersTable({ costs, money }: { costs: Costs; money: (amount: string) =
           </Table.Td>
           <Table.Td ta="right" fw={600} data-label={own.amount}>
             {money(meter.amount)}
+          </Table.Td>
+        </Table.Tr>
+      ))}
+    </RowsTable>
+  );
+}
+
+function EndpointShares({ costs, money }: TableProps) {
+  const own = useTexts(costTexts);
+  return (
+    <RowsTable
+      label={own.endpoints}
+      columns={[{ label: own.endpoint }, { label: own.amount, numeric: true }]}
+    >
+      {costs.endpoints.slice(0, SHOWN).map((one) => (
+        <Table.Tr key={one.route_id}>
+          <Table.Td data-label={own.endpoint}>
+            <span className={page.path}>
+              {one.path ? `${one.method} ${one.path}` : own.removed}
+            </span>
+          </Table.Td>
+          <Table.Td ta="right" fw={600} data-label={own.amount}>
+            {money(one.amount)}
           </Table.Td>
         </Table.Tr>
       ))}

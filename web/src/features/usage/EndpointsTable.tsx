@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Badge, Card, Group, Table, Text, Title } from '@mantine/core';
+import type { ReactNode } from 'react';
 import type { Schemas } from '@/api/client';
 import { formatDuration } from '@/ui/duration';
 import { formatNumber } from '@/ui/format';
@@ -38,7 +39,7 @@ export function EndpointsTable({ endpoints }: { endpoints: Endpoint[] }) {
   );
 }
 
-type Row = { key: string; name: React.ReactNode; counts: Counts };
+type Row = { key: string; name: ReactNode; counts: Counts };
 
 /** Groups of calls: how many, how many of them failed, how long they took. */
 export function CountsTable(props: { title: string; first: string; rows: Row[] }) {

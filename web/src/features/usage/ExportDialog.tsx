@@ -32,18 +32,25 @@ import {
 const DAYS_MAX = 400;
 const FORMATS: Format[] = ['csv', 'jsonl', 'parquet'];
 
-type Props = { search: LogSearch; opened: boolean; onClose: () => void };
+type Props = {
+  search: LogSearch;
+  newest: string | undefined;
+  opened: boolean;
+  onClose: () => void;
+};
 
-/** Asks for a file of the calls that match, shows how far it is, and fetches it. */
-export function ExportDialog({ search, opened, onClose }: Props) {
+/**
+ * Asks for a file of the calls that match, shows how far it is, and fetches it. Offered are the
+ * thirty days up to the newest call.
+ */
+export function ExportDialog({ search, newest, opened, onClose }: Props) {
   const own = useTexts(exportTexts);
   const words = useTexts(wordTexts);
-  const today = new Date().toISOString().slice(0, 10);
   const [from, setFrom] = useState<string | null>(null);
   const [to, setTo] = useState<string | null>(null);
   const [format, setFormat] = useState<Format>('csv');
   const start = useStartExport();
-  const last = to ?? search.to ?? today;
+  const last = to ?? search.to ?? (newest ?? new Date().toISOString()).slice(0, 10);
   const first = from ?? search.from ?? dayAfter(last, -30);
   const wrong = !first || !last || first > last || dayAfter(first, DAYS_MAX) <= last;
   const onSubmit = (event: FormEvent) => {

@@ -70,7 +70,12 @@ export function LogsPanel({ search, onSearch }: Props) {
         </Group>
       )}
       <CallDrawer call={shown} opened={drawer} onClose={open.close} />
-      <ExportDialog search={search} opened={exporting} onClose={dialog.close} />
+      <ExportDialog
+        search={search}
+        newest={calls[0]?.at}
+        opened={exporting}
+        onClose={dialog.close}
+      />
     </Stack>
   );
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Button, Card, SimpleGrid, Skeleton, Stack } from '@mantine/core';
+import { Button, Card, SimpleGrid, Skeleton, Stack, Text } from '@mantine/core';
 import { Link } from '@tanstack/react-router';
 import { useMay } from '@/api/session';
 import { EmptyState } from '@/ui/EmptyState';
@@ -9,12 +9,12 @@ import { PageHead } from '@/ui/PageHead';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import { CallsChart } from './CallsChart';
 import { CostsCards } from './CostsCard';
-import { EndpointsTable } from './EndpointsTable';
+import { CountsTable, EndpointsTable } from './EndpointsTable';
 import { QuotasCard } from './QuotasCard';
 import { RangeControls } from './RangeControls';
 import { usageTexts } from './texts';
 import { UsageFigures } from './UsageFigures';
-import { type UsageSearch, useEndpoints, useSummary } from './usage';
+import { type UsageSearch, useByKey, useEndpoints, useKeyNames, useSummary } from './usage';
 
 type Props = { search: UsageSearch; onSearch: (search: UsageSearch) => void };
 
@@ -45,9 +45,35 @@ export function UsagePanel({ search, onSearch }: Props) {
       {endpoints.data && endpoints.data.data.length > 0 && (
         <EndpointsTable endpoints={endpoints.data.data} />
       )}
+      <KeysTable search={search} />
       <CostsCards />
       <QuotasCard />
     </Stack>
+  );
+}
+
+/** The same by key, with the names for who may see them. */
+function KeysTable({ search }: { search: UsageSearch }) {
+  const own = useTexts(usageTexts);
+  const used = useByKey(search).data?.data ?? [];
+  const names = useKeyNames(useMay('manage_api_keys')).data?.data ?? [];
+  if (used.length === 0) return null;
+  const nameOf = (id: string | null) =>
+    names.find((key) => key.id === id)?.name ?? own.unknownKey((id ?? '').slice(-8));
+  return (
+    <CountsTable
+      title={own.keys}
+      first={own.key}
+      rows={used.map((one) => ({
+        key: one.key_id ?? '',
+        name: (
+          <Text size="sm" fw={600}>
+            {nameOf(one.key_id)}
+          </Text>
+        ),
+        counts: one,
+      }))}
+    />
   );
 }
 

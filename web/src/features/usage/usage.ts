@@ -31,6 +31,19 @@ export function useEndpoints(query: UsageSearch) {
   });
 }
 
+export function useByKey({ days, environment }: UsageSearch) {
+  const query = { days, environment, interval: 'none' as const, by: ['key' as const] };
+  return useQuery({
+    queryKey: ['usage-keys', query],
+    queryFn: () =>
+      unwrap(
+        api.GET('/api/developer/usage/detailed', {
+          params: { query: { ...query, percentiles: true } },
+        }),
+      ),
+  });
+}
+
 export function useCosts() {
   return useQuery({
     queryKey: ['usage-costs'],
