@@ -242,6 +242,6 @@ async def test_a_key_reads_what_is_billed_by_its_scope_and_does_nothing_else(
     found = await refusals(estate, {"Authorization": f"Bearer {key['secret']}"}, signs_out=True)
 
     refused = {name for name, status in found.items() if status is not None}
-    reads = BILLING_READS if scope == "billing.read" else set()
+    reads = BILLING_READS if scope == "billing.read" else {"report_usage"}
     public = set(NEEDS["public"].split()) - {BY_COOKIE}
     assert refused == NEEDED.keys() - reads - public
