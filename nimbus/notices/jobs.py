@@ -3,15 +3,17 @@
 
 from collections.abc import Sequence
 from datetime import date
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from babel.dates import format_date
-from babel.numbers import format_currency
+from babel.numbers import format_currency, format_decimal
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus import billing, identity
+from nimbus import billing, catalog, identity, subscriptions
 from nimbus.base import db, jobs
 from nimbus.base.actors import Actor
 from nimbus.base.events import Event, on, on_all
@@ -29,6 +31,8 @@ from nimbus.notices import service
 from nimbus.notices.rendering import Language, TemplateName
 from nimbus.notices.service import Wanted
 from nimbus.rules.money import major
+from nimbus.rules.spending import from_micro
+from nimbus.usage.events import UsageThresholdReached
 
 SENDING = "send notices"
 LOCALES = {"en": "en_GB", "nl": "nl_NL"}
@@ -98,6 +102,49 @@ async def welcome(session: AsyncSession, _: Actor, event: OrganizationActivated)
         recipient=facts.billing_email,
         locale=facts.locale,
         data={"organization": facts.name},
+    )
+
+
+@on(UsageThresholdReached)
+async def tell_of_threshold(session: AsyncSession, _: Actor, event: UsageThresholdReached) -> None:
+    """Say how much of a quota or limit is used. Of several thresholds that one batch reached, the
+    highest is said; a quota that nothing enforces is left alone.
+    """
+    after = event.after
+    if after["threshold"] != after["reached"] or after.get("behavior") == "allow":
+        return
+    facts = await identity.organization_facts(session, event.organization_id)
+    locale = LOCALES[facts.locale]
+    resets_at = after["resets_at"].astimezone(ZoneInfo(facts.time_zone))
+    data = {
+        "organization": facts.name,
+        "percent": str(after["threshold"]),
+        "resets_on": format_date(resets_at.date(), "d MMMM y", locale=locale),
+    }
+    template: TemplateName = "limit_threshold"
+    if after["kind"] == "quota":
+        template = "quota_threshold"
+        contract = await subscriptions.subscription_facts(session, after["subscription_id"])
+        product = await catalog.product_facts(session, contract.product_id)
+        data |= {"product": product.name, "meter": after["meter"], "behavior": after["behavior"]}
+    else:
+        data["of"] = "organization" if after["key_id"] is None else "key"
+    in_money = after["kind"] in {"organization_spend", "key_spend"}
+    for name in ("used", "limit"):
+        amount = Decimal(after[name])
+        data[name] = (
+            format_currency(from_micro(amount, facts.currency), facts.currency, locale=locale)
+            if in_money
+            else format_decimal(amount, locale=locale)
+        )
+    await _say(
+        session,
+        event,
+        template=template,
+        source_id=new_id(),
+        recipient=facts.billing_email,
+        locale=facts.locale,
+        data=data,
     )
 
 

@@ -25,6 +25,8 @@ TemplateName = Literal[
     "welcome",
     "invoice",
     "payment_received",
+    "quota_threshold",
+    "limit_threshold",
 ]
 Language = Literal["en", "nl"]
 

@@ -46,6 +46,8 @@ PAGES: dict[TemplateName, str] = {
     "welcome": "/",
     "invoice": "/invoices",
     "payment_received": "/invoices",
+    "quota_threshold": "/usage",
+    "limit_threshold": "/usage",
 }
 """Where a notice's button leads in the portal."""
 

@@ -26,6 +26,14 @@ DATA = {
     "payment_reference": "INV-2026-000001",
     "seller": "Nimbus Wind B.V.",
     "buyer": "Tapas Holding N.V.",
+    "percent": "80",
+    "product": "Wind API",
+    "meter": "api_calls",
+    "used": "8,000",
+    "limit": "10,000",
+    "resets_on": "1 June 2026",
+    "behavior": "deny",
+    "of": "key",
 }
 
 

@@ -345,3 +345,21 @@ async def test_a_month_of_a_quota_ends_at_midnight_of_the_zone_and_a_cycle_of_th
     }
     assert ends["cycle"][:4] == ["06-30 10", "07-31 10", "08-31 10", "09-30 10"]
     assert ends["month"][:4] == ["05-31 22", "06-30 22", "07-31 22", "08-31 22"]
+
+
+async def test_the_highest_threshold_of_a_batch_is_mailed_in_the_organization_s_words(
+    wind: Tenant,
+) -> None:
+    await offer(wind.market, "small", [{**MONTH, "amount": 40}])
+    await wind.move("small")
+    await wind.borrow(40)
+    await wind.call(33)
+    await wind.call(7)
+
+    mails = await rows(
+        "SELECT template, data, locale FROM notices WHERE template LIKE '%threshold'"
+    )
+    said = [(mail["template"], mail["data"]["percent"], mail["data"]["used"]) for mail in mails]
+    assert said == [("quota_threshold", "80", "33"), ("quota_threshold", "100", "40")]
+    data = mails[0]["data"]
+    assert (data["product"], data["behavior"], data["limit"]) == ("Wind API", "deny", "40")
