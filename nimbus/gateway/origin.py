@@ -8,6 +8,7 @@ made by counting: the time, bits that are this process's own, and a number that 
 
 import itertools
 import os
+from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Final
 
@@ -97,9 +98,12 @@ def plain_address(text: str) -> Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-_counter = itertools.count(int.from_bytes(os.urandom(5), "big"))
-_own = int.from_bytes(os.urandom(4), "big")
-_prefix, _until = b"", 0
+_ENDS: Final = tuple(b"%03x" % number for number in range(4_096))
+_own: Final = int.from_bytes(os.urandom(4), "big")
+_blocks: Final = itertools.count(int.from_bytes(os.urandom(4), "big"))
+_ends: Iterator[bytes] = iter(())
+_prefix = _trace = _span = b""
+_until = 0
 
 
 def new_request_id() -> bytes:
@@ -107,21 +111,32 @@ def new_request_id() -> bytes:
     now = clock.machine_ns()
     if not _until - MILLISECOND <= now < _until:
         _renew(now // MILLISECOND)
-    return b"%s%012x" % (_prefix, next(_counter))
-
-
-def _renew(millisecond: int) -> None:
-    global _prefix, _until  # noqa: PLW0603 - one sequence a process
-    high, low = divmod(millisecond, 0x10000)
-    own = (_own & 0xFFF, 0x8000 | _own >> 12 & 0x3FFF)
-    _prefix = b"%08x-%04x-7%03x-%04x-" % (high, low, *own)
-    _until = (millisecond + 1) * MILLISECOND
+    for end in _ends:
+        return _prefix + end
+    _renew(now // MILLISECOND)
+    return new_request_id()
 
 
 def trace_line(request_id: bytes) -> bytes:
     """The traceparent header line of a request that brought none of its own."""
+    if request_id[:-3] == _prefix:
+        end = request_id[-3:]
+        return b"".join((_trace, end, _span, end, b"-01\r\n"))
     trace = request_id.replace(b"-", b"")
-    return b"traceparent: 00-%s-%s-01\r\n" % (trace, trace[16:])
+    return b"traceparent: 00-%b-%b-01\r\n" % (trace, trace[16:])
+
+
+def _renew(millisecond: int) -> None:
+    """What the next ids begin with: the time, what is this process's own, and a number that comes
+    once; each has another end.
+    """
+    global _prefix, _trace, _span, _ends, _until  # noqa: PLW0603 - one sequence a process
+    high, low = divmod(millisecond, 0x10000)
+    own = (_own & 0xFFF, 0x8000 | _own >> 12 & 0x3FFF)
+    _prefix = b"%08x-%04x-7%03x-%04x-%09x" % (high, low, *own, next(_blocks))
+    plain = _prefix.replace(b"-", b"")
+    _trace, _span = b"traceparent: 00-" + plain, b"-" + plain[16:]
+    _ends, _until = iter(_ENDS), (millisecond + 1) * MILLISECOND
 
 
 def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:

@@ -177,12 +177,8 @@ class UsualCalls:
         if start is None:
             start = self._start()
         trace = head.block.trace or trace_line(request_id)
-        request = b"%b%bX-Request-Id: %b\r\n%b\r\n" % (
-            start,
-            self._origin.lines,
-            request_id,
-            trace,
-        )
+        lines = self._origin.lines
+        request = b"".join((start, lines, b"X-Request-Id: ", request_id, b"\r\n", trace, b"\r\n"))
         self._lane = lane
         lane.busy += 1
         self._connection = connection = lane.idle.pop()
@@ -229,7 +225,7 @@ class UsualCalls:
         )
         gate.journal.complete(self._sequence, record)
         client = self._client
-        client.write(b"%b%bX-Request-Id: %b\r\n\r\n%b" % (start, limits, request_id, payload))
+        client.write(b"".join((start, limits, b"X-Request-Id: ", request_id, b"\r\n\r\n", payload)))
         client.finished()
 
     def general(self) -> ClientExchange:

@@ -353,7 +353,7 @@ def encode_call(  # noqa: PLR0917 - names cost time here, and the order is that 
         len(meters),
         len(holds),
     )
-    return b"%b%b%b%b%b%b" % (fixed, method, refusal, request_id, meters, holds)
+    return b"".join((fixed, method, refusal, request_id, meters, holds))
 
 
 def decode_slot(data: bytes | memoryview, sequence: int, producer: UUID) -> Slot:
