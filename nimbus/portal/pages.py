@@ -34,6 +34,8 @@ PATHS = (
     "/onboarding",
     "/keys",
     "/invoices",
+    "/subscriptions",
+    "/consumers",
     "/usage",
     "/logs",
     "/analytics",

@@ -2026,6 +2026,134 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/coupons": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Coupons
+         * @description The coupons that count for the organization's subscriptions.
+         */
+        get: operations["list_coupons"];
+        put?: never;
+        /**
+         * Redeem Coupon
+         * @description Redeem a coupon: it counts from the next invoice on; again answers the same.
+         */
+        post: operations["redeem_coupon"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/billing/coupons": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Admin List Coupons
+         * @description The operator's coupons, newest first.
+         */
+        get: operations["admin_list_coupons"];
+        put?: never;
+        /**
+         * Admin Create Coupon
+         * @description Make a coupon that customers can redeem by its code.
+         */
+        post: operations["admin_create_coupon"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/subscriptions/{subscription_id}/items": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Admin Add Item
+         * @description Put something sold once on the next invoice of a subscription.
+         */
+        post: operations["admin_add_item"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/subscriptions/{subscription_id}/billing-threshold": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Admin Set Threshold
+         * @description Bill the usage of a subscription in between, when it has come to so much.
+         */
+        put: operations["admin_set_threshold"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/admin/subscriptions/{subscription_id}/release-billing": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Admin Release Billing
+         * @description Let a subscription be billed again that was parked because no bill could be made of it.
+         */
+        post: operations["admin_release_billing"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/billing/invoices/{invoice_id}/lines/{position}/explain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Explain Invoice Line
+         * @description Why a line asks what it asks: formula, plan version, roll-up, events, ledger entries.
+         */
+        get: operations["explain_invoice_line"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/public/accept-terms": {
         parameters: {
             query?: never;
@@ -2888,6 +3016,23 @@ export interface components {
             amount?: string | null;
         };
         /**
+         * BillingStateView
+         * @description A subscription whose billing was changed by hand.
+         */
+        BillingStateView: {
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            threshold?: components["schemas"]["Money"] | null;
+            /**
+             * Parked
+             * @default false
+             */
+            parked: boolean;
+        };
+        /**
          * BlockShape
          * @description Who is refused, until when, and why.
          */
@@ -3021,6 +3166,23 @@ export interface components {
              * @default false
              */
             at_once: boolean;
+        };
+        /**
+         * CellView
+         * @description An hour of the roll-up: how many events, their sum, the largest.
+         */
+        CellView: {
+            /**
+             * Hour
+             * Format: date-time
+             */
+            hour: string;
+            /** Events */
+            events: number;
+            /** Quantity */
+            quantity: string;
+            /** Peak */
+            peak: string;
         };
         /**
          * ChangedAddOn
@@ -3621,6 +3783,59 @@ export interface components {
             meters?: string[];
         };
         /**
+         * CouponBody
+         * @description A coupon of the operator: `percent`, or `amount`; `times` invoices, or for ever (null).
+         *
+         *     `plan_id` and `meter`: only lines of these.
+         */
+        CouponBody: {
+            /** Code */
+            code: string;
+            /** Name */
+            name: string;
+            /** Percent */
+            percent?: number | string | null;
+            amount?: components["schemas"]["PositiveAmount"] | null;
+            /** Times */
+            times?: number | null;
+            /** Plan Id */
+            plan_id?: string | null;
+            /** Meter */
+            meter?: string | null;
+            /** Redeem By */
+            redeem_by?: string | null;
+            /** Redemptions Max */
+            redemptions_max?: number | null;
+        };
+        /**
+         * CouponView
+         * @description A coupon.
+         */
+        CouponView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Code */
+            code: string;
+            /** Name */
+            name: string;
+            /** Percent */
+            percent: string | null;
+            amount: components["schemas"]["Money"] | null;
+            /** Times */
+            times: number | null;
+            /** Plan Id */
+            plan_id: string | null;
+            /** Meter */
+            meter: string | null;
+            /** Redeem By */
+            redeem_by: string | null;
+            /** Redemptions Max */
+            redemptions_max: number | null;
+        };
+        /**
          * CreatedOrganizationView
          * @description The new organization, and the access token that acts for it.
          */
@@ -3992,6 +4207,23 @@ export interface components {
             value?: string | null;
         };
         /**
+         * EntryView
+         * @description What the invoice posted in the ledger.
+         */
+        EntryView: {
+            /** Sequence */
+            sequence: number;
+            /** Debit */
+            debit: string;
+            /** Credit */
+            credit: string;
+            amount: components["schemas"]["Money"];
+            /** Leg */
+            leg: string;
+            /** Hash */
+            hash: string;
+        };
+        /**
          * EstimateBody
          * @description What is to be estimated.
          *
@@ -4097,6 +4329,59 @@ export interface components {
             total_minor: number;
             /** Due Minor */
             due_minor: number;
+        };
+        /**
+         * EventView
+         * @description An event that was counted.
+         */
+        EventView: {
+            /**
+             * Event Id
+             * Format: uuid
+             */
+            event_id: string;
+            /**
+             * Occurred At
+             * Format: date-time
+             */
+            occurred_at: string;
+            /** Method */
+            method: string | null;
+            /** Status */
+            status: number | null;
+            /** Request Id */
+            request_id: string | null;
+            /** Quantity */
+            quantity: string;
+        };
+        /**
+         * ExplanationView
+         * @description Why a line asks what it asks. `hours_left_out`: more hours than are shown.
+         */
+        ExplanationView: {
+            /**
+             * Invoice Id
+             * Format: uuid
+             */
+            invoice_id: string;
+            /** Invoice Number */
+            invoice_number: string | null;
+            line: components["schemas"]["LineView"];
+            /** Formula */
+            formula: string;
+            /** Steps */
+            steps: components["schemas"]["StepView"][];
+            plan_version: components["schemas"]["PlanVersionView"] | null;
+            /** Rules Version */
+            rules_version: number;
+            /** Hours */
+            hours: components["schemas"]["CellView"][];
+            /** Hours Left Out */
+            hours_left_out: number;
+            /** Events */
+            events: components["schemas"]["EventView"][];
+            /** Ledger */
+            ledger: components["schemas"]["EntryView"][];
         };
         /**
          * ExportBody
@@ -4496,6 +4781,39 @@ export interface components {
             updated_at: string;
             /** Secret */
             secret?: string | null;
+        };
+        /**
+         * ItemBody
+         * @description Something sold once; its amount is without VAT.
+         */
+        ItemBody: {
+            /** Description */
+            description: string;
+            amount: components["schemas"]["PositiveAmount"];
+        };
+        /**
+         * ItemView
+         * @description A one-off item; it stands on the next invoice.
+         */
+        ItemView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            /** Description */
+            description: string;
+            amount: components["schemas"]["Money"];
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
         };
         /**
          * KeyQuotaShape
@@ -5621,6 +5939,13 @@ export interface components {
             /** Next Cursor */
             next_cursor?: string | null;
         };
+        /** Page[CouponView] */
+        Page_CouponView_: {
+            /** Data */
+            data: components["schemas"]["CouponView"][];
+            /** Next Cursor */
+            next_cursor?: string | null;
+        };
         /** Page[CreditView] */
         Page_CreditView_: {
             /** Data */
@@ -5968,6 +6293,23 @@ export interface components {
             plan_version: number;
         };
         /**
+         * PlanVersionView
+         * @description The version of a plan or add-on that priced a line.
+         */
+        PlanVersionView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Plan */
+            plan: string;
+            /** Name */
+            name: string;
+            /** Number */
+            number: number;
+        };
+        /**
          * PositiveAmount
          * @description An amount that comes in, more than nothing.
          */
@@ -6191,6 +6533,48 @@ export interface components {
             period: "second" | "minute" | "hour";
             /** Burst */
             burst?: number | null;
+        };
+        /**
+         * RedeemBody
+         * @description A coupon's code, and the subscription that it is to count for; without it the current one.
+         */
+        RedeemBody: {
+            /** Code */
+            code: string;
+            /** Subscription Id */
+            subscription_id?: string | null;
+        };
+        /**
+         * RedemptionView
+         * @description A coupon that counts for a subscription.
+         */
+        RedemptionView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Subscription Id
+             * Format: uuid
+             */
+            subscription_id: string;
+            coupon: components["schemas"]["CouponView"];
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /**
+         * Redemptions
+         * @description The coupons that count for the organization's subscriptions.
+         */
+        Redemptions: {
+            /** Data */
+            data: components["schemas"]["RedemptionView"][];
+            /** Next Cursor */
+            next_cursor?: null;
         };
         /**
          * RegisterBody
@@ -6697,6 +7081,16 @@ export interface components {
             version: number;
         };
         /**
+         * StepView
+         * @description A step of the calculation: `used`, `included`, `billable`, `unit_price`, `exact`, …
+         */
+        StepView: {
+            /** Name */
+            name: string;
+            /** Value */
+            value: string;
+        };
+        /**
          * SubscriptionShape
          * @description A subscription; `price` is null for who may not see it. `contract`: its prices were agreed
          *     with this organization.
@@ -6831,6 +7225,13 @@ export interface components {
             version: string;
             /** Body */
             body: string;
+        };
+        /**
+         * ThresholdBody
+         * @description Bill usage in between each time that it comes to so much more; null: no more.
+         */
+        ThresholdBody: {
+            amount: components["schemas"]["PositiveAmount"] | null;
         };
         /**
          * ThresholdShape
@@ -15440,6 +15841,515 @@ export interface operations {
             };
             /** @description Service Unavailable */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_coupons: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Redemptions"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    redeem_coupon: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RedeemBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RedemptionView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too Many Requests */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_list_coupons: {
+        parameters: {
+            query?: {
+                limit?: number;
+                cursor?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_CouponView_"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_create_coupon: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CouponBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CouponView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_add_item: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The same key again is answered with the first answer (for 24 hours). */
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ItemBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ItemView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_set_threshold: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ThresholdBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BillingStateView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_release_billing: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BillingStateView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    explain_invoice_line: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                invoice_id: string;
+                position: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ExplanationView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -2,6 +2,7 @@
 import { createRouter } from '@tanstack/react-router';
 import { CrashPage } from '@/ui/Fallback';
 import { analyticsRoute } from './analytics';
+import { consumersRoute } from './consumers';
 import { forgotPasswordRoute } from './forgotPassword';
 import { invitationRoute } from './invitation';
 import { invoicesRoute } from './invoices';
@@ -15,6 +16,7 @@ import { resetPasswordRoute } from './resetPassword';
 import { rootRoute } from './root';
 import { signInRoute } from './signIn';
 import { startRoute } from './start';
+import { subscriptionsRoute } from './subscriptions';
 import { usageRoute } from './usage';
 import { verifyEmailRoute } from './verifyEmail';
 
@@ -34,6 +36,8 @@ const routeTree = rootRoute.addChildren([
     logsRoute,
     keysRoute,
     invoicesRoute,
+    subscriptionsRoute,
+    consumersRoute,
     analyticsRoute,
   ]),
 ]);

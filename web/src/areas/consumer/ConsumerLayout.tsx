@@ -7,7 +7,15 @@ import { useMay } from '@/api/session';
 import { SubscriptionStatus } from '@/features/subscriptions/SubscriptionStatus';
 import { Brand } from '@/ui/Brand';
 import { useTexts } from '@/ui/i18n';
-import { ChartIcon, HomeIcon, InvoiceIcon, KeyIcon, ListIcon, PulseIcon } from '@/ui/icons';
+import {
+  ChartIcon,
+  CheckIcon,
+  HomeIcon,
+  InvoiceIcon,
+  KeyIcon,
+  ListIcon,
+  PulseIcon,
+} from '@/ui/icons';
 import { Preferences } from '@/ui/Preferences';
 import { SkipLink } from '@/ui/SkipLink';
 import { wordTexts } from '@/ui/words';
@@ -22,6 +30,7 @@ export function ConsumerLayout() {
   const words = useTexts(wordTexts);
   const mayKeys = useMay('manage_api_keys');
   const mayInvoices = useMay('see_invoices');
+  const maySubscriptions = useMay('see_subscription');
   const mayUsage = useMay('see_usage');
   const mayLogs = useMay('read_logs');
   const sells = useSells(useMay('manage_products'));
@@ -75,6 +84,22 @@ export function ConsumerLayout() {
                 onClick={close}
               />
             )}
+            {maySubscriptions && (
+              <NavigationLink
+                to="/subscriptions"
+                icon={<CheckIcon />}
+                label={own.subscriptions}
+                onClick={close}
+              />
+            )}
+            {sells && (
+              <NavigationLink
+                to="/consumers"
+                icon={<HomeIcon />}
+                label={own.consumers}
+                onClick={close}
+              />
+            )}
             {sells && (
               <NavigationLink
                 to="/analytics"
@@ -97,7 +122,15 @@ export function ConsumerLayout() {
 }
 
 type NavigationLinkProps = {
-  to: '/' | '/usage' | '/logs' | '/keys' | '/invoices' | '/analytics';
+  to:
+    | '/'
+    | '/usage'
+    | '/logs'
+    | '/keys'
+    | '/invoices'
+    | '/subscriptions'
+    | '/consumers'
+    | '/analytics';
   icon: ReactNode;
   label: string;
   onClick: () => void;
