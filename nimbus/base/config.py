@@ -63,6 +63,15 @@ def _valkey_url(text: str) -> str:
     return text
 
 
+def _days(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not least <= int(text) <= most:
+            raise ValueError(f"a number of days from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
 def _place(text: str) -> str:
     number, _, nodes = text.partition("/")
     if not 1 <= int(number) <= int(nodes):
@@ -105,6 +114,10 @@ OPTIONS = (
         "info",
         "the least that is logged",
     ),
+    Option("OTLP_URL", _url, None, "where traces are sent (OpenTelemetry over HTTP); none without"),
+    Option("TRACED_CALLS", int, "100", "of the calls through the gateway one of so many is traced"),
+    Option("EVENT_DAYS", _days(62, 36_500), "400", "for how long single usage events are kept"),
+    Option("ADDRESS_DAYS", _days(1, 366), "30", "after how many days callers' addresses are cut"),
     Option("DEMO_PASSWORD", str, None, "the password of all demo accounts"),
     Option("TEST_CLOCK", _flag, "0", "business time stands still until it is advanced"),
 )
@@ -132,6 +145,10 @@ class Settings:
     private_networks: tuple[Network, ...]
     webhook_ca_file: Path | None
     log_level: str
+    otlp_url: str | None
+    traced_calls: int
+    event_days: int
+    address_days: int
     demo_password: str | None
     test_clock: bool
 

@@ -20,7 +20,7 @@ from procrastinate.tasks import Task
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.base import clock, metrics
+from nimbus.base import clock, metrics, tracing
 
 app = procrastinate.App(connector=procrastinate.PsycopgConnector())
 
@@ -38,7 +38,7 @@ def job(name: str, *, retries: int = 5, queue: str = "default") -> Callable[[Wor
     def declare(work: Work) -> JobTask:
         @wraps(work)
         async def counted(*args: Any, **named: Any) -> None:
-            with metrics.timed(metrics.job_seconds.labels(name)):
+            with tracing.span(f"job {name}"), metrics.timed(metrics.job_seconds.labels(name)):
                 try:
                     await work(*args, **named)
                 except Exception:

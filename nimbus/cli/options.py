@@ -36,11 +36,12 @@ def settings_for(data_dir: Path | None = None, **overrides: object) -> Settings:
 
 def settings_of_role(supervisor: int | None, data_dir: Path | None, role: str) -> Settings:
     """What every role does first: live no longer than its supervisor, read settings, log, count."""
-    from nimbus.base import log, metrics_folder
+    from nimbus.base import log, metrics_folder, tracing
 
     if supervisor is not None:
         process.die_with(supervisor)
     settings = settings_for(data_dir)
     log.configure(settings.log_level, role)
     metrics_folder.use(settings)
+    tracing.begin(settings, role)
     return settings

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from nimbus.base import clock, db, metrics, secrets
+from nimbus.base import clock, db, metrics, secrets, tracing
 from nimbus.errors import Refusal
 
 NO_ROUTE = "(none)"
@@ -44,7 +44,7 @@ def _refuse_strangers(request: Request) -> None:
 
 
 class Counted:
-    """Count and time each request by its route's template."""
+    """Count, time and, if it is wanted, trace each request by its route's template."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -62,10 +62,17 @@ class Counted:
                 status = message["status"]
             await send(message)
 
+        asked = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         try:
-            await self.app(scope, receive, noted)
+            with tracing.span(scope["method"], asked) as attributes:
+                try:
+                    await self.app(scope, receive, noted)
+                finally:
+                    route = getattr(scope.get("route"), "path", NO_ROUTE)
+                    if tracing.is_on():
+                        attributes["name"] = f"{scope['method']} {route}"
+                        attributes["http.response.status_code"] = status
         finally:
-            route = getattr(scope.get("route"), "path", NO_ROUTE)
             metrics.api_requests.labels(scope["method"], route, str(status)).inc()
             seconds = clock.monotonic() - started
             metrics.api_seconds.labels(scope["method"], route).observe(seconds)

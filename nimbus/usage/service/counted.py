@@ -5,13 +5,15 @@ Names are looked up once; the plan of a subscription again each minute, for it m
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+import numpy as np
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from nimbus.base import clock, db, log, metrics
+from nimbus.base import clock, db, log, metrics, tracing
 from nimbus.rules.blocks import Block, calls_of, kinds
 from nimbus.rules.metering import CONTINUED, NIL, UsageEvent
 
@@ -19,6 +21,8 @@ logger = log.get_logger("drain")
 
 UNKNOWN = ""
 PLANS_SECONDS = 60.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 LIMITS = frozenset(("rate_limited", "quota_exceeded", "spend_limit_reached"))
 
 _ROUTES = text(
@@ -89,6 +93,8 @@ async def count_stored(events: Sequence[UsageEvent], block: Block | None) -> Non
     except (SQLAlchemyError, OSError) as error:
         logger.warning("not_counted", exc_info=error)
         return
+    if tracing.is_on():
+        _trace(events, block)
     for each in stored:
         names = _names.of(each.route_id, each.subscription_id)
         if each.refusal:
@@ -123,3 +129,24 @@ def _of_block(block: Block) -> Iterator[_Stored]:
         upstream = some.slots["upstream_us"].astype(int)
         added = some.slots["duration_us"].astype(int) - upstream
         yield _Stored(*kind, len(some), added.tolist(), upstream.tolist())
+
+
+def _trace(events: Sequence[UsageEvent], block: Block | None) -> None:
+    """The spans of some calls, from what is stored of them: no gateway has to do with it."""
+    one_in = max(1, db.current().settings.traced_calls)
+    some = [event for event in events if event.event_id.int % one_in == 0]
+    if block is not None:
+        wanted = np.arange(block.first, block.last + 1) % one_in == 0
+        calls, odd = calls_of(block, wanted)
+        some += [calls.event(place) for place in range(len(calls))]
+        some += [event for _, event in odd]
+    for event in some:
+        product, route, _ = _names.of(event.route_id, event.subscription_id)
+        tracing.call(
+            f"{product} {route}".strip() or event.method,
+            event.request_id,
+            (event.occurred_at - _EPOCH) // _MICROSECOND * 1000,
+            duration_us=event.duration_us,
+            upstream_us=event.upstream_us,
+            status=event.status,
+        )
