@@ -173,6 +173,17 @@ async def test_the_summary_counts_calls_by_day_and_status(
     assert (tests["total"]["calls"], tests["total"]["units"]) == (1, "0")
 
 
+async def test_a_range_without_an_end_has_the_calls_of_this_instant(
+    api: httpx2.AsyncClient, contract: Contract, metered_market: Market
+) -> None:
+    producer = uuid4()
+    await store(producer, [event(contract, producer, 1, clock.now())])
+
+    found = await read(api, metered_market, "/api/developer/usage/summary")
+
+    assert found["total"]["calls"] == 1
+
+
 async def test_by_endpoint_names_the_operations(
     api: httpx2.AsyncClient, contract: Contract, metered_market: Market
 ) -> None:

@@ -51,12 +51,16 @@ def span(since: datetime | None, until: datetime | None, days: int = RANGE_DAYS_
 def whole_hours(
     since: datetime | None, until: datetime | None, days: int = RANGE_DAYS_DEFAULT
 ) -> Period:
-    """The same, widened to the whole hours that the roll-up has."""
+    """The same, widened to the whole hours that the roll-up has; `until` None: to the end of the
+    running one.
+    """
     asked = span(since, until, days)
     hour = timedelta(hours=1)
     starts_at = asked.starts_at.replace(minute=0, second=0, microsecond=0)
     ends_at = asked.ends_at.replace(minute=0, second=0, microsecond=0)
-    return Period(starts_at, ends_at if ends_at == asked.ends_at else ends_at + hour)
+    if until is None or ends_at != asked.ends_at:
+        ends_at += hour
+    return Period(starts_at, ends_at)
 
 
 async def product_id_of(session: AsyncSession, slug: str | None) -> UUID | None:
