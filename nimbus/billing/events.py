@@ -93,3 +93,39 @@ class CreditNoteIssued(Event):
     name: ClassVar[str] = "credit_note.issued"
     action: ClassVar[str] = "CreditNoteIssued"
     entity_type: ClassVar[str] = "credit_note"
+
+
+class CouponMade(Event):
+    """The operator made a coupon."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "coupon.made"
+    action: ClassVar[str] = "CouponMade"
+    entity_type: ClassVar[str] = "coupon"
+
+
+class CouponRedeemed(Event):
+    """A coupon counts for a subscription from now on."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "coupon.redeemed"
+    action: ClassVar[str] = "CouponRedeemed"
+    entity_type: ClassVar[str] = "coupon_redemption"
+
+
+class ItemAdded(Event):
+    """A one-off item stands on the next invoice of a subscription."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "billing.item_added"
+    action: ClassVar[str] = "BillingItemAdded"
+    entity_type: ClassVar[str] = "one_off_item"
+
+
+class ThresholdChanged(Event):
+    """At which amount of usage a subscription is billed in between changed."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "billing.threshold_changed"
+    action: ClassVar[str] = "BillingThresholdChanged"
+    entity_type: ClassVar[str] = "subscription"

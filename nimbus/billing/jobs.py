@@ -22,7 +22,7 @@ from nimbus.base.ids import NIL
 from nimbus.base.log import get_logger
 from nimbus.billing import queries, queries_wallets
 from nimbus.billing.events import CreditNoteIssued, InvoiceFinalized
-from nimbus.billing.service import credit_notes, papers, runs, wallets
+from nimbus.billing.service import credit_notes, extras, papers, runs, wallets
 from nimbus.billing.service.invoices import Row
 from nimbus.billing.service.prices import PriceBook
 from nimbus.billing.service.proposals import CaseError
@@ -277,3 +277,4 @@ jobs.due_source(jobs.DueSource(finalize, _next_draft, _due_drafts))
 jobs.due_source(
     jobs.DueSource(expire_credit, queries_wallets.next_to_expire, queries_wallets.due_to_expire)
 )
+jobs.due_source(jobs.DueSource(progress, extras.next_over_threshold, extras.over_threshold))

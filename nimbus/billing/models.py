@@ -366,3 +366,65 @@ class CreditNoteDocument(Base):
     content: Mapped[bytes] = mapped_column(BYTEA)
     sha256: Mapped[bytes] = mapped_column(BYTEA)
     created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class CouponRow(Base):
+    """A coupon of the operator: `times` None is for ever; `plan_id`, `meter_key`: only these."""
+
+    __tablename__ = "coupons"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    code: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    percent: Mapped[Decimal | None] = mapped_column(Numeric(6, 3))
+    amount_minor: Mapped[int | None] = mapped_column(BigInteger)
+    currency: Mapped[str | None] = mapped_column(CHAR(3))
+    times: Mapped[int | None]
+    plan_id: Mapped[UUID | None]
+    meter_key: Mapped[str | None] = mapped_column(Text)
+    redeem_by: Mapped[datetime | None] = mapped_column(Instant)
+    redemptions_max: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class CouponRedemption(Base):
+    """A subscription that a coupon counts for."""
+
+    __tablename__ = "coupon_redemptions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    coupon_organization_id: Mapped[UUID]
+    coupon_id: Mapped[UUID]
+    subscription_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class OneOffItem(Base):
+    """Something sold once: it stands on the next invoice of the subscription."""
+
+    __tablename__ = "one_off_items"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    provider_organization_id: Mapped[UUID]
+    subscription_id: Mapped[UUID]
+    description: Mapped[str] = mapped_column(Text)
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(CHAR(3))
+    made_by: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class Threshold(Base):
+    """A subscription is billed for its usage each time that it comes to this much more."""
+
+    __tablename__ = "billing_thresholds"
+
+    organization_id: Mapped[UUID] = mapped_column(primary_key=True)
+    subscription_id: Mapped[UUID] = mapped_column(primary_key=True)
+    provider_organization_id: Mapped[UUID]
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    updated_at: Mapped[datetime] = mapped_column(Instant)

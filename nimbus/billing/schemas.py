@@ -2,6 +2,7 @@
 """The wire shapes of billing."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -302,3 +303,152 @@ class CreditNotes(BaseModel):
 
     data: list[CreditNoteView]
     next_cursor: None = None
+
+
+class CouponBody(Input):
+    """A coupon of the operator: `percent`, or `amount`; `times` invoices, or for ever (null).
+
+    `plan_id` and `meter`: only lines of these.
+    """
+
+    code: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9-]{3,40}$")]
+    name: Text
+    percent: Annotated[Decimal, Field(gt=0, le=100, decimal_places=3)] | None = None
+    amount: PositiveAmount | None = None
+    times: Annotated[int, Field(ge=1, le=1000)] | None = None
+    plan_id: UUID | None = None
+    meter: Annotated[str, StringConstraints(max_length=100)] | None = None
+    redeem_by: datetime | None = None
+    redemptions_max: Annotated[int, Field(ge=1)] | None = None
+
+
+class CouponView(BaseModel):
+    """A coupon."""
+
+    id: UUID
+    code: str
+    name: str
+    percent: str | None
+    amount: Money | None
+    times: int | None
+    plan_id: UUID | None
+    meter: str | None
+    redeem_by: Moment | None
+    redemptions_max: int | None
+
+
+class RedeemBody(Input):
+    """A coupon's code, and the subscription that it is to count for; without it the current one."""
+
+    code: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
+    subscription_id: UUID | None = None
+
+
+class RedemptionView(BaseModel):
+    """A coupon that counts for a subscription."""
+
+    id: UUID
+    subscription_id: UUID
+    coupon: CouponView
+    created_at: Moment
+
+
+class Redemptions(BaseModel):
+    """The coupons that count for the organization's subscriptions."""
+
+    data: list[RedemptionView]
+    next_cursor: None = None
+
+
+class ItemBody(Input):
+    """Something sold once; its amount is without VAT."""
+
+    description: Text
+    amount: PositiveAmount
+
+
+class ItemView(BaseModel):
+    """A one-off item; it stands on the next invoice."""
+
+    id: UUID
+    subscription_id: UUID
+    description: str
+    amount: Money
+    created_at: Moment
+
+
+class ThresholdBody(Input):
+    """Bill usage in between each time that it comes to so much more; null: no more."""
+
+    amount: PositiveAmount | None
+
+
+class BillingStateView(BaseModel):
+    """A subscription whose billing was changed by hand."""
+
+    subscription_id: UUID
+    threshold: Money | None = None
+    parked: bool = False
+
+
+class StepView(BaseModel):
+    """A step of the calculation: `used`, `included`, `billable`, `unit_price`, `exact`, …"""
+
+    name: str
+    value: str
+
+
+class PlanVersionView(BaseModel):
+    """The version of a plan or add-on that priced a line."""
+
+    id: UUID
+    plan: str
+    name: str
+    number: int
+
+
+class CellView(BaseModel):
+    """An hour of the roll-up: how many events, their sum, the largest."""
+
+    hour: Moment
+    events: int
+    quantity: str
+    peak: str
+
+
+class EventView(BaseModel):
+    """An event that was counted."""
+
+    event_id: UUID
+    occurred_at: Moment
+    method: str | None
+    status: int | None
+    request_id: str | None
+    quantity: str
+
+
+class EntryView(BaseModel):
+    """What the invoice posted in the ledger."""
+
+    sequence: int
+    debit: str
+    credit: str
+    amount: Money
+    leg: str
+    hash: str
+
+
+class ExplanationView(BaseModel):
+    """Why a line asks what it asks. `hours_left_out`: more hours than are shown."""
+
+    invoice_id: UUID
+    invoice_number: str | None
+    line: LineView
+    formula: str
+    steps: list[StepView]
+    plan_version: PlanVersionView | None
+    rules_version: int
+    hours: list[CellView]
+    hours_left_out: int
+    events: list[EventView]
+    ledger: list[EntryView]

@@ -20,6 +20,7 @@ COMMANDS: tuple[tuple[str | None, typer.Typer], ...] = (
     (None, metrics.commands),
     (None, backup.commands),
     (None, bill.commands),
+    (None, proofs.invoices),
     ("user", people.user),
     ("key", people.key),
     ("demo", demo.commands),

@@ -10,7 +10,7 @@ import typer
 
 from nimbus import supervisor
 from nimbus.base.config import Settings
-from nimbus.cli.options import DataDir, settings_for
+from nimbus.cli.options import CommandError, DataDir, settings_for
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,6 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 ledger = typer.Typer(no_args_is_help=True, help="The book of accounts.")
 audit = typer.Typer(no_args_is_help=True, help="The audit trail.")
 usage = typer.Typer(no_args_is_help=True, help="What was measured.")
+invoices = typer.Typer()
 
 
 @ledger.callback()
@@ -58,6 +59,23 @@ def usage_reconcile(data_dir: DataDir = None, as_json: Json = False) -> None:
 
     settings = settings_for(data_dir)
     prove(settings, lambda session: reconcile(session, settings.journal_dir), as_json=as_json)
+
+
+@invoices.command("prove")
+def prove_invoice(
+    invoice: Annotated[str, typer.Argument(help="Its number, or its id.")],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute an invoice from raw facts by a second reading of the law, to the cent."""
+    from nimbus.billing.service.proving import prove as recompute
+    from nimbus.errors import Refusal
+
+    settings = settings_for(data_dir)
+    try:
+        prove(settings, lambda session: recompute(session, invoice), as_json=as_json)
+    except Refusal as refusal:
+        raise CommandError(refusal.detail) from refusal
 
 
 def prove(settings: Settings, proof: "Proof", *, as_json: bool) -> None:

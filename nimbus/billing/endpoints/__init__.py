@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP of billing: invoices, the operator's settings, the wallet, the estimate."""
 
-from nimbus.billing.endpoints import credit_notes, estimates, invoices, wallets
+from nimbus.billing.endpoints import (
+    credit_notes,
+    estimates,
+    explanations,
+    extras,
+    invoices,
+    wallets,
+)
 
-routers = (invoices.router, estimates.router, wallets.router, credit_notes.router)
+routers = tuple(
+    room.router for room in (invoices, estimates, wallets, credit_notes, extras, explanations)
+)

@@ -256,7 +256,7 @@ async def _detail(session: AsyncSession, invoice: Invoice) -> schemas.InvoiceDet
         ),
         seller=None if invoice.seller is None else schemas.PartyView(**invoice.seller),
         buyer=schemas.PartyView(**invoice.buyer),
-        lines=[_line(line, invoice.currency) for line in lines],
+        lines=[line_view(line, invoice.currency) for line in lines],
         taxes=[_tax(tax, invoice.currency) for tax in taxes],
         legal_text=" ".join(text for text in texts if text) or None,
         usage=[schemas.UsageView(**row) for row in invoice.usage],
@@ -306,7 +306,8 @@ def _payment_state(status: str, state: PaymentState | None) -> str | None:
     return "Overdue" if status == "Overdue" else state.state
 
 
-def _line(line: InvoiceLine, currency: str) -> schemas.LineView:
+def line_view(line: InvoiceLine, currency: str) -> schemas.LineView:
+    """A line as the API shows it."""
     return schemas.LineView(
         position=line.position,
         kind=line.kind,

@@ -187,7 +187,7 @@ def _tax(
     if seller is None:
         return None, {}
     first, last = days_of(closing.served, closing.time_zone)
-    day = first if closing.kind == "start" else last
+    day = first if closing.kind in {"start", "change"} else last
     valid = buyer.vat_number is not None and _is_valid(buyer.country, buyer.vat_number)
     treatment = decide(Party(seller.country, True), Party(buyer.country, valid), day)
     evidence = {

@@ -44,7 +44,8 @@ class Closing:
 
     `start`: only what is owed when it begins; `period`: all that is owed when it has ended;
     `progress`: its usage up to the end of `served`, while it runs; `change`: what its fees in
-    advance differ by then, and items. The plan version and the anchor are those of this period.
+    advance differ by when `served` begins, in a period that began at `opened_at`, and items. The
+    plan version and the anchor are those of this period.
     """
 
     kind: Kind
@@ -53,11 +54,18 @@ class Closing:
     time_zone: str
     number: int
     served: Period
+    opened_at: datetime | None = None
 
     @property
     def at(self) -> datetime:
         """The instant up to which is billed."""
-        return self.served.starts_at if self.kind == "start" else self.served.ends_at
+        early = self.kind in {"start", "change"}
+        return self.served.starts_at if early else self.served.ends_at
+
+    @property
+    def since(self) -> datetime:
+        """When its period began."""
+        return self.served.starts_at if self.opened_at is None else self.opened_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +214,7 @@ async def _contracts(
 ) -> list[tuple[ContractPeriod, ...]]:
     """The contract periods of each bill's chapters; the last also with the one that begins then."""
     spans = {
-        wish.subscription.id: Period(own[0].served.starts_at, wish.closing.at + AHEAD)
+        wish.subscription.id: Period(own[0].since, wish.closing.at + AHEAD)
         for wish, own in _pairs(wishes, chapters)
     }
     terms = await subscriptions.terms_of_periods(session, spans)
@@ -276,7 +284,7 @@ async def _usage(
 
 def _scope(wish: Wish, chapters: Sequence[Closing]) -> tuple[UUID, UUID, datetime]:
     subscription = wish.subscription
-    return subscription.organization_id, subscription.id, chapters[0].served.starts_at
+    return subscription.organization_id, subscription.id, chapters[0].since
 
 
 def _concerns(row: BilledLine, closing: Closing) -> bool:

@@ -5,6 +5,7 @@ The order of locks is the same everywhere: subscriptions, invoice, wallets, numb
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -100,7 +101,7 @@ async def bill_change(
     subscription = await subscriptions.lock_subscription(session, subscription_id)
     proposal = await propose_change(session, subscription, as_of)
     if proposal is not None:
-        wish = _wish(subscription, "change", as_of)
+        wish = _change(subscription, as_of)
         await _bill(session, actor, [wish], PriceBook(), as_of)
     return proposal
 
@@ -112,8 +113,7 @@ async def propose_change(
     ends_at = subscription.next_billing_at
     if ends_at is None or not subscription.period_starts_at <= as_of < ends_at:
         return None
-    wish = _wish(subscription, "change", as_of)
-    [case] = await read_cases(session, [wish], PriceBook(), as_of)
+    [case] = await read_cases(session, [_change(subscription, as_of)], PriceBook(), as_of)
     proposal = propose(case, as_of)
     return proposal if proposal.totals.total_minor > 0 else None
 
@@ -332,6 +332,14 @@ def _wish(subscription: SubscriptionFacts, kind: Kind, ends_at: datetime) -> Wis
     return Wish(subscription=subscription, closing=closing, invoice_id=new_id())
 
 
+def _change(subscription: SubscriptionFacts, as_of: datetime) -> Wish:
+    """What a change owes for the rest of the running period."""
+    rest = Period(as_of, subscription.next_billing_at or subscription.period_ends_at)
+    closing = _closing(subscription, "change", rest.ends_at)
+    closing = replace(closing, served=rest, opened_at=subscription.period_starts_at)
+    return Wish(subscription=subscription, closing=closing, invoice_id=new_id())
+
+
 def _closing(subscription: SubscriptionFacts, kind: Kind, ends_at: datetime) -> Closing:
     return Closing(
         kind=kind,
@@ -353,13 +361,15 @@ async def _closing_again(
     plan = await catalog.plan_facts(session, invoice.plan_version_id)
     anchor = plan.anchor(subscription.anchor_at, subscription.time_zone)
     kind: Kind = invoice.kind  # type: ignore[assignment]  # the table's check constraint
+    number, whole = period_containing(anchor, invoice.period_starts_at)
     return Closing(
         kind=kind,
         plan_version_id=invoice.plan_version_id,
         anchor_at=anchor.at,
         time_zone=anchor.time_zone,
-        number=period_containing(anchor, invoice.period_starts_at)[0],
+        number=number,
         served=Period(invoice.period_starts_at, invoice.period_ends_at),
+        opened_at=whole.starts_at if kind == "change" else None,
     )
 
 

@@ -66,7 +66,7 @@ def downgrade() -> None:
     )
     for table in TABLES:
         op.execute(f"DROP TABLE {table}")
-    op.execute("DROP FUNCTION wallet_keep(), credit_note_mirrors()")
+    op.execute("DROP FUNCTION wallet_keep(), credit_note_mirrors(), currency_minor(text)")
 
 
 def _protect(table: str, *, two_sided: bool = False, system: str = "INSERT") -> None:
@@ -216,6 +216,7 @@ def _wallet() -> None:
             UNIQUE (organization_id, id))"""
     )
     _protect("wallet_top_ups")
+    op.execute("GRANT INSERT ON wallet_top_ups TO nimbus_app")
     # Money in, and each part of it going out again: what is left of an entry is its amount and
     # those of the entries that draw on it.
     op.execute(
@@ -323,6 +324,8 @@ def _coupons() -> None:
             CHECK ((amount_minor IS NULL) = (currency IS NULL)))"""
     )
     _protect("coupons")
+    # Whoever redeems one locks it, so that it is not redeemed too often.
+    op.execute("GRANT UPDATE (created_at) ON coupons TO nimbus_system")
     op.execute(
         """CREATE TABLE coupon_redemptions (
             id uuid PRIMARY KEY,
@@ -360,6 +363,18 @@ def _coupons() -> None:
 
 
 def _items_and_thresholds() -> None:
+    # `rules.money.minor_digits`: how many minor units one unit has.
+    op.execute(
+        """CREATE FUNCTION currency_minor(currency text) RETURNS numeric
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+            SELECT CASE
+                WHEN currency IN ('BIF', 'CLP', 'DJF', 'GNF', 'ISK', 'JPY', 'KMF', 'KRW', 'PYG',
+                    'RWF', 'UGX', 'VND', 'VUV', 'XAF', 'XOF', 'XPF') THEN 1
+                WHEN currency IN ('BHD', 'IQD', 'JOD', 'KWD', 'LYD', 'OMR', 'TND') THEN 1000
+                WHEN currency IN ('CLF', 'UYW') THEN 10000
+                ELSE 100 END::numeric
+        $$"""
+    )
     # An item is billed when a line names it as its source: nothing here ever changes.
     op.execute(
         f"""CREATE TABLE one_off_items (

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from nimbus.billing.service.wallets import grant
 from sqlalchemy import text
 
 from nimbus import catalog, ledger, usage
@@ -25,7 +26,6 @@ from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login
 from nimbus.identity import lock_organization_facts
 from nimbus.identity.service.organizations import change_spend_limit
-from nimbus.payments.service.balances import credit
 from nimbus.rules.invoicing import MeterUsage, usage_cost
 from nimbus.rules.metering import Held, UsageEvent
 from nimbus.rules.money import Money
@@ -103,7 +103,8 @@ async def limit_organization(consumer: Person, cents: int | None) -> None:
 
 async def give_balance(consumer: Person, cents: int) -> None:
     async with db.system_session("platform pages") as session:
-        await credit(session, SYSTEM, consumer.organization_id, Money(cents, "EUR"), "paid ahead")
+        amount = Money(cents, "EUR")
+        await grant(session, SYSTEM, consumer.organization_id, amount, reason="paid ahead")
 
 
 async def standings(consumer: Person, kind: str = "organization_spend") -> list[dict[str, Any]]:
