@@ -34,8 +34,7 @@ class Permit:
 
     `refused` is the law's no. `by_address`: some list has to be asked about the caller's address
     for each call, so `decide` is. `closed` is a no of the gate's own, after the law's yes.
-    `plain`: every call goes on to the limits without a further look; `usual`: such a call also
-    holds nothing whose amount only its answer tells. `auth` names the
+    `plain`: every call goes on to the limits without a further look. `auth` names the
     upstream's own credential line, `base_path` (after a space) stands before the path on its
     request line, `head` is what follows the target there, with our lines that are the same for
     all calls. `limiters` are those of `subjects`, of windows' `generation`; `quotas` the limited
@@ -55,7 +54,6 @@ class Permit:
     by_address: bool
     closed: Refused | None
     plain: bool
-    usual: bool
     upstream: Upstream | None
     auth: bytes
     base_path: bytes
@@ -107,7 +105,6 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
     held = _held(grant, route, as_of) if live else _NOTHING_HELD
     policy_line = respond.policy_line((name, rate) for name, _, rate in subjects)
     closed = _closed(grant, upstream, needs_quota=asks_quota, open_=standings) or held.closed
-    plain = not (refused or by_address or closed or route.required)
     return Permit(
         route=route,
         since=max((clock.to_us(turn) for turn in turns if turn <= as_of), default=-FOREVER),
@@ -115,8 +112,7 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         refused=refused,
         by_address=by_address,
         closed=closed,
-        plain=plain,
-        usual=plain and not held.needs,
+        plain=not (refused or by_address or closed or route.required),
         upstream=upstream,
         auth=b"" if upstream is None or upstream.auth is None else upstream.auth[0].lower(),
         base_path=b" " if upstream is None else b" " + upstream.base_path,

@@ -413,9 +413,13 @@ class ClientConnection(BoundedReads):
         if permit.held and leased is not None:
             call.held = leases.take(permit.held) or False
         if leased is None or (permit.held and not call.held):
-            self._await(self._borrow(call))
+            self.borrow(call)
         else:
             self.open(call)
+
+    def borrow(self, call: Call) -> None:
+        """Step 8, what is missing of the units: after a lease."""
+        self._await(self._borrow(call))
 
     def open(self, call: Call) -> None:
         """Step 9: forward the call, if its upstream takes it and it can be written down."""

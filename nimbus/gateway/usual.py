@@ -126,7 +126,7 @@ class UsualCalls:
         as_of = clock.now_us()
         if (
             permit is None
-            or not permit.usual
+            or not permit.plain
             or permit.route is not match.route
             or permit.generation != windows.generation
             or not permit.since <= as_of < permit.until
@@ -156,12 +156,12 @@ class UsualCalls:
             client.admit(self._call(), now)
             return True
         self._leased = leased = gate.leases.take(permit.needs)
-        if leased is None:
-            client.charge(self._call())
+        if leased is None or (permit.held and not gate.leases.take(permit.held)):
+            client.borrow(self._call(leased))
             return True
         sequence = gate.journal.reserve()
         if sequence is None:
-            client.open(self._call())
+            client.open(self._call(leased, held=bool(permit.held)))
             return True
         self._sequence = sequence
 
@@ -201,11 +201,13 @@ class UsualCalls:
         started, origin, request_id = self._started, self._origin, self._request_id
         now = clock.monotonic_ns() // 1000
         limits = answer_lines(gate, permit, now)
-        flags, units = permit.flags | origin.flags, 0
+        flags, units, held, holds = permit.flags | origin.flags, 0, 0, b""
         if head.status in permit.billable:
             flags, units = flags | BILLABLE, permit.units
-        elif self._leased:
-            gate.leases.refund(permit.needs)
+            if permit.held:
+                flags, held, holds = flags | permit.held_flags, permit.held_micro, permit.holds
+        else:
+            self._give_back()
         record = encode_call(
             self._as_of,
             permit.ids,
@@ -217,11 +219,13 @@ class UsualCalls:
             len(payload),
             units,
             units if self._leased else 0,
-            0,
+            held,
             origin.packed,
             self.method,
             b"",
             request_id,
+            b"",
+            holds,
         )
         gate.journal.complete(self._sequence, record)
         client = self._client
@@ -236,20 +240,30 @@ class UsualCalls:
         connection.exchange = exchange
         return exchange
 
-    def _call(self) -> Call:
-        """The call as far as it has come: admitted up to its limits."""
+    def _give_back(self) -> None:
+        """The call is not billed."""
+        leases, permit = self._gate.leases, self._permit
+        if self._leased:
+            leases.refund(permit.needs)
+        if permit.held:
+            leases.refund(permit.held)
+
+    def _call(self, leased: bool | None = None, *, held: bool = False) -> Call:
+        """The call as far as it has come: admitted up to its limits, or also with its units."""
         call = Call(self._gate, self._way.head, self._origin, self._request_id)
         call.as_of, call.started = self._as_of, self._started
         call.product, call.match, call.query = self._way.product, self._way.match, None
         call.grant, call.permit = self._grant, self._permit
+        call.leased, call.held = leased, held
         return call
 
     def _exchange(self) -> ClientExchange:
         """The call under way, forwarded, with its caller waiting."""
         self.under_way = False
-        call, client, permit = self._call(), self._client, self._permit
+        client, permit = self._client, self._permit
         assert permit.upstream is not None, "the call was forwarded"
-        call.leased, call.sequence, call.open = self._leased, self._sequence, True
+        call = self._call(self._leased, held=bool(permit.held))
+        call.sequence, call.open = self._sequence, True
         call.forwarded, call.forwarded_at = True, self._started
         client.exchange = ClientExchange(
             client, self._pool, permit.upstream, self._lane, self._way.head, call

@@ -33,6 +33,7 @@ from tests.gateway.house import (
     subscription_record,
     until,
 )
+from tests.gateway.test_spending import BALANCE, OF_ALL, OF_KEY, limit
 
 pytestmark = pytest.mark.anyio
 
@@ -162,6 +163,15 @@ async def not_billed_under_a_quota(gate: OpenGate, upstream: Upstream, caller: C
         await asks(caller)
 
 
+async def under_limits_of_spending(gate: OpenGate, upstream: Upstream, caller: Caller) -> None:
+    limit(gate, OF_ALL, OF_KEY, BALANCE, calls=50)
+    for status in (b"200 OK", b"200 OK", b"503 No", b"200 OK", b"503 No"):
+        upstream.say(b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\nok" % status)
+        await asks(caller)
+    upstream.say(PLAIN[:9], PLAIN[9:])
+    await asks(caller)
+
+
 async def changed_in_between(gate: OpenGate, upstream: Upstream, caller: Caller) -> None:
     gate.feed("plan", plan_record(slug="other", rank=2))
     await asks(caller)
@@ -218,6 +228,7 @@ SCENES = (
     over_the_rate,
     over_the_quota,
     not_billed_under_a_quota,
+    under_limits_of_spending,
     changed_in_between,
     blocked,
     pipelined,
@@ -260,15 +271,16 @@ async def played(scene: Scene, folder: Path) -> list[Any]:
                 name: getattr(event, name)
                 for name in (
                     "key_id", "route_id", "method", "status", "refusal", "bytes_in", "bytes_out",
-                    "units", "leased", "billable", "meters", "holds", "continued", "environment",
+                    "units", "leased", "billable", "meters", "holds", "held_micro", "held_on",
+                    "continued", "environment",
                 )
             }
             for event in gate.events()
         ]  # fmt: skip
         lanes = [(lane.busy, lane.breaker.failures) for lane in gate.door.pool.lanes.values()]
-        lease = gate.gate.leases._leases.get(STANDING.int)
-        left = gate.house.left.get(STANDING, 0) + (lease.available if lease else 0)
-        return [caller.told, seen, calls, lanes, left]
+        gate.gate.leases.return_all()
+        lent = {standing: units for standing, units in gate.house.lent.items() if units}
+        return [caller.told, seen, calls, lanes, lent]
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
