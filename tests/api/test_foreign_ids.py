@@ -41,6 +41,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "admin_credit_balance": {"amount": {"amount_minor": 1, "currency": "EUR"}, "reason": "mine"},
     "set_block": {"network": "192.0.2.0/24", "minutes": 5, "reason": "mine"},
     "create_invoice": {},
+    "create_credit_note": {"disposition": "refund", "reason": "mine"},
+    "redeem_coupon": {"code": "NONE"},
+    "admin_add_item": {"description": "Mine", "amount": {"amount_minor": 1, "currency": "EUR"}},
+    "admin_set_threshold": {"amount": {"amount_minor": 1, "currency": "EUR"}},
+    "admin_create_coupon": {"code": "MINE", "name": "Mine", "percent": "10"},
     "provider_reset_quota": {"reason": "mine"},
     "provider_increase_quota": INCREASE,
     "admin_reset_quota": {"reason": "mine"},
@@ -49,6 +54,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "cancel_subscription": {"reason": "no wind", "version": 1},
     "downgrade_subscription": {"plan": "starter", "version": 1},
     "upgrade_subscription": {"plan": "professional", "version": 1},
+    "upgrade_current_subscription": {"plan": "professional", "version": 1},
+    "downgrade_current_subscription": {"plan": "starter", "version": 1},
+    "cancel_current_subscription": {"reason": "no wind", "version": 1},
     "preview_subscription_change": {"change": "upgrade", "plan": "professional", "version": 1},
     "reactivate_subscription": {"version": 1},
     "pause_subscription": {"version": 1},
@@ -99,11 +107,17 @@ REFUSED = {
     "admin_finalize_invoice": (403, "forbidden"),
     "admin_mark_invoice_paid": (403, "forbidden"),
     "admin_credit_balance": (403, "forbidden"),
+    "create_credit_note": (403, "forbidden"),
+    "admin_mark_top_up_paid": (403, "forbidden"),
+    "admin_add_item": (403, "forbidden"),
+    "admin_set_threshold": (403, "forbidden"),
+    "admin_release_billing": (403, "forbidden"),
+    "admin_create_coupon": (403, "forbidden"),
     "change_settings": (403, "forbidden"),
 }
 NOT_FOUND = (404, "not_found")
 # Path parameters that are public names and no ids.
-NAMES = {"key", "slug"}
+NAMES = {"key", "slug", "position"}
 PUBLIC_LISTS = {"list_marketplace_products"}
 
 WITH_IDS = [operation for operation in operations() if operation.ids]

@@ -67,29 +67,32 @@ NEEDS = {
     "manage_subscriptions": """choose_plan start_subscription upgrade_subscription
         downgrade_subscription cancel_subscription preview_subscription_change
         reactivate_subscription pause_subscription resume_subscription take_add_on leave_add_on
-        take_back_scheduled_change set_renewal renew_subscription upgrade_current_subscription
+        redeem_coupon take_back_scheduled_change set_renewal renew_subscription upgrade_current_subscription
         downgrade_current_subscription cancel_current_subscription""",
     "see_invoices": """list_invoices list_upcoming_invoices get_invoice get_invoice_pdf
-        list_payments read_spend list_balance_credits""",
-    "manage_payment_methods": "create_invoice change_spend_limit",
+        list_payments read_spend list_balance_credits list_credit_notes get_credit_note_pdf
+        explain_invoice_line get_wallet list_coupons""",
+    "manage_payment_methods": "create_invoice change_spend_limit top_up_wallet",
     "manage_products": """read_provider_analytics
         list_products create_product read_product change_product delete_product
         publish_product unpublish_product list_routes create_route change_route delete_route
-        list_meters create_meter change_meter report_usage list_product_plans create_plan read_plan change_plan
-        list_add_ons create_add_on change_add_on
+        list_meters create_meter change_meter report_usage list_product_plans
+        create_plan read_plan change_plan list_add_ons create_add_on change_add_on
         list_product_hosts add_product_host remove_product_host""",
     "manage_consumers": """provider_reset_quota provider_increase_quota list_consumers
         set_consumer_plan set_consumer_contract revoke_consumer ban_consumer readmit_consumer
         list_plan_moves move_plan_subscribers""",
     "platform_reader": """admin_list_subscriptions admin_read_usage_analytics admin_read_top_users
         admin_read_user_analytics admin_read_revenue_analytics list_alerts list_blocks
-        admin_list_invoices
+        admin_list_invoices admin_list_coupons
         admin_list_product_hosts get_settings read_clock""",
     "support": "admin_reset_quota",
     # Whoever reads the mailbox can use the links in it, and that is to change something.
     "platform_admin": """admin_change_subscription admin_set_contract admin_cancel_subscription
         admin_increase_quota set_block lift_block list_mailbox admin_finalize_invoice
         admin_mark_invoice_paid admin_credit_balance admin_remove_product_host
+        create_credit_note admin_mark_top_up_paid admin_create_coupon admin_add_item
+        admin_set_threshold admin_release_billing
         advance_clock change_settings""",
 }
 NEEDED = {operation: need for need, names in NEEDS.items() for operation in names.split()}
@@ -101,6 +104,8 @@ BILLING_READS = {
     *("read_usage_detailed", "read_usage_costs", "list_entitlements", "check_entitlement"),
     *("read_usage_by_endpoint", "list_invoices", "list_upcoming_invoices", "get_invoice"),
     *("get_invoice_pdf", "list_payments", "read_spend", "list_balance_credits"),
+    *("list_credit_notes", "get_credit_note_pdf", "explain_invoice_line", "get_wallet"),
+    "list_coupons",
 }
 
 # Its credential is the cookie, which nobody has here: always 401.

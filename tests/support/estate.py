@@ -140,6 +140,11 @@ async def _furnish(
         credit = {"amount": {"amount_minor": amount, "currency": "EUR"}, "reason": "paid ahead"}
         paid = f"/api/admin/organizations/{sale.customer.organization_id}/balance-credits"
         await sent(api, sale.admin, "POST", paid, credit)
+    part = {"lines": [{"position": 1, "amount_minor": 100}], "disposition": "refund"}
+    notes = f"/api/billing/invoices/{invoices[0].id if invoices[0] else ''}/credit-notes"
+    note = await sent(api, sale.admin, "POST", notes, {**part, "reason": "one day less"})
+    asked = {"amount": {"amount_minor": 100, "currency": "EUR"}}
+    top_up = await sent(api, sale.customer, "POST", "/api/billing/wallet/top-up", asked)
     files = {"format": "csv", "from": "2026-05-01T00:00:00Z", "to": "2026-06-01T00:00:00Z"}
     for _ in range(2):
         file = await sent(api, sale.customer, "POST", "/api/developer/usage/export", files)
@@ -162,6 +167,10 @@ async def _furnish(
     [own_plan] = await rows(
         "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=UUID(solar["id"])
     )
+    subscription = f"/api/billing/subscriptions/{contract.subscription_id}"
+    known = (await sent(api, sale.customer, "GET", subscription))["version"]
+    up = {"change": "upgrade", "plan": "professional", "version": known}
+    preview = await sent(api, sale.customer, "POST", f"{subscription}/preview", up)
     nuisance = {"network": "192.0.2.0/24", "minutes": 60, "reason": "It scans."}
     block = await sent(api, sale.admin, "POST", "/api/admin/blocks", nuisance)
     theirs: dict[str, UUID | str] = {
@@ -174,11 +183,15 @@ async def _furnish(
         "product_id": contract.product_id,
         "plan_id": plan["id"],
         "add_on_id": add_on["id"],
+        "preview_id": preview["id"],
         "route_id": contract.route_id,
         "host_id": host["id"],
         "block_id": block["id"],
         "event_id": call["event_id"],
         "export_id": file["id"],
+        "credit_note_id": note["id"],
+        "top_up_id": top_up["id"],
+        "position": "1",
     }
     return Estate(
         settings=settings,
