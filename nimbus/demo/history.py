@@ -5,36 +5,41 @@ All of it is one transaction. The house's own clock stands at "now": what is due
 otherwise be taken up by the worker, before its usage is there, as soon as it could be seen.
 """
 
-import random
 from calendar import monthrange
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from decimal import Decimal
 from heapq import heappop, heappush
-from ipaddress import ip_address
+from typing import Any
 from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus import billing, identity, payments, subscriptions, usage
+from nimbus import access, billing, catalog, identity, payments, subscriptions, usage
+from nimbus.access import KeyTerms
+from nimbus.access.service import revoke_key
 from nimbus.base import clock, db, events
 from nimbus.base.actors import SYSTEM, Actor
 from nimbus.catalog.models import Route
 from nimbus.demo import wind
-from nimbus.rules.metering import UsageEvent, event_id
+from nimbus.demo.traffic import Call, Program, Traffic
+from nimbus.rules.blocks import read_block
+from nimbus.rules.metering import (
+    SLOT_HEAD_SIZE,
+    SLOT_SIZE,
+    UsageEvent,
+    encode_completed,
+    encode_record,
+    event_id,
+)
 from nimbus.rules.periods import Period
+from nimbus.subscriptions.service import consumers
 
 DAYS_SINCE_THE_LAST_BILL = 3
 PAID_AFTER = timedelta(days=2)
-BATCH = 10_000
-READS = ("/farms", "/turbines", "/turbines/{turbine_id}", "/alerts")
-# One call more, besides the billable ones, of so many: failed at the upstream, refused.
-FAILED_ONE_IN = 300
-REFUSED_ONE_IN = 500
-CALLER = ip_address("203.0.113.24")  # an address for documents (RFC 5737)
+BATCH = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +54,17 @@ class Month:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """The billing periods that have ended, the oldest first, and the running one as a whole."""
+    """The billing periods that have ended, the oldest first, and the running one as a whole.
+
+    `contract` is what was agreed with the customer after its first month, where that is other than
+    the plan (fields of `catalog.ContractShape`).
+    """
 
     plan: str
     months: tuple[Month, ...]
     running: Month
+    programs: tuple[Program, ...]
+    contract: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +74,6 @@ class Life:
     owner: Actor
     past: Past
     seed: str
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of the past; `refusal` is empty where it was served."""
-
-    at: datetime
-    method: str
-    path: str
-    status: int
-    meters: tuple[tuple[str, Decimal], ...] = ()
-    refusal: str = ""
 
 
 def begins_at(now: datetime, months: int, time_zone: str) -> datetime:
@@ -126,12 +125,16 @@ async def _steps(
     assert subscription is not None, "the organization is Active"
     assert key is not None and secret is not None, "it is the first one"  # noqa: PT018
     secrets[life.seed] = secret
-    meter = await _Meter.of(session, subscription, key.id, life.seed)
-    for month in past.months:
+    meter = await _Meter.of(session, subscription, facts.time_zone, life)
+    meter.keys[0] = key.id
+    for number, month in enumerate(past.months):
         ends_at = meter.period.ends_at
+        await meter.change_keys(number)
         yield ends_at
-        await meter.month(month, ends_at)
+        await meter.month(number, month, ends_at)
         invoice = await billing.bill(session, SYSTEM, subscription.id, ends_at)
+        if number == 0 and past.contract is not None:
+            await _agree(session, admin, subscription.id, past.contract, ends_at)
         await meter.renew()
         if month.paid and invoice is not None:
             yield ends_at + PAID_AFTER
@@ -140,8 +143,29 @@ async def _steps(
                 session, admin, invoice.id, reference=reference, received_on=None
             )
     yield now
-    await meter.month(past.running, now)
+    await meter.month(len(past.months), past.running, now)
     await usage.end_producer(session, meter.producer)
+
+
+async def _agree(
+    session: AsyncSession,
+    admin: Actor,
+    subscription_id: UUID,
+    contract: Mapping[str, Any],
+    as_of: datetime,
+) -> None:
+    """The operator agrees other terms with the customer."""
+    found = await session.get_one(subscriptions.Subscription, subscription_id)
+    given = catalog.ContractShape(**contract)
+    await consumers.set_contract(
+        session,
+        admin,
+        subscription_id,
+        given,
+        version=found.version,
+        as_of=as_of,
+        side="operator",
+    )
 
 
 class _Meter:
@@ -151,16 +175,18 @@ class _Meter:
         self,
         session: AsyncSession,
         subscription: subscriptions.SubscriptionFacts,
-        key_id: UUID,
         routes: Mapping[tuple[str, str], UUID],
-        seed: str,
+        time_zone: str,
+        life: Life,
     ) -> None:
         self.subscription = subscription
-        self.producer = uuid5(subscription.id, seed)
+        self.producer = uuid5(subscription.id, life.seed)
+        self.keys: dict[int, UUID] = {}  # by the number of the program
         self._session = session
-        self._key_id = key_id
+        self._owner = life.owner
+        self._programs = life.past.programs
         self._routes = routes
-        self._chance = random.Random(seed)  # noqa: S311 - the same data every time is the point
+        self._traffic = Traffic(life.past.programs, time_zone, life.seed)
         self._stored = 0
         self._assets = 0
 
@@ -169,13 +195,13 @@ class _Meter:
         cls,
         session: AsyncSession,
         subscription: subscriptions.SubscriptionFacts,
-        key_id: UUID,
-        seed: str,
+        time_zone: str,
+        life: Life,
     ) -> "_Meter":
         """The meter of a subscription that has no calls yet."""
         own = select(Route).where(Route.product_id == subscription.product_id)
         routes = {(row.method, row.path): row.id for row in await session.scalars(own)}
-        return cls(session, subscription, key_id, routes, seed)
+        return cls(session, subscription, routes, time_zone, life)
 
     @property
     def period(self) -> Period:
@@ -188,50 +214,61 @@ class _Meter:
             self._session, self.subscription.id
         )
 
-    async def month(self, month: Month, until: datetime) -> None:
+    async def change_keys(self, month: int) -> None:
+        """Make the keys of the programs that begin in this month, revoke those that have ended."""
+        for number, program in enumerate(self._programs):
+            if program.calls_in(month) and number not in self.keys:
+                terms = KeyTerms(
+                    name=program.name,
+                    scopes=tuple(wind.SCOPES),
+                    rate_per_minute=program.rate_per_minute,
+                )
+                key, _ = await access.create_key(
+                    self._session,
+                    self._owner,
+                    terms,
+                    environment="Live",
+                    subscription_id=self.subscription.id,
+                )
+                self.keys[number] = key.id
+            if program.months[1] == month:
+                reason = f"{program.name} is no longer in use"
+                await revoke_key(self._session, self._owner, self.keys[number], reason)
+
+    async def month(self, number: int, month: Month, until: datetime) -> None:
         """Store the calls of the period that were made before `until`."""
-        made = [call for call in self._calls(month) if call.at < until]
+        calls = self._traffic.of_period(
+            self.period,
+            number,
+            calls=month.calls,
+            assets=range(self._assets + 1, month.assets + 1),
+            reports=month.reports,
+        )
+        made = [call for call in calls if call.at < until]
         self._assets = month.assets
         for batch in (made[start : start + BATCH] for start in range(0, len(made), BATCH)):
-            first = self._stored + 1
-            self._stored += len(batch)
-            numbered = [self._event(n, call) for n, call in enumerate(batch, first)]
-            await usage.store_batch(self._session, self.producer, first, self._stored, numbered)
+            await self._store(batch)
+        used = {self.keys[call.program]: call.at for call in made if not call.refusal}
+        await access.note_used(self._session, used)
 
-    def _calls(self, month: Month) -> list[Call]:
-        """All calls of a whole period in their order; the assets only grow."""
-        grown = range(self._assets + 1, month.assets + 1)
-        built = zip(self._instants(len(grown)), grown, strict=True)
-        calls = [
-            Call(at, "POST", "/turbines", 201, (("assets", Decimal(number)),))
-            for at, number in built
-        ]
-        reported = (("reports", Decimal(1)),)
-        calls += [
-            Call(at, "POST", "/reports", 201, reported) for at in self._instants(month.reports)
-        ]
-        reads = self._instants(month.calls - len(calls))
-        calls += [Call(at, "GET", self._chance.choice(READS), 200) for at in reads]
-        for at in self._instants(month.calls // FAILED_ONE_IN):
-            calls.append(Call(at, "GET", "/alerts", 502))
-        for at in self._instants(month.calls // REFUSED_ONE_IN):
-            calls.append(Call(at, "GET", "/turbines", 429, refusal="rate_limited"))
-        return sorted(calls, key=lambda call: call.at)
-
-    def _instants(self, count: int) -> list[datetime]:
-        whole = self.period.ends_at - self.period.starts_at
-        return sorted(self.period.starts_at + whole * self._chance.random() for _ in range(count))
+    async def _store(self, batch: Sequence[Call]) -> None:
+        first, last = self._stored + 1, self._stored + len(batch)
+        self._stored = last
+        slots = b"".join(
+            _slot(sequence, self._event(sequence, call))
+            for sequence, call in enumerate(batch, first)
+        )
+        block = read_block(slots, first, last, self.producer)
+        await usage.store_batch(self._session, self.producer, first, last, (), block=block)
 
     def _event(self, sequence: int, call: Call) -> UsageEvent:
-        billable = call.status < 500 and not call.refusal
-        upstream_us = 0 if call.refusal else self._chance.randint(2_000, 40_000)
         own_id = event_id(self.producer, sequence)
         return UsageEvent(
             event_id=own_id,
             occurred_at=call.at,
             organization_id=self.subscription.organization_id,
             provider_organization_id=self.subscription.provider_organization_id,
-            key_id=self._key_id,
+            key_id=self.keys[call.program],
             subscription_id=self.subscription.id,
             product_id=self.subscription.product_id,
             route_id=self._routes[call.method, call.path],
@@ -239,14 +276,21 @@ class _Meter:
             method=call.method,
             status=call.status,
             refusal=call.refusal,
-            duration_us=upstream_us + self._chance.randint(200, 900),
-            upstream_us=upstream_us,
+            duration_us=call.upstream_us + call.added_us,
+            upstream_us=call.upstream_us,
             bytes_in=0 if call.method == "GET" else 120,
-            bytes_out=self._chance.randint(300, 6_000),
-            units=int(billable),
+            bytes_out=call.bytes_out,
+            units=int(call.billable),
             leased=0,
-            billable=billable,
-            ip=CALLER,
+            billable=call.billable,
+            ip=call.ip,
             request_id=own_id.hex,
             meters=call.meters,
         )
+
+
+def _slot(sequence: int, event: UsageEvent) -> bytes:
+    """A finished call as a gateway writes it down."""
+    payload = encode_record(event)
+    head = encode_completed(sequence, payload)
+    return (head.ljust(SLOT_HEAD_SIZE, b"\0") + payload).ljust(SLOT_SIZE, b"\0")

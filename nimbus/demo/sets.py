@@ -26,6 +26,7 @@ from nimbus.demo.http import DemoError
 from nimbus.demo.kept import Kept, Upstreams
 from nimbus.demo.people import Account
 from nimbus.demo.provider import put_operator
+from nimbus.demo.traffic import Program
 from nimbus.errors import Refusal
 from nimbus.identity import ROLES
 from nimbus.subscriptions import queries as subscription_queries
@@ -43,6 +44,58 @@ NAMES = {
     "accountant": ("Sofie", "Smit"),
     "manager": ("Milan", "Meijer"),
     "viewer": ("Eva", "Mulder"),
+}
+
+# Fourteen months: they grow, with a quiet summer and busy days before Christmas.
+FRANCHISE_CALLS = (
+    4_100, 4_600, 5_600, 7_100, 6_400, 6_800, 7_600,
+    7_900, 8_500, 8_000, 6_800, 7_400, 9_800, 10_900,
+)  # fmt: skip
+ONE_TURBINE = "/turbines/{turbine_id}"
+MEASUREMENTS = "/turbines/{turbine_id}/measurements"
+FRANCHISE_PROGRAMS = (
+    Program(name="Head office", share=6, reads=("/turbines", "/alerts")),
+    Program(
+        name="Shop screens",
+        share=9,
+        reads=(ONE_TURBINE,),
+        rhythm="visitors",
+        address="203.0.113.52",
+    ),
+    Program(
+        name="Old intranet",
+        share=3,
+        reads=("/farms",),
+        months=(0, 8),
+        address="203.0.113.60",
+    ),
+    Program(
+        name="Mobile app",
+        share=12,
+        reads=("/turbines", ONE_TURBINE),
+        rhythm="visitors",
+        months=(5, None),
+        address="198.51.100.17",
+        rate_per_minute=600,
+    ),
+    Program(
+        name="Nightly report",
+        share=4,
+        reads=(MEASUREMENTS, "/reports"),
+        rhythm="night",
+        months=(2, None),
+    ),
+)
+FRANCHISE_CONTRACT = {
+    "base_fee": {"amount_minor": 480_00, "currency": "EUR"},
+    "charges": [
+        {"meter": "api_calls", "model": "unit", "included": "9000", "unit_price": "0.0012"},
+        {"meter": "assets", "model": "unit", "included": "120", "unit_price": "0.80"},
+    ],
+    "quotas": [
+        {"meter": "api_calls", "amount": 9_000, "period": "cycle"},
+        {"meter": "assets", "amount": 120, "period": "cycle"},
+    ],
 }
 
 
@@ -91,6 +144,16 @@ SETS = (
                 Month(calls=11_300, assets=12, reports=5, paid=False),
             ),
             running=Month(calls=9_000, assets=14, reports=6),
+            programs=(
+                Program(name="Website", share=5, rhythm="visitors", reads=("/farms", "/turbines")),
+                Program(
+                    name="Till",
+                    share=3,
+                    reads=("/turbines/{turbine_id}",),
+                    address="203.0.113.41",
+                    rate_per_minute=300,
+                ),
+            ),
         ),
         keys=("Live", "Test"),
     ),
@@ -108,13 +171,13 @@ SETS = (
         },
         past=Past(
             plan="enterprise",
-            months=(
-                Month(calls=6_100, assets=40, reports=12),
-                Month(calls=6_800, assets=55, reports=16),
-                Month(calls=7_400, assets=61, reports=14),
-                Month(calls=8_200, assets=78, reports=21),
+            months=tuple(
+                Month(calls=calls, assets=40 + 9 * number, reports=12 + 3 * (number % 5))
+                for number, calls in enumerate(FRANCHISE_CALLS)
             ),
-            running=Month(calls=8_800, assets=90, reports=24),
+            running=Month(calls=13_700, assets=180, reports=26),
+            programs=FRANCHISE_PROGRAMS,
+            contract=FRANCHISE_CONTRACT,
         ),
         keys=("Live", "Test"),
     ),

@@ -23,8 +23,9 @@ from psycopg import sql
 from nimbus.base import config
 from nimbus.base.secrets import database_login
 from nimbus.demo.history import begins_at
+from nimbus.demo.traffic import Call, Program, Traffic
 from nimbus.identity.permissions import ROLES
-from nimbus.rules.periods import Anchor, period
+from nimbus.rules.periods import Anchor, Period, period
 from tests.operations.processes import Nimbus, nimbus, processes_of, run_file, serving, wait_for
 
 FRANCHISE = {f"{role}@franchise.example": role for role in ROLES}
@@ -161,11 +162,26 @@ def test_franchise_has_months_of_paid_invoices_under_its_contract(visitor: Visit
     subscription = visitor.get("/api/billing/subscription", owner)
     assert (subscription["plan"]["slug"], subscription["status"]) == ("enterprise", "Active")
     invoices = visitor.get("/api/billing/invoices", owner)["data"]
-    assert [one["status"] for one in invoices] == ["Paid"] * 4
+    assert [one["status"] for one in invoices] == ["Paid"] * 14
     ends = [one["period_ends_at"] for one in invoices]
     assert [one["period_starts_at"] for one in invoices[:-1]] == ends[1:]
     members = visitor.get("/api/organizations/users", owner)["data"]
     assert {one["email"]: one["role"] for one in members} == FRANCHISE
+    # The contract's fee, not the plan's; the last month went over what it includes.
+    lines = visitor.get(f"/api/billing/invoices/{invoices[0]['id']}", owner)["lines"]
+    amounts = [line["amount"]["amount_minor"] for line in lines]
+    assert 480_00 in amounts
+    assert len(amounts) == 4
+
+
+def test_franchise_called_by_several_programs_with_errors_and_refusals(visitor: Visitor) -> None:
+    owner = visitor.sign_in("owner@franchise.example")
+
+    keys = visitor.get("/api/developer/api-keys", owner)["data"]
+    assert {"Shop screens", "Mobile app", "Nightly report"} <= {key["name"] for key in keys}
+    assert {key["status"] for key in keys} == {"Active", "Revoked"}
+    log = visitor.get("/api/developer/usage/logs?limit=200", owner)["data"]
+    assert len({call["status"] for call in log}) > 1
 
 
 def test_invoice_numbers_follow_the_calendar_over_all_customers(visitor: Visitor) -> None:
@@ -173,7 +189,7 @@ def test_invoice_numbers_follow_the_calendar_over_all_customers(visitor: Visitor
 
     invoices = visitor.get("/api/admin/billing/invoices", admin)["data"]
     numbered = sorted((one["number"], one["issued_on"]) for one in invoices)
-    assert len(numbered) == 7
+    assert len(numbered) == 17
     assert [day for _, day in numbered] == sorted(day for _, day in numbered)
 
 
@@ -264,6 +280,27 @@ def test_an_unknown_set_is_named_and_nothing_is_started(tmp_path: Path) -> None:
     assert "DEMO_PIZZA" in refused.stderr
     assert "DEMO_TAPAS" in refused.stderr
     assert not (tmp_path / "data" / "pg").exists()
+
+
+def test_the_same_seed_makes_the_same_calls() -> None:
+    month = Period(datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC))
+    programs = (
+        Program(name="Shop", share=3, reads=("/farms", "/alerts"), rhythm="visitors"),
+        Program(name="Night", share=1, reads=("/reports",), rhythm="night", months=(0, 3)),
+    )
+
+    def calls(seed: str, number: int = 0) -> list[Call]:
+        traffic = Traffic(programs, "Europe/Amsterdam", seed)
+        return traffic.of_period(month, number, calls=900, assets=range(1, 4), reports=5)
+
+    made = calls("one")
+    assert made == calls("one")
+    assert made != calls("two")
+    assert sum(call.billable for call in made) == 900
+    assert all(call.at in month for call in made)
+    assert {call.at.astimezone(ZoneInfo("Europe/Amsterdam")).hour for call in made} >= {2, 12, 20}
+    ended = [call for call in calls("one", 3) if call.program == 1]
+    assert {call.refusal for call in ended} == {"api_key_revoked"}
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)

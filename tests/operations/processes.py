@@ -22,6 +22,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534
+START_SECONDS = 400  # with the demo's fourteen months, on a machine that does much else
 # Root becomes `nobody`; reading is allowed, so that the interpreter may lie in root's home.
 ORDINARY_USER = (
     (
@@ -127,7 +128,8 @@ def serving(
     with process:
         system = Nimbus(process, data_dir, port, output)
         try:
-            wait_for(lambda: _is_ready(system), f"ready, instead of\n{output.read_text()}")
+            told = f"ready, instead of\n{output.read_text()}"
+            wait_for(lambda: _is_ready(system), told, START_SECONDS)
             yield system
             stop(system)
             assert process.returncode in {0, -signal.SIGKILL}, output.read_text()
