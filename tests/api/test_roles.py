@@ -67,8 +67,8 @@ NEEDS = {
     "manage_subscriptions": """choose_plan start_subscription upgrade_subscription
         downgrade_subscription cancel_subscription preview_subscription_change
         reactivate_subscription pause_subscription resume_subscription take_add_on leave_add_on
-        redeem_coupon take_back_scheduled_change set_renewal renew_subscription upgrade_current_subscription
-        downgrade_current_subscription cancel_current_subscription""",
+        redeem_coupon take_back_scheduled_change set_renewal renew_subscription
+        upgrade_current_subscription downgrade_current_subscription cancel_current_subscription""",
     "see_invoices": """list_invoices list_upcoming_invoices get_invoice get_invoice_pdf
         list_payments read_spend list_balance_credits list_credit_notes get_credit_note_pdf
         explain_invoice_line get_wallet list_coupons""",
