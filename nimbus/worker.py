@@ -20,6 +20,7 @@ from nimbus.rooms import JOBS
 
 SCAN_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 600.0
+RETENTION_SECONDS = 21_600.0
 CONCURRENCY = 4
 STALLED_SECONDS = 30
 logger = log.get_logger("worker")
@@ -84,6 +85,7 @@ async def _until(stop: asyncio.Event, app: procrastinate.App) -> None:
         asyncio.create_task(_every(SCAN_SECONDS * 10, lambda: _rescue(app))),
         asyncio.create_task(_every(SCAN_SECONDS, _fold)),
         asyncio.create_task(_every(HOUSEKEEPING_SECONDS, _keep_house)),
+        asyncio.create_task(_every(RETENTION_SECONDS, _Retention().run)),
         asyncio.create_task(_every(HOUSEKEEPING_SECONDS, defer_proofs)),
     ]
     process.announce_ready()
@@ -122,6 +124,25 @@ async def _fold() -> None:
     while folded == usage.DELTAS:
         async with db.system_session("fold usage") as session:
             folded = await usage.fold(session)
+
+
+class _Retention:
+    """What is kept no longer goes; the first run of a process looks at all that there is."""
+
+    def __init__(self) -> None:
+        self._everything = True
+
+    async def run(self) -> None:
+        settings, as_of = db.current().settings, clock.now()
+        async with db.system_session("retention") as session:
+            await usage.cut_addresses(
+                session, as_of, settings.address_days, everything=self._everything
+            )
+        self._everything = False
+        async with db.system_session("retention") as session:
+            dropped = await usage.retire(session, as_of, settings.event_days)
+        if dropped:
+            logger.info("events_dropped", count=dropped)
 
 
 async def _rescue(app: procrastinate.App) -> None:

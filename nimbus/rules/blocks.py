@@ -325,7 +325,7 @@ def _tallies(calls: Calls, order: Array, starts: Array) -> Iterator[Tally]:
             calls=_Some(calls, order[start:end]),
             leased=sums["leased"][number],
             holds=holds.get(number, {}),
-            held=held_by(Held(int(one["flags"]) >> _HELD_SHIFT & 15), held, totals[number]),
+            held=_held(int(one["flags"]), held, totals[number]),
         )
 
 
@@ -396,6 +396,12 @@ def _reported(
                 last_event_id=mark if later else known.last_event_id,
             )
     return found
+
+
+def _held(flags: int, micro: int, units: int) -> dict[Held, int]:
+    if not flags & _HELD and not micro:
+        return {}
+    return held_by(Held(flags >> _HELD_SHIFT & 15), micro, units)
 
 
 def _holds(calls: Calls, order: Array, group: Array) -> dict[int, dict[str, int]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import reduce
 from typing import NamedTuple
 from uuid import UUID
 
@@ -20,10 +21,10 @@ from nimbus.rules.metering import (
     Held,
     UsageEvent,
     is_counted,
-    merge,
     quantities,
     roll_up,
 )
+from nimbus.rules.money import EXACT
 from nimbus.rules.periods import Period
 
 MONEY = Held.ORGANIZATION_SPEND | Held.KEY_SPEND | Held.BALANCE
@@ -94,9 +95,15 @@ def kind_of(call: UsageEvent) -> Kind:
 def tally(calls: Iterable[UsageEvent]) -> list[Tally]:
     """These served calls by kind: one by one, the law that whoever is quicker is held against."""
     groups: dict[tuple[Kind, bool], list[UsageEvent]] = {}
+    outside: dict[tuple[int, datetime, str], list[UsageEvent]] = {}
     for call in calls:
-        groups.setdefault((kind_of(call), is_counted(call)), []).append(call)
-    return [tally_of(group) for group in groups.values()]
+        if call.outside is None:
+            groups.setdefault((kind_of(call), is_counted(call)), []).append(call)
+        else:  # all else follows from these; a number is quick to hash
+            hour = call.occurred_at.replace(minute=0, second=0, microsecond=0)
+            place = call.subscription_id.int, hour, call.environment
+            outside.setdefault(place, []).append(call)
+    return [tally_of(group) for group in (*groups.values(), *outside.values())]
 
 
 def tally_of(calls: Sequence[UsageEvent]) -> Tally:
@@ -113,7 +120,9 @@ def tally_of(calls: Sequence[UsageEvent]) -> Tally:
         counted=is_counted(calls[0]),
         first_at=min(call.occurred_at for call in calls),
         last_at=max(call.occurred_at for call in calls),
-        cells={key.meter_key: cell for key, cell in roll_up(calls).items()},
+        cells=_reported(calls)
+        if calls[0].outside is not None
+        else {key.meter_key: cell for key, cell in roll_up(calls).items()},
         calls=lambda: calls,
         leased=sum(call.leased for call in calls),
         holds=holds,
@@ -131,6 +140,27 @@ def held_by(held_on: Held, micro: int, units: int) -> dict[Held, int]:
     return found
 
 
+def _reported(calls: Sequence[UsageEvent]) -> dict[str, Cell]:
+    """What `roll_up` says of events from outside, which have no size: each meter added up once."""
+    by_meter: dict[str, list[tuple[datetime, UUID, Decimal]]] = {}
+    for call in calls:
+        for key, quantity in quantities(call):
+            by_meter.setdefault(key, []).append((call.occurred_at, call.event_id, quantity))
+    cells = {}
+    for key, found in by_meter.items():
+        last_at, last_event_id, last = max(found)
+        amounts = [quantity for _, _, quantity in found]
+        cells[key] = Cell(
+            events=len(found),
+            total=reduce(EXACT.add, amounts),
+            peak=max(amounts),
+            last=last,
+            last_at=last_at,
+            last_event_id=last_event_id,
+        )
+    return cells
+
+
 def within(tallies: Iterable[Tally], window: Period) -> list[Tally]:
     """What lies in a half-open window; a tally that it cuts through is taken apart.
 
@@ -146,13 +176,24 @@ def within(tallies: Iterable[Tally], window: Period) -> list[Tally]:
 
 
 def merged(tallies: Iterable[Tally]) -> dict[str, Cell]:
-    """The cells of tallies added up, by meter."""
-    cells: dict[str, Cell] = {}
+    """The quantities of tallies added up, by meter; without the size of the calls."""
+    cells: dict[str, list[Cell]] = {}
     for one in tallies:
         for meter_key, cell in one.cells.items():
-            known = cells.get(meter_key)
-            cells[meter_key] = cell if known is None else merge(known, cell)
-    return cells
+            cells.setdefault(meter_key, []).append(cell)
+    return {meter_key: _joined(some) for meter_key, some in cells.items()}
+
+
+def _joined(cells: Sequence[Cell]) -> Cell:
+    latest = max(cells, key=lambda cell: (cell.last_at, cell.last_event_id))
+    return Cell(
+        events=sum(cell.events for cell in cells),
+        total=reduce(EXACT.add, (cell.total for cell in cells)),
+        peak=max(cell.peak for cell in cells),
+        last=latest.last,
+        last_at=latest.last_at,
+        last_event_id=latest.last_event_id,
+    )
 
 
 def single_quantities(tallies: Iterable[Tally], meter_key: str) -> tuple[Decimal, ...]:

@@ -11,6 +11,7 @@ from nimbus.usage.service.periods import Asked, quantities_of_periods
 from nimbus.usage.service.proof import also_prove, reconcile
 from nimbus.usage.service.quotas import open_standings, quota_states
 from nimbus.usage.service.readings import period_quantities
+from nimbus.usage.service.retention import cut_addresses, retire
 from nimbus.usage.service.spending import credit_balance, settle_balance
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "also_prove",
     "count_stored",
     "credit_balance",
+    "cut_addresses",
     "drained_through",
     "end_producer",
     "fold",
@@ -33,6 +35,7 @@ __all__ = [
     "quantities_of_periods",
     "quota_states",
     "reconcile",
+    "retire",
     "settle_balance",
     "store_batch",
 ]

@@ -61,7 +61,7 @@ async def single_values(
 ) -> dict[str, tuple[Decimal, ...]]:
     """The quantity of each single event of these meters, in the order in which they happened."""
     statement = text(
-        "SELECT meter_key, quantity FROM usage_measured"
+        "SELECT meter_key, quantity FROM usage_singles"
         " WHERE subscription_id = :subscription_id AND billable AND quantity > 0"
         " AND occurred_at >= :starts_at AND occurred_at < :ends_at"
         " AND meter_key = ANY (:meters) ORDER BY occurred_at, event_id"

@@ -33,6 +33,7 @@ PLATFORM_TABLES = {
     "terms_versions": "the operator's terms, the same for all",
     "test_clock": "one instant for the whole installation",
     "throttles": "hashed buckets of who tries too often, before anyone is known",
+    "usage_retired": "how many calls of each gateway went with a month; no customer in it",
     "usage_producers": "how far each gateway's journal has been stored; no customer in it",
     "users": "people, who may belong to several organizations; policies by user",
 }
@@ -77,7 +78,9 @@ DEFINER_FUNCTIONS = {
     "spend_open": "a month's standings are limited by rows of other rooms",
     "throttle_take": "a visitor may take from a bucket without seeing the others",
     "usage_consumers": "a provider reads the names of those who subscribe to it, and no more",
+    "usage_cut_addresses": "events are only ever added; their addresses alone are cut, in time",
     "usage_partition": "partitions are made ahead by who stores usage and owns nothing",
+    "usage_retire": "months are dropped by who keeps house and owns nothing",
 }
 GATEWAY_FUNCTIONS = {
     "gateway_alert",

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from alembic import op
 
-from nimbus.migrations.tenancy import protect
+from nimbus.migrations.tenancy import definer_function, protect
 
 revision = "0015"
 down_revision = "0014"
@@ -25,6 +25,10 @@ MEASURES = (
     "meter_key, events, quantity_sum, quantity_max, quantity_last, last_at, last_event_id,"
     " duration_us, bytes_in, bytes_out, latency"
 )
+FUNCTIONS = {
+    "usage_retire(timestamptz)": "nimbus_system",
+    "usage_cut_addresses(timestamptz, timestamptz)": "nimbus_system",
+}
 DAY = "(hour AT TIME ZONE 'UTC')::date"
 
 
@@ -36,6 +40,7 @@ def upgrade() -> None:
     _daily()
     _fill()
     _views()
+    _retention()
     usage = import_module("nimbus.migrations.versions.0007_usage")
     op.execute(f"DROP FUNCTION {usage.PERIOD}")
     usage.make_period("m.calls", "usage_hours")
@@ -45,6 +50,9 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Fold what is appended into the hours, then drop the rest."""
     op.execute("DROP TABLE proof_runs")
+    for signature in FUNCTIONS:
+        op.execute(f"DROP FUNCTION {signature}")
+    op.execute("DROP TABLE usage_kept, usage_retired")
     usage = import_module("nimbus.migrations.versions.0007_usage")
     op.execute(f"DROP FUNCTION {usage.PERIOD}")
     usage.make_period("m.calls")
@@ -182,6 +190,128 @@ def _views() -> None:
     )
     for view in ("usage_hours", "usage_days"):
         op.execute(f"GRANT SELECT ON {view} TO nimbus_app, nimbus_system")
+
+
+def _retention() -> None:
+    # Events that sums still need one by one when their month is dropped: those of an hour that a
+    # period or quota window cuts through, and those that a price by single events counts.
+    op.execute(
+        """CREATE TABLE usage_kept (
+            organization_id uuid NOT NULL,
+            provider_organization_id uuid NOT NULL,
+            subscription_id uuid NOT NULL,
+            environment text NOT NULL,
+            occurred_at timestamptz NOT NULL,
+            event_id uuid NOT NULL,
+            billable boolean NOT NULL,
+            meter_key text NOT NULL,
+            quantity numeric NOT NULL,
+            calls integer NOT NULL,
+            member uuid,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (organization_id, occurred_at, event_id, meter_key))"""
+    )
+    op.execute(
+        "CREATE INDEX ix_usage_kept_subscription ON usage_kept (subscription_id, occurred_at)"
+    )
+    protect("usage_kept", two_sided=True, verbs="SELECT")
+    op.execute("REVOKE INSERT, UPDATE, DELETE ON usage_kept FROM nimbus_system")
+    # How many calls of each producer went with a month: the proof adds them to those that are left.
+    op.execute(
+        """CREATE TABLE usage_retired (
+            month date NOT NULL,
+            producer uuid NOT NULL,
+            served bigint NOT NULL,
+            refused bigint NOT NULL,
+            created_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (month, producer))"""
+    )
+    op.execute("GRANT SELECT ON usage_retired TO nimbus_system")
+    _retire()
+    _cut_addresses()
+    for signature, role in FUNCTIONS.items():
+        definer_function(signature, role)
+
+
+def _retire() -> None:
+    # Nobody may add to the month from the first look on. What is not wholly rolled up stays; only
+    # of a month that was retired before, and got late events, is that no longer to be told.
+    op.execute(
+        """CREATE FUNCTION usage_retire(instant timestamptz) RETURNS bigint LANGUAGE plpgsql
+        SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp SET timezone = 'UTC' AS $$
+        DECLARE
+            starts timestamptz := date_trunc('month', instant);
+            ends timestamptz := date_trunc('month', instant) + interval '1 month';
+            events text := 'usage_events' || to_char(instant, '_YYYY_MM');
+            refusals text := 'refused_calls' || to_char(instant, '_YYYY_MM');
+            dropped bigint;
+        BEGIN
+            IF to_regclass('public.' || events) IS NULL THEN
+                RETURN 0;
+            END IF;
+            EXECUTE format('LOCK TABLE public.%I, public.%I IN SHARE MODE', events, refusals);
+            IF NOT EXISTS (SELECT FROM usage_retired WHERE month = starts::date)
+                AND (SELECT coalesce(sum(calls), 0) FROM usage_measured
+                     WHERE meter_key = 'api_calls' AND occurred_at >= starts AND occurred_at < ends)
+                 <> (SELECT coalesce(sum(h.events), 0) FROM usage_hours h
+                     WHERE meter_key = 'api_calls' AND hour >= starts AND hour < ends) THEN
+                RAISE EXCEPTION 'the events of % are not what is rolled up of them', starts::date;
+            END IF;
+            WITH edges AS (
+                SELECT DISTINCT subscription_id, date_trunc('hour', at) AS hour
+                FROM (SELECT subscription_id, unnest(ARRAY[period_starts_at, period_ends_at]) AS at
+                      FROM rated_periods
+                      UNION ALL
+                      SELECT subscription_id, unnest(ARRAY[period_starts_at, period_ends_at])
+                      FROM quota_standings) instants
+                WHERE at >= starts AND at < ends AND at <> date_trunc('hour', at)),
+            by_event AS (
+                SELECT r.subscription_id, c.meter_key, r.period_starts_at, r.period_ends_at
+                FROM rated_periods r JOIN plan_charges c ON c.plan_version_id = r.plan_version_id
+                WHERE c.model = 'percentage' AND r.period_starts_at < ends
+                  AND r.period_ends_at > starts)
+            INSERT INTO usage_kept
+            SELECT m.organization_id, m.provider_organization_id, m.subscription_id, m.environment,
+                   m.occurred_at, m.event_id, m.billable, m.meter_key, m.quantity, m.calls,
+                   m.member
+            FROM usage_measured m
+            WHERE m.occurred_at >= starts AND m.occurred_at < ends AND (
+                EXISTS (SELECT FROM edges e WHERE e.subscription_id = m.subscription_id
+                        AND e.hour = date_trunc('hour', m.occurred_at))
+                OR EXISTS (SELECT FROM by_event b WHERE b.subscription_id = m.subscription_id
+                        AND b.meter_key = m.meter_key AND m.occurred_at >= b.period_starts_at
+                        AND m.occurred_at < b.period_ends_at));
+            INSERT INTO usage_retired AS r (month, producer, served, refused)
+            SELECT starts::date, producer, sum(one), sum(other)
+            FROM (SELECT producer, 1 AS one, 0 AS other FROM usage_events
+                  WHERE occurred_at >= starts AND occurred_at < ends
+                  UNION ALL
+                  SELECT producer, 0, 1 FROM refused_calls
+                  WHERE occurred_at >= starts AND occurred_at < ends) calls
+            GROUP BY producer
+            ON CONFLICT (month, producer) DO UPDATE SET
+                served = r.served + excluded.served, refused = r.refused + excluded.refused;
+            EXECUTE format('SELECT count(*) FROM public.%I', events) INTO dropped;
+            EXECUTE format('DROP TABLE public.%I, public.%I', events, refusals);
+            RETURN dropped;
+        END $$"""
+    )
+
+
+def _cut_addresses() -> None:
+    op.execute(
+        """CREATE FUNCTION usage_cut_addresses(since timestamptz, before timestamptz)
+        RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+        SET search_path = pg_catalog, public, pg_temp AS $$
+        DECLARE parent text;
+        BEGIN
+            FOREACH parent IN ARRAY ARRAY['usage_events', 'refused_calls'] LOOP
+                EXECUTE format('UPDATE public.%I SET ip = network(set_masklen(ip, CASE family(ip)'
+                    ' WHEN 4 THEN 24 ELSE 48 END)) WHERE occurred_at >= $1 AND occurred_at < $2'
+                    ' AND masklen(ip) IN (32, 128)', parent) USING since, before;
+            END LOOP;
+        END $$"""
+    )
 
 
 def _proof_runs() -> None:

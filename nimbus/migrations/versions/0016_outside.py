@@ -73,7 +73,7 @@ def downgrade() -> None:
     record_function(PRODUCT, _product_before())
     op.execute(f"DROP FUNCTION {PERIOD}")
     op.execute("DROP FUNCTION usage_weighted(uuid, timestamptz, timestamptz, timestamptz)")
-    op.execute("DROP VIEW usage_measured")
+    op.execute("DROP VIEW usage_singles, usage_measured")
     op.execute("DROP TABLE usage_dedupe, usage_gauges, usage_members")
     op.execute("ALTER TABLE usage_events DROP CONSTRAINT ck_usage_events_outside")
     for table, columns in (("usage_events", EVENT_COLUMNS), ("meters", METER_COLUMNS)):
@@ -155,7 +155,17 @@ def _measured() -> None:
                 SELECT key, value::numeric FROM jsonb_each_text(e.meters)
                 WHERE e.billable AND (key <> 'api_calls' OR e.source IS NOT NULL)) m"""
     )
-    op.execute("GRANT SELECT ON usage_measured TO nimbus_app, nimbus_system")
+    # Events one by one, also of months that are dropped, as far as sums still need them.
+    columns = (
+        "organization_id, subscription_id, environment, occurred_at, event_id, billable,"
+        " meter_key, quantity, calls, member"
+    )
+    op.execute(
+        f"""CREATE VIEW usage_singles WITH (security_invoker = true) AS
+            SELECT {columns} FROM usage_measured UNION ALL SELECT {columns} FROM usage_kept"""
+    )
+    for view in ("usage_measured", "usage_singles"):
+        op.execute(f"GRANT SELECT ON {view} TO nimbus_app, nimbus_system")
 
 
 def _weighted() -> None:
@@ -250,7 +260,7 @@ def _period() -> None:
                            starts + interval '1 hour - 1 microsecond', 'epoch')) AS whole_to),
             outer_events AS MATERIALIZED (
                 SELECT m.meter_key, m.calls, m.quantity, m.occurred_at, m.event_id, m.member
-                FROM usage_measured m, edges
+                FROM usage_singles m, edges
                 WHERE m.subscription_id = subscription AND m.environment = 'Live'
                   AND m.occurred_at >= starts AND m.occurred_at < ends
                   AND (m.occurred_at < whole_from OR m.occurred_at >= whole_to)),

@@ -8,15 +8,15 @@ gateway that wants a lease waits for the end of the transaction only.
 
 from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
+from functools import reduce
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.base import clock
-from nimbus.rules import latency
 from nimbus.rules.blocks import Block
 from nimbus.rules.metering import (
     NIL,
@@ -24,11 +24,11 @@ from nimbus.rules.metering import (
     aggregate,
 )
 from nimbus.rules.money import EXACT
-from nimbus.rules.tallies import Kind, Tally, merged, within
+from nimbus.rules.tallies import Tally, within
 from nimbus.usage.models import Mark, Producer, QuotaLease, QuotaStanding
 from nimbus.usage.service import gauges, spending
 from nimbus.usage.service.allowances import additive, tell, used_in
-from nimbus.usage.service.lots import NO_CALLS, Lot, new_lot, write
+from nimbus.usage.service.lots import NO_CALLS, Lot, append_cells, new_lot, write
 from nimbus.usage.service.quotas import while_storing
 from nimbus.usage.service.rating import rate
 
@@ -110,7 +110,7 @@ async def _record(session: AsyncSession, producer: UUID, lot: Lot) -> None:
     await gauges.keep(session, tallies)
     shares = await rate(session, tallies, months.months)
     await write(session, producer, lot)
-    await _append_cells(session, tallies)
+    await append_cells(session, tallies)
     await _count(session, producer, tallies)
     await spending.count(session, producer, months, shares, tallies)
 
@@ -145,51 +145,6 @@ async def _lock(session: AsyncSession, producer: UUID, *, for_good: bool = False
     statement = select(Producer).where(Producer.producer == producer)
     locked = statement.with_for_update(key_share=not for_good)
     return (await session.scalars(locked.execution_options(populate_existing=True))).one()
-
-
-_APPEND_CELLS = text(
-    """
-    INSERT INTO usage_deltas (
-        organization_id, provider_organization_id, subscription_id, product_id, key_id, route_id,
-        status_class, environment, hour, meter_key, events, quantity_sum, quantity_max,
-        quantity_last, last_at, last_event_id, duration_us, bytes_in, bytes_out, latency)
-    SELECT organization_id, provider_organization_id, subscription_id, product_id, key_id,
-        route_id, status_class, environment, hour, meter_key, events, total, peak, last, last_at,
-        last_event_id, duration_us, bytes_in, bytes_out, CAST(latency AS bigint[])
-    FROM unnest(
-        CAST(:organization_id AS uuid[]), CAST(:provider_organization_id AS uuid[]),
-        CAST(:subscription_id AS uuid[]), CAST(:product_id AS uuid[]), CAST(:key_id AS uuid[]),
-        CAST(:route_id AS uuid[]), CAST(:status_class AS smallint[]),
-        CAST(:environment AS text[]), CAST(:hour AS timestamptz[]), CAST(:meter_key AS text[]),
-        CAST(:events AS bigint[]), CAST(:total AS numeric[]), CAST(:peak AS numeric[]),
-        CAST(:last AS numeric[]), CAST(:last_at AS timestamptz[]),
-        CAST(:last_event_id AS uuid[]), CAST(:duration_us AS bigint[]),
-        CAST(:bytes_in AS bigint[]), CAST(:bytes_out AS bigint[]), CAST(:latency AS text[])
-    ) AS cells (organization_id, provider_organization_id, subscription_id, product_id, key_id,
-        route_id, status_class, environment, hour, meter_key, events, total, peak, last, last_at,
-        last_event_id, duration_us, bytes_in, bytes_out, latency)
-    """
-)
-_CELL_FIELDS = (
-    "events", "total", "peak", "last", "last_at", "last_event_id", "duration_us", "bytes_in",
-    "bytes_out",
-)  # fmt: skip
-
-
-async def _append_cells(session: AsyncSession, tallies: Iterable[Tally]) -> None:
-    """Append to the roll-up what these calls add."""
-    rows = [(one.kind, key, cell) for one in tallies for key, cell in one.cells.items()]
-    if not rows:
-        return
-    values: dict[str, list[Any]] = {
-        name: [getattr(kind, name) for kind, _, _ in rows] for name in Kind._fields
-    }
-    values |= {name: [getattr(cell, name) for _, _, cell in rows] for name in _CELL_FIELDS}
-    values["meter_key"] = [key for _, key, _ in rows]
-    values["latency"] = [
-        "{" + ",".join(map(str, latency.pack(cell.latency))) + "}" for _, _, cell in rows
-    ]
-    await session.execute(_APPEND_CELLS, values)
 
 
 async def _count(session: AsyncSession, producer: UUID, tallies: Iterable[Tally]) -> None:
@@ -230,7 +185,8 @@ async def _count(session: AsyncSession, producer: UUID, tallies: Iterable[Tally]
         if not inside and standing.aggregation != "time_weighted":
             continue  # a level is carried into the windows after its own
         if additive(standing):
-            standing.used = EXACT.add(standing.used, _sum(standing, inside))
+            counted = [one for one in inside if one.counted]
+            standing.used = EXACT.add(standing.used, _sum(standing, counted))
         else:
             standing.used = await used_in(session, standing)
         tell(session, standing)
@@ -250,7 +206,6 @@ async def _locked_standings(session: AsyncSession, *conditions: Any) -> list[Quo
 
 def _sum(standing: QuotaStanding, tallies: Iterable[Tally]) -> Decimal:
     """What these calls add to an additive standing: their quantities, or how many they are."""
-    cell = merged(one for one in tallies if one.counted).get(standing.meter_key)
-    if cell is None:
-        return Decimal(0)
-    return aggregate(standing.meter_key, standing.aggregation, cell)
+    cells = [one.cells[standing.meter_key] for one in tallies if standing.meter_key in one.cells]
+    amounts = [aggregate(standing.meter_key, standing.aggregation, cell) for cell in cells]
+    return reduce(EXACT.add, amounts, Decimal(0))

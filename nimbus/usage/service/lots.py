@@ -19,10 +19,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.rules.blocks import SLOT, Block, Calls, calls_of, tally_calls
-from nimbus.rules.metering import NIL, Outside, UsageEvent, event_id, is_counted
+from nimbus.rules.metering import NIL, UsageEvent, event_id, is_counted
 from nimbus.rules.tallies import Tally, tally
 from nimbus.usage.models import Mark
-from nimbus.usage.service.rows import refused_rows, served_rows
+from nimbus.usage.service.reported import reported_rows
+from nimbus.usage.service.rows import cell_rows, refused_rows, served_rows
 
 CALL_COLUMNS = (
     "event_id", "occurred_at", "organization_id", "provider_organization_id", "subscription_id",
@@ -37,11 +38,6 @@ SERVED_COLUMNS = (
     "leased",
     "continued",
     "meters",
-    "source",
-    "external_id",
-    "reported_by",
-    "properties",
-    "member",
 )
 REFUSED_COLUMNS = (*CALL_COLUMNS, "code")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -119,15 +115,26 @@ async def write(session: AsyncSession, producer: UUID, lot: Lot) -> None:
     await _make_partitions(session, lot)
     served: list[tuple[Any, ...]] = []
     refused: list[tuple[Any, ...]] = []
+    outside: list[UsageEvent] = []
     for sequence, event in lot.events:
-        if event.refusal:
+        if event.outside is not None:
+            outside.append(event)
+        elif event.refusal:
             refused.append((*_call(producer, sequence, event, unknown=None), event.refusal))
         else:
             served.append((*_call(producer, sequence, event, unknown=NIL), *_measures(event)))
     await _copy(session, "usage_events", SERVED_COLUMNS, served)
     await _copy(session, "refused_calls", REFUSED_COLUMNS, refused)
+    if outside:
+        await _copy_binary(session, "usage_events", *reported_rows(outside))
     await _copy_rows(session, "usage_events", served_rows, lot.served_calls)
     await _copy_rows(session, "refused_calls", refused_rows, lot.refused_calls)
+
+
+async def append_cells(session: AsyncSession, tallies: Sequence[Tally]) -> None:
+    """Append to the roll-up what these calls add."""
+    if tallies:
+        await _copy_binary(session, "usage_deltas", *cell_rows(tallies))
 
 
 async def _make_partitions(session: AsyncSession, lot: Lot) -> None:
@@ -189,20 +196,6 @@ def _measures(event: UsageEvent) -> tuple[Any, ...]:
         event.leased,
         event.continued,
         Jsonb({key: format(value, "f") for key, value in event.meters}),
-        *(_NO_OUTSIDE if event.outside is None else _outside(event.outside)),
-    )
-
-
-_NO_OUTSIDE: tuple[None, ...] = (None,) * 5
-
-
-def _outside(outside: Outside) -> tuple[Any, ...]:
-    return (
-        outside.source,
-        outside.external_id,
-        outside.reported_by,
-        None if outside.properties is None else Jsonb(outside.properties),
-        outside.member,
     )
 
 
@@ -226,7 +219,12 @@ async def _copy_rows(
 ) -> None:
     if not len(calls):
         return
-    columns, data = rows(calls)
+    await _copy_binary(session, table, *rows(calls))
+
+
+async def _copy_binary(
+    session: AsyncSession, table: str, columns: Sequence[str], data: bytes
+) -> None:
     connection = await _driver(session)
     statement = _statement(table, columns, " (FORMAT binary)")
     async with connection.cursor() as cursor, cursor.copy(statement) as copy:

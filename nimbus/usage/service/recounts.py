@@ -193,8 +193,10 @@ PRODUCERS = text(
            jsonb_build_object('served', k.served, 'refused', k.refused, 'last', k.last,
                'twice', k.rows - k.sequences) AS found
     FROM usage_producers p FULL JOIN kept k USING (producer)
-    WHERE coalesce(p.served, 0) <> coalesce(k.served, 0)
-       OR coalesce(p.refused, 0) <> coalesce(k.refused, 0)
+    LEFT JOIN (SELECT producer, sum(served) AS served, sum(refused) AS refused
+               FROM usage_retired GROUP BY 1) r USING (producer)
+    WHERE coalesce(p.served, 0) <> coalesce(k.served, 0) + coalesce(r.served, 0)
+       OR coalesce(p.refused, 0) <> coalesce(k.refused, 0) + coalesce(r.refused, 0)
        OR k.rows <> k.sequences OR k.last > coalesce(p.watermark, 0) OR k.first < 1
     LIMIT :most
     """

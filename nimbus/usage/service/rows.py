@@ -6,7 +6,10 @@ out when the bytes are taken: no Python runs for a row, but for what upstreams r
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -14,6 +17,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from nimbus.rules import latency
 from nimbus.rules.blocks import IDS, METERS, METHOD, REFUSAL, REQUEST, TEXTS_AT, Calls, known_meters
 from nimbus.rules.metering import (
     BILLABLE,
@@ -25,6 +29,8 @@ from nimbus.rules.metering import (
     MAX_REQUEST_ID,
     NIL,
 )
+from nimbus.rules.money import EXACT
+from nimbus.rules.tallies import Tally
 
 Array = NDArray[Any]
 Fixed = Mapping[str, tuple[str, Array]]
@@ -37,6 +43,19 @@ _END = b"\xff\xff"
 _PG_EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000
 _INET, _INET6 = 2, 3  # address families of its inet
 _NO_METERS = b"\x01{}"  # a jsonb has its version before its text
+_CELL_IDS = ("organization_id", "provider_organization_id", "subscription_id", "product_id",
+             "key_id", "route_id")  # fmt: skip
+CELL_COLUMNS = (
+    *_CELL_IDS, "status_class", "environment", "hour", "events", "duration_us", "bytes_in",
+    "bytes_out", "last_at", "last_event_id", "meter_key", "quantity_sum", "quantity_max",
+    "quantity_last", "latency",
+)  # fmt: skip
+_HEAD = struct.Struct(">h" + "i16s" * len(_CELL_IDS) + "ihi4siq")
+_TAIL = struct.Struct(">" + "iq" * 5 + "i16s")
+_SIZE = struct.Struct(">i")
+_BIGINT = 20  # the type's number in every PostgreSQL
+_PG_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _NULLABLE = ("subscription_id", "product_id", "key_id", "route_id")
 
 
@@ -64,6 +83,55 @@ def refused_rows(calls: Calls) -> tuple[list[str], bytes]:
         varying[name] = ids[:, place], np.where(unknown[:, place], -1, 16)
     varying["code"] = _text(calls, REFUSAL, MAX_CODE)
     return _rows(_fixed(calls, [name for name in IDS if name not in _NULLABLE]), varying)
+
+
+def cell_rows(tallies: Iterable[Tally]) -> tuple[list[str], bytes]:
+    """The columns and rows of `usage_deltas`: what tallies add to the roll-up, a row a meter."""
+    rows = []
+    for one in tallies:
+        kind = one.kind
+        head = _HEAD.pack(
+            len(CELL_COLUMNS),
+            *(part for name in _CELL_IDS for part in (16, getattr(kind, name).bytes)),
+            *(2, kind.status_class, 4, kind.environment.encode(), 8, _instant(kind.hour)),
+        )
+        for meter_key, cell in one.cells.items():
+            amounts = map(_numeric, (cell.total, cell.peak, cell.last))
+            texts = (meter_key.encode(), *amounts, _array(latency.pack(cell.latency)))
+            tail = _TAIL.pack(
+                *(8, cell.events, 8, cell.duration_us, 8, cell.bytes_in, 8, cell.bytes_out),
+                *(8, _instant(cell.last_at), 16, cell.last_event_id.bytes),
+            )
+            rows += [
+                head,
+                tail,
+                *(part for text in texts for part in (_SIZE.pack(len(text)), text)),
+            ]
+    return list(CELL_COLUMNS), b"".join([_BEGIN, *rows, _END])
+
+
+@lru_cache(maxsize=65_536)
+def _numeric(value: Decimal) -> bytes:
+    """A quantity as a numeric has it: groups of four digits, three of them after the point."""
+    groups: list[int] = []
+    rest = int(EXACT.scaleb(value, 12))
+    while rest:
+        rest, group = divmod(rest, 10_000)
+        groups.append(group)
+    size = len(groups)
+    return struct.pack(f">hhhh{size}h", size, size - 4, 0, 12, *reversed(groups))
+
+
+def _array(values: Sequence[int]) -> bytes:
+    """Numbers as a bigint[] has them."""
+    if not values:
+        return struct.pack(">iiI", 0, 0, _BIGINT)
+    parts = (part for value in values for part in (8, value))
+    return struct.pack(f">iiIii{len(values) * 'iq'}", 1, 0, _BIGINT, len(values), 1, *parts)
+
+
+def _instant(at: datetime) -> int:
+    return (at - _PG_EPOCH) // _MICROSECOND
 
 
 def _fixed(calls: Calls, ids: Sequence[str]) -> dict[str, tuple[str, Array]]:
