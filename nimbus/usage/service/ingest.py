@@ -82,13 +82,22 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class _Sender:
-    """Who reports to which contracts, and when; `meters` by product."""
+    """Who reports to which contracts, and when; `meters` by product, and the meters that stand
+    behind a plan's entitlements by plan version and key.
+    """
 
     actor: Actor
     reported_by: UUID
     as_of: datetime
     contracts: Mapping[str, SubscriptionFacts]
     meters: Mapping[UUID, Mapping[str, MeterFacts]]
+    entitled: Mapping[tuple[UUID, str], str]
+
+    def meter(self, contract: SubscriptionFacts, name: str) -> MeterFacts | None:
+        """The meter of this key, or else of an entitlement of this key."""
+        meters = self.meters[contract.product_id]
+        behind = self.entitled.get((contract.plan_version_id, name), "")
+        return meters.get(name) or meters.get(behind)
 
 
 class _BadError(Exception):
@@ -152,7 +161,16 @@ async def _sender(
     }
     products = {contract.product_id for contract in contracts.values()}
     meters = {product: await catalog.meter_facts(session, product) for product in products}
-    return _Sender(actor, actor.key_id or actor.user_id, as_of, contracts, meters)
+    said = await catalog.plan_entitlements(
+        session, {contract.plan_version_id for contract in contracts.values()}
+    )
+    entitled = {
+        (version, one.key): one.meter_key
+        for version, entitlements in said.items()
+        for one in entitlements
+        if one.meter_key is not None
+    }
+    return _Sender(actor, actor.key_id or actor.user_id, as_of, contracts, meters, entitled)
 
 
 def _read(sender: _Sender, index: int, given: Any) -> _Read:
@@ -172,7 +190,7 @@ def _read(sender: _Sender, index: int, given: Any) -> _Read:
     if contract is None:
         text = "You have no such subscription to a product of yours."
         raise _BadError("subscription_id", "unknown_subscription", text)
-    meter = sender.meters[contract.product_id].get(_text(given, "meter", None))
+    meter = sender.meter(contract, _text(given, "meter", None))
     if meter is None:
         raise _BadError("meter", "unknown_meter", "The product has no such meter.")
     mode = given.get("mode")
