@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+import { Box, Group, Progress, Text } from '@mantine/core';
+import { formatDate, formatNumber } from '@/ui/format';
+import { useLocale, useTexts } from '@/ui/i18n';
+import classes from './quota.module.css';
+import { quotaTexts } from './quotaTexts';
+import { costTexts } from './texts';
+import type { Quota } from './usage';
+
+type Period = 'day' | 'week' | 'month' | 'year' | 'cycle';
+const NEARLY = 80;
+
+/** One quota: how much is used, where people are told, what happens over it. */
+export function QuotaBar({ quota }: { quota: Quota }) {
+  const own = useTexts(quotaTexts);
+  const cost = useTexts(costTexts);
+  const { locale } = useLocale();
+  const number = (value: string) => formatNumber(value, locale);
+  const name = `${quota.product.name}: ${quota.meter} ${own[quota.period as Period]}`;
+  const share = quota.limit ? (Number(quota.used) / Math.max(1, Number(quota.limit))) * 100 : 0;
+  const reached = quota.thresholds.filter((one) => one.reached).map((one) => `${one.percent} %`);
+  return (
+    <div>
+      <Group justify="space-between" gap="xs" mb={4}>
+        <Text size="sm" fw={600}>
+          {name}
+        </Text>
+        <Text size="sm" c="dimmed">
+          {quota.limit && quota.remaining !== null
+            ? cost.left(number(quota.remaining), number(quota.limit))
+            : cost.noLimit(number(quota.used))}
+          {', '}
+          {cost.resets(formatDate(quota.resets_at, locale))}
+        </Text>
+      </Group>
+      {quota.limit && (
+        <Box className={classes.bar}>
+          <Progress
+            value={Math.min(100, share)}
+            color={share >= 100 ? 'red' : share >= NEARLY ? 'yellow' : 'sky'}
+            size="lg"
+            radius="sm"
+            aria-label={`${name}: ${own.used(number(quota.used), number(quota.limit))}`}
+          />
+          {quota.thresholds.map((one) => (
+            <span key={one.percent} className={classes.mark} data-percent={one.percent} />
+          ))}
+        </Box>
+      )}
+      {quota.limit && (
+        <Text size="xs" c="dimmed" mt={4}>
+          {over(quota, own, number)}{' '}
+          {quota.behavior !== 'allow' &&
+            own.thresholds(quota.thresholds.map((one) => `${one.percent} %`).join(', '))}{' '}
+          {reached.length > 0 && own.reached(reached.join(', '))}{' '}
+          {quota.rolled_over !== '0' && own.rolled(number(quota.rolled_over))}{' '}
+          {quota.increase_ends_at &&
+            own.increased(number(quota.increase), formatDate(quota.increase_ends_at, locale))}{' '}
+          {quota.used_before !== '0' && own.before(number(quota.used_before))}
+        </Text>
+      )}
+    </div>
+  );
+}
+
+function over(quota: Quota, own: typeof quotaTexts.en, number: (value: string) => string) {
+  if (quota.overage_cap !== null) return own.capped(number(quota.overage_cap));
+  if (quota.behavior === 'deny') return own.deny;
+  if (quota.behavior === 'warn') return own.warn;
+  return quota.behavior === 'overage' ? own.overage : own.allow;
+}
