@@ -4,6 +4,7 @@ import {
   Checkbox,
   Group,
   Input,
+  NumberInput,
   SegmentedControl,
   SimpleGrid,
   Stack,
@@ -45,11 +46,17 @@ export function CreateKeyForm({ onSecret, onCancel }: FormProps) {
   const [idempotency] = useState(idempotencyKey);
   const form = useForm({
     mode: 'uncontrolled',
-    initialValues: { name: '', environment: 'Test' as 'Test' | 'Live', scopes: READING },
+    initialValues: {
+      name: '',
+      environment: 'Test' as 'Test' | 'Live',
+      scopes: READING,
+      monthly_quota: '' as number | '',
+    },
     validate: { name: isNotEmpty(words.required) },
   });
   const send = async (values: ReturnType<typeof form.getValues>) => {
-    const body = { ...values, ip_allow: [] };
+    const quota = values.monthly_quota;
+    const body = { ...values, monthly_quota: quota === '' ? null : quota, ip_allow: [] };
     const headers = { 'Idempotency-Key': idempotency };
     const key = await unwrap(api.POST('/api/developer/api-keys', { body, headers }));
     await keysChanged();
@@ -95,6 +102,15 @@ export function CreateKeyForm({ onSecret, onCancel }: FormProps) {
             ))}
           </SimpleGrid>
         </Checkbox.Group>
+        <NumberInput
+          label={own.quota}
+          description={own.quotaHint}
+          min={0}
+          max={1_000_000_000_000}
+          allowDecimal={false}
+          key={form.key('monthly_quota')}
+          {...form.getInputProps('monthly_quota')}
+        />
         <Group justify="flex-end" mt="xs">
           <Button variant="default" onClick={onCancel}>
             {words.cancel}
