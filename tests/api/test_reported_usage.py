@@ -34,6 +34,8 @@ from tests.support.reported import (
     cloud,
     counted,
     make_meters,
+    move_to,
+    plan_with,
     refusals,
     report,
     usage,
@@ -272,6 +274,17 @@ async def test_the_first_event_under_an_id_holds(
     assert refusals(inside) == [(1, "id", "conflict")]
     assert await quantities(contract) == {"reports": 4}
     assert await proof(tmp_path) == []
+
+
+async def test_an_event_may_name_the_key_of_an_entitlement(
+    api: httpx2.AsyncClient, metered_market: Market, contract: Contract
+) -> None:
+    papers = {"key": "papers", "type": "limit", "meter": "reports"}
+    await move_to(contract, await plan_with(api, metered_market, entitlements=[papers]))
+    found = await counted(api, metered_market, usage(contract, "a", "papers", value="2"))
+    again = await counted(api, metered_market, usage(contract, "a", "reports", value="2"))
+    assert (found["accepted"], again["duplicates"]) == (1, 1)
+    assert await quantities(contract) == {"reports": 2}
 
 
 async def test_at_the_edges_of_what_is_taken_events_count(

@@ -4,12 +4,13 @@
 import json
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import httpx2
 
 from nimbus.base import clock
 from tests.support.market import sent
-from tests.support.metered import START, Contract, Market
+from tests.support.metered import START, Contract, Market, rows
 
 REPORT = "/api/billing/usage"
 CLOUD = "application/cloudevents+json"
@@ -82,3 +83,25 @@ async def counted(
 def refusals(found: dict[str, Any]) -> list[tuple[int, str, str]]:
     """Which events were not taken, and why."""
     return [(one["index"], one["field"], one["code"]) for one in found["rejected"]]
+
+
+async def plan_with(api: httpx2.AsyncClient, market: Market, **terms: Any) -> dict[str, Any]:
+    """The Starter plan with these terms, as its next version."""
+    product = f"/api/provider/products/{market.contract.product_id}"
+    listed = await sent(api, market.provider, "GET", f"{product}/plans")
+    [plan] = [one for one in listed["data"] if one["slug"] == "starter"]
+    body = {name: plan[name] for name in ("prices", "name", "rank", "version")} | terms
+    changed: dict[str, Any] = await sent(
+        api, market.provider, "PUT", f"{product}/plans/{plan['id']}", body
+    )
+    return changed
+
+
+async def move_to(contract: Contract, plan: dict[str, Any]) -> None:
+    """Put the subscription on the plan's current version."""
+    await rows(
+        "UPDATE subscriptions SET plan_version_id ="
+        " (SELECT current_version_id FROM plans WHERE id = :plan) WHERE id = :id RETURNING id",
+        plan=UUID(plan["id"]),
+        id=contract.subscription_id,
+    )

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4, uuid5
+from uuid import uuid4, uuid5
 from zoneinfo import ZoneInfo
 
 import httpx2
@@ -35,7 +35,7 @@ from tests.support.metered import (
     rows,
     store,
 )
-from tests.support.reported import METERS, at, counted, make_meters, usage
+from tests.support.reported import METERS, at, counted, make_meters, move_to, plan_with, usage
 from tests.support.soak import Soak
 
 pytestmark = pytest.mark.anyio
@@ -154,10 +154,12 @@ async def test_a_quota_of_any_kind_counts_what_the_period_counts(
 ) -> None:
     await make_meters(api, metered_market)
     limits = [{"meter": meter, "amount": 1000, "period": "cycle"} for meter in KINDS]
-    plans = await plan_with(api, metered_market, limits)
+    plan = await plan_with(api, metered_market, quotas=limits, over_quota_policy="allow")
     choice = random.Random(3)
     events = some_events(choice, contract, 60)
-    await subscribe_to(contract, plans)
+    await move_to(contract, plan)
+    async with db.system_session(STORING) as session:
+        await room.open_standings(session, contract.subscription_id, NOW)
     for batch in (events[:20], events[20:]):
         await told(metered_market, batch)
 
@@ -173,30 +175,3 @@ async def test_a_quota_of_any_kind_counts_what_the_period_counts(
         found = await stored(contract, window)
         assert row["used"] == found.get(row["meter_key"], 0), row
     assert await proof(tmp_path) == []
-
-
-async def plan_with(
-    api: httpx2.AsyncClient, market: Market, quotas: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """The Starter plan with these quotas, as its next version."""
-    product = f"/api/provider/products/{market.contract.product_id}"
-    listed = await sent(api, market.provider, "GET", f"{product}/plans")
-    [plan] = [one for one in listed["data"] if one["slug"] == "starter"]
-    wanted = ("prices", "name", "rank", "version")
-    body = {name: plan[name] for name in wanted} | {"quotas": quotas, "over_quota_policy": "allow"}
-    changed: dict[str, Any] = await sent(
-        api, market.provider, "PUT", f"{product}/plans/{plan['id']}", body
-    )
-    return changed
-
-
-async def subscribe_to(contract: Contract, plan: dict[str, Any]) -> None:
-    """Put the subscription on the plan's current version."""
-    await rows(
-        "UPDATE subscriptions SET plan_version_id ="
-        " (SELECT current_version_id FROM plans WHERE id = :plan) WHERE id = :id RETURNING id",
-        plan=UUID(plan["id"]),
-        id=contract.subscription_id,
-    )
-    async with db.system_session(STORING) as session:
-        await room.open_standings(session, contract.subscription_id, NOW)
