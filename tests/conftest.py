@@ -5,6 +5,8 @@
 """
 
 import secrets as randomness
+import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -64,6 +66,13 @@ class Server:
 
     cluster: postgres.Cluster
     data_dir: Path
+    processes: "list[subprocess.Popen[bytes]]"  # the last one runs
+
+    def stop_hard_and_start(self) -> None:
+        """End the server as `pg_ctl stop -m immediate` does, and start it again."""
+        self.processes[-1].send_signal(signal.SIGQUIT)
+        self.processes[-1].wait()
+        self.processes.append(postgres.start(self.cluster))
 
     def settings(self, name: str, **environ: str) -> Settings:
         """Settings that use the database `name`."""
@@ -103,9 +112,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
             log_file=place / "postgres.log",
             password=randomness.token_hex(8),
         )
-        process = postgres.start(cluster)
+        processes = [postgres.start(cluster)]
         try:
-            running = Server(cluster, place)
+            running = Server(cluster, place, processes)
             # No power cut happens in a test, and one server is thrown away a run.
             running.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier("fsync")))
             running.execute(sql.SQL("SELECT {}()").format(sql.Identifier("pg_reload_conf")))
@@ -116,7 +125,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
             migrations.migrate(settings)
             yield running
         finally:
-            postgres.stop(process)
+            postgres.stop(processes[-1])
 
 
 @pytest.fixture
