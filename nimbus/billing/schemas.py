@@ -311,7 +311,7 @@ class CouponBody(Input):
     `plan_id` and `meter`: only lines of these.
     """
 
-    code: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9-]{3,40}$")]
+    code: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{3,40}$")]
     name: Text
     percent: Annotated[Decimal, Field(gt=0, le=100, decimal_places=3)] | None = None
     amount: PositiveAmount | None = None

@@ -53,6 +53,14 @@ KEY = {"name": "k-{}", "environment": "Test"}
 GUEST = {"email": "g{}@solar.example", "role": "viewer"}
 BLOCK = {"network": "203.0.113.0/24", "minutes": 5, "reason": "It scans: {}"}
 CREDIT = {"amount": {"amount_minor": 100, "currency": "EUR"}, "reason": "paid {}"}
+NOTE = {
+    "lines": [{"position": 1, "amount_minor": 1}],
+    "disposition": "refund",
+    "reason": "a cent less: {}",
+}
+TOP_UP = {"amount": {"amount_minor": 100, "currency": "EUR"}}
+COUPON = {"code": "C-{}", "name": "Coupon", "percent": "10"}
+ITEM = {"description": "Training {}", "amount": {"amount_minor": 100, "currency": "EUR"}}
 FILE = {"format": "csv", "from": "2026-05-01T00:00:00Z", "to": "2026-06-01T00:00:00Z"}
 RESET = {"reason": "their fault was ours: {}"}
 INCREASE = {
@@ -90,6 +98,10 @@ REQUESTS = {
     "create_plan": Request(PLAN, {**PLAN, "name": "Other"}),
     "create_add_on": Request(EXTRA, {**EXTRA, "name": "Other"}),
     "move_plan_subscribers": Request(MOVE, {**MOVE, "reason": "other"}),
+    "create_credit_note": Request(NOTE, {**NOTE, "disposition": "credit"}, by="admin"),
+    "top_up_wallet": Request(TOP_UP, {"amount": {"amount_minor": 200, "currency": "EUR"}}),
+    "admin_create_coupon": Request(COUPON, {**COUPON, "percent": "20"}, by="admin"),
+    "admin_add_item": Request(ITEM, {**ITEM, "description": "other {}"}, by="admin"),
     "admin_credit_balance": Request(CREDIT, {**CREDIT, "reason": "other {}"}, by="admin"),
     "add_product_host": Request({"name": "{}.solar.example"}, {"name": "other{}.solar.example"}),
     "set_block": Request(BLOCK, {**BLOCK, "minutes": 6}, by="admin"),

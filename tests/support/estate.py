@@ -30,6 +30,10 @@ AFTER = datetime(2026, 7, 1, tzinfo=UTC)
 INVITED = "guest@acme.example"
 
 
+NAMED = {"position": "1", "key": "assets"}
+"""What paths name that is no id: a line of an invoice, a meter."""
+
+
 @dataclass(frozen=True)
 class Estate:
     """The operator's admin and its customer on one side, a neighbour on the other.
@@ -84,7 +88,7 @@ class Estate:
         self, person: Person | None, operation: Operation, ids: dict[str, str], body: Any
     ) -> httpx2.Response:
         """Call an operation with ids where it takes them."""
-        path = operation.path.format_map(ids)
+        path = operation.path.format_map({**NAMED, **ids})
         headers = {"X-Nimbus-CSRF": "1", **(person.headers if person else {})}
         query = {name: ids[name] for name in operation.query_ids}
         content = body
@@ -162,15 +166,9 @@ async def _furnish(
     [plan] = await rows(
         "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=contract.product_id
     )
-    add_ons = f"/api/provider/products/{contract.product_id}/add-ons"
-    add_on = await sent(api, sale.admin, "POST", add_ons, ADD_ON)
     [own_plan] = await rows(
         "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=UUID(solar["id"])
     )
-    subscription = f"/api/billing/subscriptions/{contract.subscription_id}"
-    known = (await sent(api, sale.customer, "GET", subscription))["version"]
-    up = {"change": "upgrade", "plan": "professional", "version": known}
-    preview = await sent(api, sale.customer, "POST", f"{subscription}/preview", up)
     nuisance = {"network": "192.0.2.0/24", "minutes": 60, "reason": "It scans."}
     block = await sent(api, sale.admin, "POST", "/api/admin/blocks", nuisance)
     theirs: dict[str, UUID | str] = {
@@ -182,8 +180,7 @@ async def _furnish(
         "operator_organization_id": sale.customer.organization_id,
         "product_id": contract.product_id,
         "plan_id": plan["id"],
-        "add_on_id": add_on["id"],
-        "preview_id": preview["id"],
+        **await _contracts(api, sale, plan["id"]),
         "route_id": contract.route_id,
         "host_id": host["id"],
         "block_id": block["id"],
@@ -191,7 +188,6 @@ async def _furnish(
         "export_id": file["id"],
         "credit_note_id": note["id"],
         "top_up_id": top_up["id"],
-        "position": "1",
     }
     return Estate(
         settings=settings,
@@ -208,3 +204,19 @@ async def _furnish(
             "subscription_id": str(new_id()),
         },
     )
+
+
+async def _contracts(api: httpx2.AsyncClient, sale: Sale, plan_id: UUID) -> dict[str, UUID | str]:
+    """Add-ons, a second subscriber, moves of a plan's subscribers, and a previewed change."""
+    product = f"/api/provider/products/{sale.contract.product_id}"
+    for slug in ("support", "training"):
+        add_on = await sent(api, sale.admin, "POST", f"{product}/add-ons", {**ADD_ON, "slug": slug})
+    await subscribe(api, await make_owner("mila@zee.example"), product="wind")
+    for reason in ("dearer", "dearer still"):
+        move = {"to_plan": "starter", "reason": reason}
+        await sent(api, sale.admin, "POST", f"{product}/plans/{plan_id}/moves", move)
+    subscription = f"/api/billing/subscriptions/{sale.subscription_id}"
+    known = (await sent(api, sale.customer, "GET", subscription))["version"]
+    up = {"change": "upgrade", "plan": "professional", "version": known}
+    preview = await sent(api, sale.customer, "POST", f"{subscription}/preview", up)
+    return {"add_on_id": add_on["id"], "preview_id": preview["id"]}

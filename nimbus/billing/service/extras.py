@@ -57,7 +57,7 @@ async def make_coupon(session: AsyncSession, actor: Actor, terms: CouponTerms) -
     row = CouponRow(
         id=new_id(),
         organization_id=seller.organization_id,
-        code=terms.code,
+        code=terms.code.upper(),
         name=terms.name,
         percent=terms.percent,
         amount_minor=terms.amount and terms.amount.amount_minor,

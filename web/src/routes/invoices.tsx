@@ -2,8 +2,12 @@
 import { createRoute, lazyRouteComponent } from '@tanstack/react-router';
 import { memberRoute } from './member';
 
+type Search = { invoice?: string };
+
 export const invoicesRoute = createRoute({
   getParentRoute: () => memberRoute,
   path: '/invoices',
-  component: lazyRouteComponent(() => import('@/features/billing/InvoicesPanel'), 'InvoicesPanel'),
+  validateSearch: (search: Record<string, unknown>): Search =>
+    typeof search.invoice === 'string' ? { invoice: search.invoice } : {},
+  component: lazyRouteComponent(() => import('@/features/billing/BillingPage'), 'BillingPage'),
 });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Button, Card, Stack, Table, Text } from '@mantine/core';
+import { Anchor, Button, Card, SimpleGrid, Stack, Table } from '@mantine/core';
 import { useMutation } from '@tanstack/react-query';
+import { Link } from '@tanstack/react-router';
 import { EmptyState } from '@/ui/EmptyState';
 import { formatDate, formatMoney } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
@@ -13,6 +14,8 @@ import { StateBadge, type Tone } from '@/ui/StateBadge';
 import { wordTexts } from '@/ui/words';
 import { downloadInvoice, type Invoice, useInvoices } from './invoices';
 import { invoiceStatusTexts, invoiceTexts } from './texts';
+import { UpcomingCard } from './UpcomingCard';
+import { WalletCard } from './WalletCard';
 
 const TONES: Record<string, Tone> = { Sent: 'note', Paid: 'good', Overdue: 'bad' };
 
@@ -25,6 +28,10 @@ export function InvoicesPanel() {
   return (
     <Stack gap="lg">
       <PageHead title={own.title} hint={own.hint} />
+      <SimpleGrid cols={{ base: 1, lg: 2 }} spacing="lg">
+        <UpcomingCard />
+        <WalletCard />
+      </SimpleGrid>
       <ProblemAlert error={invoices.error} retry={() => invoices.refetch()} />
       <Card padding={0}>
         {invoices.isPending && <RowsLoading />}
@@ -86,9 +93,15 @@ function InvoiceRow({ invoice, pending, onDownload }: RowProps) {
   return (
     <Table.Tr>
       <Table.Td data-label={own.number}>
-        <Text fw={600} size="sm">
+        <Anchor
+          renderRoot={(props) => (
+            <Link to="/invoices" search={{ invoice: invoice.id }} {...props} />
+          )}
+          fw={600}
+          size="sm"
+        >
           {invoice.number ?? own.draft}
-        </Text>
+        </Anchor>
       </Table.Td>
       <Table.Td data-label={own.issued}>{date(invoice.issued_on)}</Table.Td>
       <Table.Td data-label={own.due}>{date(invoice.due_on)}</Table.Td>

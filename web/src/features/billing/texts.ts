@@ -4,7 +4,7 @@ import { texts } from '@/ui/i18n';
 export const invoiceTexts = texts(
   {
     title: 'Invoices',
-    hint: 'One invoice per subscription and period, as a PDF to download.',
+    hint: 'What is coming, what you paid ahead, and one invoice per subscription and period.',
     none: 'No invoices yet',
     noneHint: 'The first one is made at the end of your first period. Nothing to do until then.',
     number: 'Number',
@@ -16,10 +16,17 @@ export const invoiceTexts = texts(
     downloadNumber: (number: string) => `Download ${number} as PDF`,
     actions: 'Actions',
     draft: 'Draft',
+    all: 'All invoices',
+    invoice: 'Invoice',
+    lines: 'Lines',
+    description: 'Description',
+    quantity: 'Quantity',
+    price: 'Unit price',
+    amount: 'Amount',
   },
   {
     title: 'Facturen',
-    hint: 'Eén factuur per abonnement en periode, als pdf te downloaden.',
+    hint: 'Wat eraan komt, wat u vooruit betaalde, en één factuur per abonnement en periode.',
     none: 'Nog geen facturen',
     noneHint: 'De eerste komt aan het einde van uw eerste periode. Tot dan hoeft u niets te doen.',
     number: 'Nummer',
@@ -31,10 +38,147 @@ export const invoiceTexts = texts(
     downloadNumber: (number: string) => `${number} als pdf downloaden`,
     actions: 'Acties',
     draft: 'Concept',
+    all: 'Alle facturen',
+    invoice: 'Factuur',
+    lines: 'Regels',
+    description: 'Omschrijving',
+    quantity: 'Aantal',
+    price: 'Prijs per stuk',
+    amount: 'Bedrag',
   },
 );
 
 export const invoiceStatusTexts = texts(
   { Draft: 'Draft', Sent: 'Open', Paid: 'Paid', Overdue: 'Overdue', Cancelled: 'Cancelled' },
   { Draft: 'Concept', Sent: 'Open', Paid: 'Betaald', Overdue: 'Te laat', Cancelled: 'Vervallen' },
+);
+
+export const sumTexts = texts(
+  {
+    subtotal: 'Subtotal',
+    tax: 'VAT',
+    total: 'Total',
+    credited: 'Paid from credit',
+    wallet: 'Paid from your balance',
+    due: 'To pay',
+  },
+  {
+    subtotal: 'Subtotaal',
+    tax: 'Btw',
+    total: 'Totaal',
+    credited: 'Betaald uit tegoed',
+    wallet: 'Betaald uit uw saldo',
+    due: 'Te betalen',
+  },
+);
+
+export const creditTexts = texts(
+  {
+    title: 'Credit notes',
+    reason: 'Reason',
+    becomes: 'What happens',
+    kept: 'Comes off your next invoices',
+    refunded: 'You get it back',
+    lowered: 'You need not pay it',
+  },
+  {
+    title: "Creditnota's",
+    reason: 'Reden',
+    becomes: 'Wat ermee gebeurt',
+    kept: 'Gaat af van uw volgende facturen',
+    refunded: 'U krijgt het terug',
+    lowered: 'U hoeft het niet te betalen',
+  },
+);
+
+export const explainTexts = texts(
+  {
+    why: 'Why this amount?',
+    whyLine: (line: string) => `Why this amount? ${line}`,
+    steps: 'The calculation',
+    hours: 'What was used, by hour',
+    events: 'Some of the calls',
+    ledger: 'In the books',
+    version: (plan: string, number: number, rules: number) =>
+      `Priced by ${plan}, version ${number}; rules of calculation ${rules}.`,
+    leftOut: (hours: number) => `And ${hours} more hours.`,
+  },
+  {
+    why: 'Waarom dit bedrag?',
+    whyLine: (line: string) => `Waarom dit bedrag? ${line}`,
+    steps: 'De berekening',
+    hours: 'Wat er is verbruikt, per uur',
+    events: 'Enkele aanroepen',
+    ledger: 'In de boeken',
+    version: (plan: string, number: number, rules: number) =>
+      `Prijs van ${plan}, versie ${number}; rekenregels ${rules}.`,
+    leftOut: (hours: number) => `En nog ${hours} uren.`,
+  },
+);
+
+export const stepTexts = texts(
+  {
+    used: 'Used',
+    included: 'Included',
+    billable: 'To be billed',
+    unit_price: 'Unit price',
+    packages: 'Packages',
+    rate: 'Rate in percent',
+    exact: 'Exact amount',
+    billed_before: 'On earlier invoices',
+    amount: 'Rounded, on this line',
+  },
+  {
+    used: 'Verbruikt',
+    included: 'Inbegrepen',
+    billable: 'In rekening',
+    unit_price: 'Prijs per stuk',
+    packages: 'Pakketten',
+    rate: 'Tarief in procenten',
+    exact: 'Exact bedrag',
+    billed_before: 'Op eerdere facturen',
+    amount: 'Afgerond, op deze regel',
+  },
+);
+
+export const upcomingTexts = texts(
+  {
+    title: 'Your next invoice',
+    on: (day: string) => `If the period ended now. It is made on ${day}.`,
+    forecast: 'At this pace, at the end',
+  },
+  {
+    title: 'Uw volgende factuur',
+    on: (day: string) => `Als de periode nu eindigde. Hij wordt gemaakt op ${day}.`,
+    forecast: 'In dit tempo, aan het einde',
+  },
+);
+
+export const walletTexts = texts(
+  {
+    title: 'Balance and coupons',
+    hint: 'Invoices are paid from credit first, then from your balance.',
+    balance: 'Balance',
+    credit: 'Credit from credit notes',
+    topUp: 'Top up',
+    amount: (currency: string) => `Amount in ${currency}`,
+    transfer: (amount: string, reference: string) =>
+      `Transfer ${amount}, quoting ${reference}. It counts once it has come in.`,
+    code: 'Coupon code',
+    redeem: 'Redeem',
+    coupon: (code: string, name: string) => `Coupon ${code}: ${name}`,
+  },
+  {
+    title: 'Saldo en kortingscodes',
+    hint: 'Facturen worden eerst uit tegoed betaald, dan uit uw saldo.',
+    balance: 'Saldo',
+    credit: "Tegoed uit creditnota's",
+    topUp: 'Opwaarderen',
+    amount: (currency: string) => `Bedrag in ${currency}`,
+    transfer: (amount: string, reference: string) =>
+      `Maak ${amount} over onder vermelding van ${reference}. Het telt zodra het binnen is.`,
+    code: 'Kortingscode',
+    redeem: 'Inwisselen',
+    coupon: (code: string, name: string) => `Kortingscode ${code}: ${name}`,
+  },
 );
