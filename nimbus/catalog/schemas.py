@@ -369,8 +369,11 @@ class EntitlementShape(Input):
 Entitlements = Annotated[list[EntitlementShape], Field(max_length=100)]
 
 
-Audience = Annotated[list[UUID], Field(max_length=100)]
-"""Ids of organizations."""
+Audience = Annotated[
+    list[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]],
+    Field(max_length=100),
+]
+"""Ids of the organizations that a private plan is for."""
 
 
 class VersionShape(Input):

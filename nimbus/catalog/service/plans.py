@@ -143,7 +143,7 @@ async def checked_terms(
     )
 
 
-async def _set_audience(session: AsyncSession, plan: Plan, audience: list[UUID]) -> None:
+async def _set_audience(session: AsyncSession, plan: Plan, audience: list[str]) -> None:
     """Say anew which organizations a private plan is for; 422 on `audience` for any other plan."""
     if bool(audience) != (plan.visibility == "private"):
         text = "A private plan is for organizations that are named, any other for everyone."
@@ -154,7 +154,7 @@ async def _set_audience(session: AsyncSession, plan: Plan, audience: list[UUID])
             PlanAudience(
                 organization_id=plan.organization_id,
                 plan_id=plan.id,
-                consumer_organization_id=organization_id,
+                consumer_organization_id=UUID(organization_id),
             )
             for organization_id in dict.fromkeys(audience)
         )

@@ -90,11 +90,7 @@ function Actions({ subscription, onChange }: Props) {
           {own.reactivate}
         </Button>
       ) : (
-        <Button
-          variant="subtle"
-          color="red.9"
-          onClick={() => onChange({ change: 'cancel' } as Change)}
-        >
+        <Button variant="default" onClick={() => onChange({ change: 'cancel' } as Change)}>
           {own.cancel}
         </Button>
       )}
