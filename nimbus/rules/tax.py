@@ -18,6 +18,15 @@ from nimbus.rules.vat_rates import STANDARD_RATES
 
 Category = Literal["S", "AE", "O"]
 LegalText = Literal["reverse_charge", "outside_scope"]
+Supply = Literal["domestic", "one_stop_shop", "reverse_charge", "outside_scope"]
+
+SOURCES: dict[Supply, str] = {
+    "domestic": "articles 44, 45 and 58 of Directive 2006/112/EC",
+    "one_stop_shop": "articles 58 and 369a to 369k of Directive 2006/112/EC",
+    "reverse_charge": "articles 44 and 196 of Directive 2006/112/EC",
+    "outside_scope": "articles 44 and 59 of Directive 2006/112/EC",
+}
+"""What each decision stands on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +71,28 @@ def decide(seller: Party, buyer: Party, as_of: date) -> TaxTreatment:
     through the one-stop shop); with one → AE 0 %, reverse charge. Buyer in the US → O. A 422 on
     `seller.country` if the seller is not in the EU.
     """
+    kind = supply(seller, buyer)
+    if kind == "outside_scope":
+        return TaxTreatment("O", Decimal(0), None, "outside_scope")
+    if kind == "reverse_charge":
+        return TaxTreatment("AE", Decimal(0), buyer.country, "reverse_charge")
+    return TaxTreatment("S", standard_rate(buyer.country, as_of), buyer.country, None)
+
+
+def supply(seller: Party, buyer: Party) -> Supply:
+    """Which kind of supply it is, and so whose VAT; `SOURCES` says by which articles.
+
+    Seller NL, buyer NL (with a VAT number or without) → domestic; in Italy without a valid number
+    → one-stop shop, with one → reverse charge; in the US → outside the scope. A 422 on
+    `seller.country` if the seller is not in the EU.
+    """
     if seller.country not in STANDARD_RATES:
         raise field_error("seller.country", "not_in_eu", "The seller is not in an EU state.")
     if buyer.country not in STANDARD_RATES:
-        return TaxTreatment("O", Decimal(0), None, "outside_scope")
-    if buyer.country != seller.country and buyer.has_vat_number:
-        return TaxTreatment("AE", Decimal(0), buyer.country, "reverse_charge")
-    return TaxTreatment("S", standard_rate(buyer.country, as_of), buyer.country, None)
+        return "outside_scope"
+    if buyer.country == seller.country:
+        return "domestic"
+    return "reverse_charge" if buyer.has_vat_number else "one_stop_shop"
 
 
 def vat_on(base_minor: int, rate: Decimal) -> int:

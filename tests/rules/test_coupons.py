@@ -65,6 +65,7 @@ def test_the_bill_adds_up_whatever_the_coupons(lines, coupons):
     paid = bill.credit_used_minor + bill.wallet_used_minor + bill.due_minor
     assert paid - bill.surplus_minor == bill.totals.total_minor
     assert min(paid, bill.surplus_minor) == 0
+    assert min(bill.credit_used_minor, bill.wallet_used_minor, bill.due_minor) >= 0
 
 
 @given(st.integers(1, 10**7), st.integers(0, 10**7))

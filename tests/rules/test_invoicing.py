@@ -230,3 +230,39 @@ def test_an_implausible_invoice_is_named():
     assert implausible([line], 49_001, 4_900) == "far_above_usual"
     assert implausible([line], 49_000, 4_900) is None
     assert implausible([line] * 1_000, 10**12, None) is None
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_bill_that_no_column_holds_is_parked_and_never_a_crash(sign):
+    # 10^15 calls at 10^6 each, the most that is measured and charged, is 10^23 cents.
+    dear = Charge("api_calls", "unit", unit_price=Decimal(10**6))
+    used = {("api_calls", FIRST): MeterUsage(Decimal(10**15))}
+    (_, line) = propose(single(replace(STARTER, charges=(dear,)), MAY), used, JUNE)
+    assert line.amount_minor == 10**23
+    line = replace(line, amount_minor=sign * line.amount_minor)
+    assert implausible([line], sign * 10**23, None) == "too_large"
+    assert implausible([line, replace(line, amount_minor=-line.amount_minor)], 0, 1) == "too_large"
+
+
+def test_what_was_given_back_is_not_billed_again():
+    billed = propose(CONTRACT, MAY_USAGE, JUNE)
+    gift = [replace(billed[1], amount_minor=1_000)]
+    assert difference(propose(CONTRACT, MAY_USAGE, JUNE), billed, "EUR", gift) == ()
+
+
+def test_a_correction_takes_back_no_more_than_a_credit_note_left():
+    billed = propose(CONTRACT, MAY_USAGE, JUNE)
+    gift = [replace(billed[3], amount_minor=500)]
+    none = {key: usage for key, usage in MAY_USAGE.items() if key[0] != "reports"}
+    (line,) = difference(propose(CONTRACT, none, JUNE), billed, "EUR", gift)
+    assert line.amount_minor == -1_500
+
+
+def test_late_usage_over_a_maximum_changes_nothing_that_is_owed():
+    capped = single(
+        replace(STARTER, charges=(replace(STARTER.charges[2], maximum=Decimal(20)),)), MAY
+    )
+    first, late = ({("reports", FIRST): MeterUsage(Decimal(n))} for n in (10, 30))
+    billed = propose(capped, first, JUNE)
+    more = difference(propose(capped, late, JUNE), billed, "EUR")
+    assert [line.amount_minor for line in more] == [5_000, -5_000]

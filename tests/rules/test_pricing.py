@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimbus.errors import Refusal
-from nimbus.rules.pricing import MODELS, TIERED, Charge, Tier, amount, billable, validate
+from nimbus.rules.pricing import (
+    MODELS,
+    TIERED,
+    Charge,
+    Tier,
+    amount,
+    billable,
+    scaled,
+    validate,
+)
 
 D = Decimal
 PRICES = st.decimals(0, 1_000, places=6)
@@ -154,6 +163,71 @@ def test_usage_above_a_last_tier_with_an_end_is_refused(model):
     with pytest.raises(Refusal) as refused:
         amount(charge, D(201))
     assert refused.value.fields[0].code == "above_last_tier"
+
+
+RISING = st.one_of(
+    st.builds(lambda price: Charge("calls", "unit", unit_price=price), PRICES),
+    st.builds(lambda rate: Charge("calls", "cost_plus", rate=rate), st.decimals(0, 100, places=2)),
+    st.builds(
+        lambda size, price: Charge("calls", "package", package_size=size, package_price=price),
+        st.decimals("0.5", 1_000, places=1),
+        PRICES,
+    ),
+    st.builds(
+        lambda rate, fee, free: Charge(
+            "calls", "percentage", rate=rate, fixed_per_event=fee, free_amount=free
+        ),
+        st.decimals(0, 100, places=2),
+        PRICES,
+        st.none() | PRICES,
+    ),
+    st.builds(lambda rising: Charge("calls", "graduated", tiers=rising), tiers()),
+)
+
+
+BOUNDS = st.fixed_dictionaries(
+    {
+        "minimum": st.none() | PRICES,
+        "maximum": st.none() | PRICES,
+        "included": st.integers(0, 10**6).map(D),
+    }
+)
+
+
+@given(RISING, BOUNDS, QUANTITIES, QUANTITIES)
+def test_more_usage_never_costs_less_where_the_model_says_so(charge, bounds, one, other):
+    charge = replace(charge, **bounds)
+    low, high = sorted((one, other))
+    assert amount(charge, low) <= amount(charge, high)
+
+
+@given(st.decimals(0, 100, places=2), PRICES, QUANTITIES)
+def test_a_price_by_the_unit_and_on_cost_has_no_steps(rate, price, quantity):
+    step = D("0.000000000001")
+    for charge in (
+        Charge("calls", "unit", unit_price=price),
+        Charge("calls", "cost_plus", rate=rate),
+        Charge("calls", "percentage", rate=rate),
+    ):
+        dearest = max(price, 1 + rate / 100)
+        assert amount(charge, quantity + step) - amount(charge, quantity) <= step * dearest
+
+
+@given(RISING, QUANTITIES)
+def test_the_whole_share_of_a_charge_is_the_charge(charge, quantity):
+    assert scaled(charge, Fraction(1)) == charge
+
+
+@given(tiers(), st.integers(0, 10**6), st.fractions("1/100", "99/100"))
+def test_a_share_of_a_charge_gives_its_share_and_keeps_its_prices(steps, included, share):
+    charge = Charge("calls", "graduated", tiers=steps, included=D(included))
+    part = scaled(charge, share)
+    assert abs(Fraction(part.included) - included * share) <= Fraction(1, 2)
+    assert part.included == part.included.to_integral_value()
+    for ours, theirs in zip(part.tiers, steps, strict=True):
+        exact = Fraction(theirs.flat_fee) * share
+        assert abs(Fraction(ours.flat_fee) - exact) < Fraction(1, 10**12)
+        assert ours.unit_price == theirs.unit_price
 
 
 UNIT = Charge("calls", "unit", unit_price=D(1))

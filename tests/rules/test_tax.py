@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimbus.errors import Refusal
-from nimbus.rules.tax import Party, decide, standard_rate, vat_on
+from nimbus.rules.tax import SOURCES, Party, decide, standard_rate, supply, vat_on
 from nimbus.rules.vat_rates import FIRST_DAY, STANDARD_RATES
 
 TODAY = date(2026, 6, 1)
@@ -39,6 +39,19 @@ def test_vat_follows_from_who_sells_to_whom(seller, buyer, has_number, expected)
     assert treatment.rate == Decimal(rate)
     assert treatment.country == country
     assert treatment.legal_text_key == text
+
+
+@pytest.mark.parametrize("seller", EU)
+def test_every_supply_of_every_state_has_its_kind_and_source(seller):
+    for buyer in (*EU, "GB", "CH", "US"):
+        for has_number in (False, True):
+            kind = supply(Party(seller, True), Party(buyer, has_number))
+            treatment = decide(Party(seller, True), Party(buyer, has_number), TODAY)
+            assert SOURCES[kind]
+            assert (kind == "domestic") is (buyer == seller)
+            assert (kind == "outside_scope") is (buyer not in EU)
+            assert (kind == "reverse_charge") is (treatment.category == "AE")
+            assert (treatment.rate > 0) is (kind in {"domestic", "one_stop_shop"})
 
 
 @pytest.mark.parametrize(
