@@ -2,9 +2,11 @@
 """The portal in a real Chromium, in front of the whole running system with its demo data."""
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from decimal import Decimal
 from pathlib import Path
 
 import httpx2
@@ -38,6 +40,34 @@ def browser(system: System) -> Iterator[Browser]:
     # After the system: playwright's loop keeps asyncio.run() out of this thread.
     with chromium() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def called(system: System) -> int:
+    """How many calls Tapas made in June, two PDF reports among them; they are stored."""
+    login = {"email": CUSTOMER, "password": PASSWORD}
+    farm = {"name": "Noordzee", "country": "NL", "latitude": 52.6, "longitude": 4.4}
+    with httpx2.Client(base_url=system.url, timeout=30) as client:
+        token = client.post("/api/user/auth/login", json=login).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        body = {"name": "Journey", "environment": "Live", "scopes": wind.SCOPES}
+        made = client.post("/api/developer/api-keys", json=body)
+        secret = made.json()["secret"]
+        with httpx2.Client(base_url=f"{system.url}/api/v1/wind", timeout=30) as caller:
+            caller.headers["X-API-Key"] = secret
+            wait_for(lambda: caller.get("/alerts").status_code == 200, "the key at the gateway")
+            farm_id = caller.post("/farms", json=farm).json()["id"]
+            for number in (1, 2):
+                report = {"farm_id": farm_id, "title": f"Report {number}"}
+                assert caller.post("/reports", json=report).status_code < 300
+            for path in (f"/farms/{farm_id}", "/turbines", "/farms", "/farms/none"):
+                caller.get(path)
+
+        def stored() -> int:
+            calls = client.get("/api/developer/usage/logs").json()["data"]
+            return len(calls) if len(calls) >= 8 else 0
+
+        return int(wait_for(stored, "the calls in the log"))
 
 
 @pytest.fixture
@@ -135,6 +165,109 @@ def test_an_invoice_comes_down_as_a_pdf(watched: Watched, tmp_path: Path) -> Non
     assert watched.faults == []
 
 
+def test_what_was_called_is_shown_with_its_costs_and_a_call_says_what_it_cost(
+    watched: Watched, called: int
+) -> None:
+    page = watched.page
+    sign_in(page, CUSTOMER, PASSWORD)
+    page.get_by_role("link", name="Usage", exact=True).click()
+    main = page.get_by_role("main")
+    expect(main.get_by_role("region", name="Calls", exact=True)).to_contain_text(str(called))
+    expect(main.get_by_role("table", name="By endpoint", exact=True)).to_contain_text(
+        "/farms/{farm_id}"
+    )
+    expect(main.get_by_role("table", name="By key")).to_contain_text("Journey")
+    costs = main.get_by_role("region", name="Costs so far: Wind API")
+    expect(costs).to_contain_text("€5.00")
+    expect(costs.get_by_role("row", name="POST /reports")).to_contain_text("€5.00")
+    chart = main.get_by_role("slider", name="Calls per day")
+    chart.press("End")
+    chart.press("ArrowLeft")
+    chart.press("ArrowRight")
+    expect(chart).to_have_attribute("aria-valuetext", re.compile(f"^1 Jun 2026: {called} calls"))
+    looks_good(page)
+    page.get_by_text("Test", exact=True).click()
+    expect(page.get_by_text("No calls in this range")).to_be_visible()
+    looks_good(page)
+    page.get_by_role("link", name="Request log").click()
+    page.get_by_label("Status").fill("2xx")
+    page.get_by_label("Status").press("Enter")
+    expect(page).to_have_url(re.compile(r"/logs\?status=2xx$"))
+    page.get_by_label("Method").select_option("POST")
+    page.reload()
+    expect(page.get_by_label("Status")).to_have_value("2xx")
+    expect(page.get_by_role("button", name=re.compile("^Details"))).to_have_count(3)
+    looks_good(page)
+    page.get_by_role("button", name="Details of POST /reports").first.press("Enter")
+    detail = page.get_by_role("dialog")
+    expect(detail.get_by_role("region", name="What it cost")).to_contain_text("1 reports at €2.50")
+    looks_good(page)
+    page.keyboard.press("Escape")
+    expect(detail).to_have_count(0)
+    assert watched.faults == []
+
+
+def test_a_file_of_calls_is_made_while_one_watches(
+    watched: Watched, called: int, tmp_path: Path
+) -> None:
+    page = watched.page
+    sign_in(page, CUSTOMER, PASSWORD)
+    page.goto("/logs")
+    expect(page.get_by_role("button", name=re.compile("^Details"))).to_have_count(called)
+    page.get_by_role("button", name="Export").click()
+    page.get_by_label("Format").select_option("jsonl")
+    page.get_by_role("button", name="Make the file").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name=re.compile("^Download ")).first.click()
+    looks_good(page)
+    download.value.save_as(tmp_path / "calls.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    assert len(rows) == called
+    assert sum(Decimal(row["amount"]) for row in rows) == 5
+    assert watched.faults == []
+
+
+def test_a_provider_sees_who_calls_its_products(
+    watched: Watched, system: System, called: int
+) -> None:
+    page = watched.page
+    sign_in(page, system.admin_email, system.admin_password)
+    page.get_by_role("link", name="Product analytics").click()
+    main = page.get_by_role("main")
+    expect(main.get_by_role("region", name="Callers")).to_contain_text("1")
+    row = main.get_by_role("table", name="Who calls most").get_by_role("row", name="Tapas B.V.")
+    expect(row).to_contain_text(str(called))
+    expect(main.get_by_role("table", name="By product")).to_contain_text("Wind API")
+    looks_good(page)
+    assert watched.faults == []
+
+
+def test_a_change_of_the_subscription_is_shown_with_its_price_before_it_is_made(
+    watched: Watched,
+) -> None:
+    page = watched.page
+    sign_in(page, CUSTOMER, PASSWORD)
+    page.get_by_role("link", name="Subscriptions").click()
+    card = page.get_by_role("region", name="Wind API Starter")
+    expect(card).to_contain_text("€49.00 per month")
+    looks_good(page)
+    card.get_by_role("button", name="Move up to Professional").click()
+    said = page.get_by_role("dialog").get_by_role("status")
+    expect(said).to_contain_text("Nothing is charged now.")
+    expect(said).to_contain_text("€240.79")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+
+    card.get_by_role("button", name="Cancel the subscription").click()
+    page.get_by_label("Why do you leave?").fill("Too little wind")
+    expect(said).to_contain_text("Access ends on 1 Jul 2026.")
+    page.get_by_role("button", name="Confirm").click()
+    expect(card).to_contain_text("Ends on 1 Jul 2026.")
+    card.get_by_role("button", name="Undo the cancellation").click()
+    page.get_by_role("button", name="Confirm").click()
+    expect(card).to_contain_text("Current period")
+    assert watched.faults == []
+
+
 def test_a_session_outlives_a_reload_in_two_tabs_and_its_token_lies_in_no_storage(
     watched: Watched,
 ) -> None:
@@ -170,7 +303,7 @@ def test_on_a_phone_in_dutch_nothing_is_wider_than_the_screen(
         page.get_by_role("textbox", name="Wachtwoord").fill(PASSWORD)
         page.get_by_role("button", name="Inloggen").click()
         expect(page.get_by_role("region", name="Aanroepen deze maand")).to_be_visible()
-        for name in ("Start", "API-sleutels", "Facturen"):
+        for name in ("Start", "Verbruik", "Logboek", "API-sleutels", "Facturen"):
             page.get_by_role("button", name="Menu").click()
             page.get_by_role("link", name=name, exact=True).click()
             looks_good(page)

@@ -162,6 +162,7 @@ function FileRow({ file }: { file: Export }) {
           <Button
             size="compact-sm"
             variant="light"
+            flex="none"
             leftSection={<DownloadIcon size={16} />}
             loading={fetching.isPending}
             aria-label={own.downloadOf(`${range} (${file.format})`)}

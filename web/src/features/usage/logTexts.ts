@@ -172,7 +172,7 @@ export const exportTexts = texts(
     failed: 'Dit is niet gelukt. Begin opnieuw; blijft het zo, laat het ons weten.',
     expired: 'De week is voorbij',
     download: 'Downloaden',
-    downloadOf: (range: string) => `Download ${range}`,
+    downloadOf: (range: string) => `Downloaden ${range}`,
     progress: 'Voortgang van het bestand',
     tooLong: 'Hoogstens 400 dagen, en de eerste dag voor de laatste.',
   },
