@@ -120,18 +120,28 @@ async def change(life, subscription, way, version):
 
 
 async def settle(life):
-    """What falls due now: ends are written down, periods billed."""
-    for subscription in await all_of(life):
-        async with db.system_session("advance subscriptions") as session:
-            await lives.advance(session, subscription["id"], clock.now())
-        for _ in range(3):
-            async with db.system_session("bill run") as session:
-                await billing.bill(session, SYSTEM, subscription["id"], clock.now())
+    """What falls due now: ends are written down, periods and first fees billed."""
+    now = clock.now()
+    for row in await all_of(life):
+        due = row["next_billing_at"]
+        if row["status"] == "Expired" and due is None:
+            continue
+        async with db.system_session("bill run") as session:
+            await lives.advance(session, row["id"], now)
+            await session.flush()
+            while True:
+                await billing.bill(session, SYSTEM, row["id"], now)
+                await session.flush()
+                facts = await subscriptions.subscription_facts(session, row["id"])
+                due, before = facts.next_billing_at, due
+                if due is None or due == before:
+                    break
 
 
 async def all_of(life):
     return await rows(
-        "SELECT id, period_ends_at, ends_at, trial_ends_at FROM subscriptions"
+        "SELECT id, status, period_ends_at, ends_at, trial_ends_at, next_billing_at"
+        " FROM subscriptions"
         " WHERE organization_id = :id ORDER BY id",
         id=life.person.organization_id,
     )
@@ -227,13 +237,13 @@ async def live_a_life(life, chance, steps):
 
 async def test_each_instant_of_any_history_is_paid_once(product, sale, soak: Soak):
     print(f"TEST_SEED={soak.seed}")
-    for number in range(soak.count(3, 200)):
+    for number in range(soak.count(2, 200)):
         clock.set_instant(BEGIN)
         chance = soak.random
         chance.seed(f"{soak.seed}/{number}")
         life = Life(await make_owner(f"owner@life{number}.example"))
 
-        await live_a_life(life, chance, steps=20)
+        await live_a_life(life, chance, steps=14)
 
         [billed] = await rows(
             "SELECT coalesce(sum(l.amount_minor), 0)::bigint AS minor FROM invoice_lines l"
