@@ -63,8 +63,9 @@ docs: setup ## the reference pages that are generated from the code
 demo: $(VENV)/run.stamp portal ## the main job, from registration to the invoice marked paid
 	@exec $(BIN)/nimbus demo story $(ARGS)
 
-bench: $(VENV)/run.stamp ## the gateway beside nginx and others (ARGS="--rounds 3 --only nginx,nimbus")
-	@exec $(BIN)/nimbus bench gateway $(ARGS)
+bench: $(VENV)/run.stamp ## the gateway beside nginx and others (ARGS="--rounds 3 --only nginx,nimbus"), usage
+	@$(BIN)/nimbus bench gateway $(ARGS)
+	@$(BIN)/nimbus bench usage
 
 # Built only when a file of web/ changed; also a part of the package's own build.
 .PHONY: portal

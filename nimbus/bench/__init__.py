@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benches: how fast the gateway is beside others, on one machine, in one run.
+"""Benches: how fast the gateway is beside others, on one machine, in one run; and usage.
 
     gateway    the parts of a run in their order, and its record
     ground     upstream, Redis, database: what all targets stand on
@@ -12,6 +12,7 @@
     profile    where the gateway's own time goes (profiled)
     calm       again when something else used the machine; machine: who used what
     goals      what is asked; report: the record in words
+    usage      calls stored, from call to number, numbers read (months: of a tenant with very many)
 
 Nothing of it is used by the product; everything a bench starts ends with it.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nimbus bench`: the gateway beside others, on this machine, in one run."""
+"""`nimbus bench`: the gateway beside others, and usage, on this machine."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 
 from nimbus.cli.options import CommandError
 
-commands = typer.Typer(no_args_is_help=True, help="Measure the gateway beside others.")
+commands = typer.Typer(no_args_is_help=True, help="Measure the gateway beside others, and usage.")
 
 CAN_NOT_MEASURE = 2
 BELOW_A_FLOOR = 1
@@ -70,6 +70,31 @@ def bill(
 
     record = bills.run(subscriptions, cells, processes, lambda line: print(line, flush=True))
     if check and record.seconds > bills.CEILING_SECONDS:
+        raise typer.Exit(BELOW_A_FLOOR)
+
+
+@commands.command()
+def usage(
+    rounds: Annotated[int, typer.Option(min=1, help="How often storing is measured.")] = 3,
+    check: Annotated[bool, typer.Option("--check", help="Status 1 below a floor.")] = False,
+) -> None:
+    """How fast calls are stored, how soon they are numbers, how fast those are read.
+
+    The record is build/bench/usage.json.
+    """
+    from nimbus.bench import usage as bench
+    from nimbus.bench.processes import BenchError
+
+    try:
+        facts = bench.run(rounds, lambda line: print(line, flush=True))
+    except BenchError as error:
+        raise CommandError(str(error)) from None
+    goals = bench.judge(facts)
+    for one in goals:
+        asked = f"goal {one.shown(one.goal)}, floor {one.shown(one.floor)}"
+        print(f"{one.what:48} {one.shown(one.value):>12}  {asked}: {one.verdict}")
+    print(f"\nThe record is {bench.RECORD}")
+    if check and not all(one.is_above_floor for one in goals):
         raise typer.Exit(BELOW_A_FLOOR)
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from nimbus.base.config import Settings
-from nimbus.bench import calm, goals, machine, market, openloop, parts, report
+from nimbus.bench import calm, goals, machine, market, openloop, parts, report, usage
 from nimbus.bench.gateway import present
 from nimbus.bench.ground import Ground
 from nimbus.bench.processes import BenchError, program
 from nimbus.bench.targets import NIMBUS, TARGETS
+from nimbus.rules.metering import is_counted, read_segment, segment_name
 from tests.operations.processes import ROOT, wait_for
 
 RECORD: dict[str, Any] = {
@@ -239,3 +240,25 @@ def test_the_market_is_served_under_every_policy(
         served = openloop.run(running.port, asked, per_second=100, seconds=1, connections=4)
         assert served.refused == 0
         assert market.quota_used(own) >= 100, "the quota is counted, or lent to the gateway"
+
+
+def test_the_bench_of_usage_writes_journals_that_read_as_whole_calls(tmp_path: Path) -> None:
+    callers = [usage.Caller(bytes([number]) * 96) for number in range(1, 8)]
+    producer = usage.write_journal(tmp_path, callers, segments=1, reporting=10)
+
+    data = (tmp_path / str(producer) / segment_name(1)).read_bytes()
+    header, slots = read_segment(data)
+    calls = [slot.record for slot in slots if slot.record is not None]
+    assert len(calls) == header.slots
+    assert sum(bool(call.meters) for call in calls) == header.slots // 10
+    assert all(is_counted(call) for call in calls)
+
+
+def test_the_goals_of_usage_are_judged() -> None:
+    facts = {
+        "storing": {"plain": {"per_second": 100_000}, "reporting": {"per_second": 70_000}},
+        "fresh": {"p50_ms": 60, "p99_ms": 400},
+        "read": {"p50_ms": 3, "p99_ms": 60},
+    }
+    verdicts = [goal.verdict for goal in usage.judge(facts)]
+    assert verdicts == ["above the floor", "below the floor", "met", "below the floor"]

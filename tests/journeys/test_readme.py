@@ -33,6 +33,7 @@ ELSEWHERE = {
     ".venv/bin/nimbus demo story --out build/story": "tests/journeys/test_story.py runs it",
     "make bench": "it needs wrk, nginx and minutes of a calm machine; tests/bench tries its parts",
     PART_OF_THE_BENCH: "as above",
+    ".venv/bin/nimbus bench usage": "it needs a calm machine; tests/bench tries its parts",
     ".venv/bin/nimbus bench docs": "it needs a run of the bench; tests/bench tries it",
     TOUR: "it stays in the foreground: the fixture runs it as another terminal would",
 }
