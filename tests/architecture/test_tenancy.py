@@ -72,6 +72,7 @@ DEFINER_FUNCTIONS = {
     "identity_session": "a token is looked up before anyone is known",
     "identity_user_by_email": "sign-in comes before anyone is known",
     "keep_key_hash": "every key's hash is kept for ever, and nobody may write the list",
+    "key_quota_changed": "standings follow a key's quota; who changes it may not write one",
     "ledger_append": "the book is added to by this alone; nobody has a grant on its table",
     "spend_follow": "the next month is opened for limits of which usage owns no row",
     "spend_limit_changed": "standings follow a limit; who changes it may not write one",
