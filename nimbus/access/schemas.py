@@ -35,8 +35,8 @@ class Input(BaseModel):
 
 class KeyFields(Input):
     """What a key may do. `ip_allow`: CIDR networks, none is everywhere. `monthly_spend_limit`: what
-    its calls may cost in a calendar month, in the organization's currency; `monthly_quota`: how many
-    units its live calls may come to in one.
+    its calls may cost in a calendar month, in the organization's currency; `monthly_quota`: how
+    many units its live calls may come to in one.
     """
 
     name: Name

@@ -132,7 +132,7 @@ def _records() -> dict[str, str]:
     record = before
     for old, new in (
         ("'policy', q.policy,", "'policy', q.policy, 'overage_cap', q.overage_cap,"),
-        ("WHERE q.subscription_id = e.id", "WHERE q.subscription_id = e.id AND q.closed_at IS NULL"),
+        ("q.subscription_id = e.id", "q.subscription_id = e.id AND q.closed_at IS NULL"),
     ):
         assert record.count(old) == 1, "the record says it once"
         record = record.replace(old, new)

@@ -142,7 +142,7 @@ def _shape(subscription_id: UUID, states: list[QuotaState]) -> AdjustedList:
                 used=plain(state.used),
                 limit=None if state.limit is None else str(state.limit),
                 remaining=None if state.remaining is None else plain(state.remaining),
-                behavior=state.behavior,  # type: ignore[arg-type]  # the table's check constraint
+                behavior=state.behavior,
                 resets_at=clock.to_wire(state.window.ends_at),
             )
             for state in states

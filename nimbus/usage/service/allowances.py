@@ -240,4 +240,4 @@ async def due_roll_overs(
         .order_by(QuotaStanding.rolls_over_at, QuotaStanding.id)
         .limit(limit)
     )
-    return [(row[0], row[1]) for row in rows]
+    return [(row.id, row.rolls_over_at) for row in rows if row.rolls_over_at is not None]
