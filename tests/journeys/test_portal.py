@@ -303,7 +303,7 @@ def test_on_a_phone_in_dutch_nothing_is_wider_than_the_screen(
         page.get_by_role("textbox", name="Wachtwoord").fill(PASSWORD)
         page.get_by_role("button", name="Inloggen").click()
         expect(page.get_by_role("region", name="Aanroepen deze maand")).to_be_visible()
-        for name in ("Start", "Verbruik", "Logboek", "API-sleutels", "Facturen"):
+        for name in ("Start", "Verbruik", "Logboek", "API-sleutels", "Facturen", "Abonnementen"):
             page.get_by_role("button", name="Menu").click()
             page.get_by_role("link", name=name, exact=True).click()
             looks_good(page)
