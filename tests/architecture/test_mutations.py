@@ -27,6 +27,7 @@ PERMISSIONS = {*Permission, *ANYONE, "signed_in", "platform_admin", "support"}
 
 # Operations that send something in but change nothing.
 CHANGES_NOTHING: dict[str, str] = {
+    "estimate": "it answers what an invoice would come to, and keeps nothing",
     "preview_subscription_change": "what it says is kept to be done by; the subscription stays",
 }
 
