@@ -4,6 +4,7 @@
 from nimbus import ledger, usage
 from nimbus.billing import queries, queries_credit_notes, queries_wallets
 from nimbus.billing.service import quantities
+from nimbus.billing.service.extras import add_item
 from nimbus.billing.service.invoices import (
     InvoiceFacts,
     lock_sent_invoice,
@@ -11,7 +12,6 @@ from nimbus.billing.service.invoices import (
     sent_invoice,
     sent_invoices,
 )
-from nimbus.billing.service.items import add_item
 from nimbus.billing.service.papers import invoice_pdf
 from nimbus.billing.service.proposals import Proposal
 from nimbus.billing.service.runs import bill, bill_change, upcoming

@@ -17,7 +17,7 @@ from nimbus.base.events import Event
 from nimbus.base.problems import documented
 from nimbus.base.throttle import throttle
 from nimbus.base.web import Money, Router, Session, mutates, unit_of
-from nimbus.billing.events import InvoiceDrafted, InvoiceFinalized
+from nimbus.billing.events import InvoiceDrafted, InvoiceFinalized, ItemAdded
 from nimbus.errors import Refusal, field_error
 from nimbus.identity import Permission, allowed
 from nimbus.payments import schemas
@@ -55,7 +55,8 @@ Version = Annotated[
 
 def _changing(*events: type[Event], kept: str = "version") -> dict[str, Any]:
     """What a change declares: it first writes down what dates decided, and may bill at once."""
-    facts = [SubscriptionChanged, SubscriptionExpired, InvoiceDrafted, InvoiceFinalized, *events]
+    billed = [ItemAdded, InvoiceDrafted, InvoiceFinalized]
+    facts = [SubscriptionChanged, SubscriptionExpired, *billed, *events]
     return mutates(permission=MANAGE, events=facts, idempotency=kept)  # type: ignore[arg-type]
 
 

@@ -124,6 +124,17 @@ async def estate(server: Any, sold: tuple[str, Sale]) -> AsyncIterator[Estate]:
         server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+async def _credit(
+    api: httpx2.AsyncClient, sale: Sale, invoice_id: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A credit note on an invoice of the customer's, and a top-up that it asked for."""
+    part = {"lines": [{"position": 1, "amount_minor": 100}], "disposition": "refund"}
+    path = f"/api/billing/invoices/{invoice_id}/credit-notes"
+    note = await sent(api, sale.admin, "POST", path, {**part, "reason": "one day less"})
+    asked = {"amount": {"amount_minor": 100, "currency": "EUR"}}
+    return note, await sent(api, sale.customer, "POST", "/api/billing/wallet/top-up", asked)
+
+
 async def _furnish(
     settings: Settings, api: httpx2.AsyncClient, sale: Sale, upstream: str
 ) -> Estate:
@@ -135,20 +146,7 @@ async def _furnish(
     invitation = {"email": INVITED, "role": "viewer"}
     await sent(api, sale.customer, "POST", "/api/organizations/users/invite", invitation)
     await use(sale.contract, calls=300, at=sale_start.replace(day=3))
-    invoices = [await bill(sale.subscription_id, end) for end in (END, AFTER)]
-    for invoice in invoices:
-        assert invoice is not None
-        paid = f"/api/admin/billing/invoices/{invoice.id}/mark-paid"
-        await sent(api, sale.admin, "POST", paid, {})
-    for amount in (5000, 2500):
-        credit = {"amount": {"amount_minor": amount, "currency": "EUR"}, "reason": "paid ahead"}
-        paid = f"/api/admin/organizations/{sale.customer.organization_id}/balance-credits"
-        await sent(api, sale.admin, "POST", paid, credit)
-    part = {"lines": [{"position": 1, "amount_minor": 100}], "disposition": "refund"}
-    notes = f"/api/billing/invoices/{invoices[0].id if invoices[0] else ''}/credit-notes"
-    note = await sent(api, sale.admin, "POST", notes, {**part, "reason": "one day less"})
-    asked = {"amount": {"amount_minor": 100, "currency": "EUR"}}
-    top_up = await sent(api, sale.customer, "POST", "/api/billing/wallet/top-up", asked)
+    billed = await _bills(api, sale)
     files = {"format": "csv", "from": "2026-05-01T00:00:00Z", "to": "2026-06-01T00:00:00Z"}
     for _ in range(2):
         file = await sent(api, sale.customer, "POST", "/api/developer/usage/export", files)
@@ -163,16 +161,13 @@ async def _furnish(
     hosts = f"/api/provider/products/{contract.product_id}/hosts"
     for name in ("api.wind.example", "wind.example"):
         host = await sent(api, sale.admin, "POST", hosts, {"name": name})
-    [plan] = await rows(
-        "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=contract.product_id
-    )
-    [own_plan] = await rows(
-        "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'", id=UUID(solar["id"])
-    )
+    starter = "SELECT id FROM plans WHERE product_id = :id AND slug = 'starter'"
+    [plan] = await rows(starter, id=contract.product_id)
+    [own_plan] = await rows(starter, id=UUID(solar["id"]))
     nuisance = {"network": "192.0.2.0/24", "minutes": 60, "reason": "It scans."}
     block = await sent(api, sale.admin, "POST", "/api/admin/blocks", nuisance)
     theirs: dict[str, UUID | str] = {
-        "invoice_id": invoices[0].id if invoices[0] else "",
+        **billed,
         "subscription_id": contract.subscription_id,
         "key_id": contract.key_id,
         "user_id": sale.customer.actor.user_id,
@@ -186,8 +181,6 @@ async def _furnish(
         "block_id": block["id"],
         "event_id": call["event_id"],
         "export_id": file["id"],
-        "credit_note_id": note["id"],
-        "top_up_id": top_up["id"],
     }
     return Estate(
         settings=settings,
@@ -204,6 +197,25 @@ async def _furnish(
             "subscription_id": str(new_id()),
         },
     )
+
+
+async def _bills(api: httpx2.AsyncClient, sale: Sale) -> dict[str, UUID | str]:
+    """Two invoices that are paid, one in part credited; credit, and a top-up that is awaited."""
+    invoices = [await bill(sale.subscription_id, end) for end in (END, AFTER)]
+    for invoice in invoices:
+        assert invoice is not None
+        paid = f"/api/admin/billing/invoices/{invoice.id}/mark-paid"
+        await sent(api, sale.admin, "POST", paid, {})
+    for amount in (5000, 2500):
+        credit = {"amount": {"amount_minor": amount, "currency": "EUR"}, "reason": "paid ahead"}
+        paid = f"/api/admin/organizations/{sale.customer.organization_id}/balance-credits"
+        await sent(api, sale.admin, "POST", paid, credit)
+    note, top_up = await _credit(api, sale, str(invoices[0].id) if invoices[0] else "")
+    return {
+        "invoice_id": invoices[0].id if invoices[0] else "",
+        "credit_note_id": note["id"],
+        "top_up_id": top_up["id"],
+    }
 
 
 async def _contracts(api: httpx2.AsyncClient, sale: Sale, plan_id: UUID) -> dict[str, UUID | str]:

@@ -136,7 +136,10 @@ async def admin_add_item(
     """Put something sold once on the next invoice of a subscription."""
     session = await unit_of(request).open_system("platform pages")
     amount = rules.Money(body.amount.amount_minor, body.amount.currency)
-    return _item(await extras.add_item(session, actor, subscription_id, body.description, amount))
+    item = await extras.add_item(
+        session, actor, subscription_id, body.description, amount, as_of=clock.now()
+    )
+    return _item(item)
 
 
 @router.put(

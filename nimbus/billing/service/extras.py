@@ -125,9 +125,15 @@ async def redeem(
 
 
 async def add_item(
-    session: AsyncSession, actor: Actor, subscription_id: UUID, description: str, amount: Money
+    session: AsyncSession,
+    actor: Actor,
+    subscription_id: UUID,
+    description: str,
+    amount: Money,
+    *,
+    as_of: datetime,
 ) -> OneOffItem:
-    """Put something on the next invoice of a subscription; a system session.
+    """Put something on the next invoice of a subscription, as of an instant; a system session.
 
     Raises 404 for an unknown subscription, 422 for another currency or one that is over.
     """
@@ -135,7 +141,7 @@ async def add_item(
     if amount.currency != subscription.currency:
         text_ = f"The subscription's currency is {subscription.currency}."
         raise field_error("amount.currency", "other_currency", text_)
-    if subscription.next_billing_at is None:
+    if subscription.next_billing_at is None and subscription.status != "Trial":
         raise field_error("subscription_id", "no_more_bills", "No more is billed on it.")
     row = OneOffItem(
         id=new_id(),
@@ -146,7 +152,7 @@ async def add_item(
         amount_minor=amount.amount_minor,
         currency=amount.currency,
         made_by=actor.user_id,
-        created_at=clock.now(),
+        created_at=as_of,
     )
     session.add(row)
     await session.flush()

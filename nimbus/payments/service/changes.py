@@ -211,8 +211,9 @@ async def _take_add_on(
         fee, _ = await catalog.shown_price(session, more.plan_version_id, changed.currency)
         if fee:
             amount = Money(fee * more.quantity, changed.currency)
-            facts, moment = changed.facts(), asked["as_of"]
-            await billing.add_item(session, actor, facts, item.name, amount, as_of=moment)
+            moment = asked["as_of"]
+            await session.flush()
+            await billing.add_item(session, actor, changed.id, item.name, amount, as_of=moment)
     return changed
 
 

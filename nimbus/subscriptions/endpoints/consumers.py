@@ -152,12 +152,18 @@ async def readmit(subscription_id: UUID, request: Request, actor: Provider) -> R
 
 @router.get(MOVES, operation_id="list_plan_moves", responses=documented(401, 403, 404, 422))
 async def list_moves(
-    product_id: UUID, plan_id: UUID, actor: Provider, session: Session, cursor: Cursor = None
+    product_id: UUID,
+    plan_id: UUID,
+    actor: Provider,
+    session: Session,
+    *,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> Page[schemas.PlanMoveShape]:
-    """How far the moves of a plan's subscribers are, newest first, fifty a page."""
+    """How far the moves of a plan's subscribers are, newest first."""
     await catalog.own_plan(session, actor.organization_id, product_id, plan_id)
     mine = queries.moves_of(product_id, plan_id)
-    rows, next_cursor = await paginate(session, mine, PlanMove.id, 50, cursor)
+    rows, next_cursor = await paginate(session, mine, PlanMove.id, limit, cursor)
     return Page(data=[await _move_shape(session, row) for row in rows], next_cursor=next_cursor)
 
 

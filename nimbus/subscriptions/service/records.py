@@ -66,11 +66,18 @@ async def settle(
     """
     stored = state(subscription)
     status = subscription.status_at(as_of)
+    waited = subscription.scheduled_change
     if status != "Expired":
         await apply_scheduled(session, subscription, as_of)
-    if status == stored:
+    applied = subscription.scheduled_change != waited
+    if status == stored and not applied:
         return status
     plan = await catalog.plan_facts(session, subscription.plan_version_id)
+    if applied:
+        said = {"scheduled_change": waited}
+        tell(session, actor, SubscriptionChanged, subscription, plan, before=said)
+    if status == stored:
+        return status
     before = {"status": stored}
     if status == "Active":
         subscription.status = lifecycles.subscription(stored, "convert")

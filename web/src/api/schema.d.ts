@@ -1063,7 +1063,7 @@ export interface paths {
         };
         /**
          * List Moves
-         * @description How far the moves of a plan's subscribers are, newest first, fifty a page.
+         * @description How far the moves of a plan's subscribers are, newest first.
          */
         get: operations["list_plan_moves"];
         put?: never;
@@ -12156,6 +12156,7 @@ export interface operations {
     list_plan_moves: {
         parameters: {
             query?: {
+                limit?: number;
                 cursor?: string | null;
             };
             header?: never;
