@@ -147,13 +147,7 @@ async def _furnish(
     await sent(api, sale.customer, "POST", "/api/organizations/users/invite", invitation)
     await use(sale.contract, calls=300, at=sale_start.replace(day=3))
     billed = await _bills(api, sale)
-    files = {"format": "csv", "from": "2026-05-01T00:00:00Z", "to": "2026-06-01T00:00:00Z"}
-    for _ in range(2):
-        file = await sent(api, sale.customer, "POST", "/api/developer/usage/export", files)
-    [call] = await rows(
-        "SELECT event_id FROM usage_events WHERE organization_id = :id LIMIT 1",
-        id=sale.customer.organization_id,
-    )
+    logged = await _log(api, sale)
     clock.set_instant(AFTER)
     reading = {"name": "machine", "environment": "Live", "scopes": ["billing.read"]}
     key = await sent(api, neighbour, "POST", "/api/developer/api-keys", reading)
@@ -168,6 +162,7 @@ async def _furnish(
     block = await sent(api, sale.admin, "POST", "/api/admin/blocks", nuisance)
     theirs: dict[str, UUID | str] = {
         **billed,
+        **logged,
         "subscription_id": contract.subscription_id,
         "key_id": contract.key_id,
         "user_id": sale.customer.actor.user_id,
@@ -179,8 +174,6 @@ async def _furnish(
         "route_id": contract.route_id,
         "host_id": host["id"],
         "block_id": block["id"],
-        "event_id": call["event_id"],
-        "export_id": file["id"],
     }
     return Estate(
         settings=settings,
@@ -216,6 +209,16 @@ async def _bills(api: httpx2.AsyncClient, sale: Sale) -> dict[str, UUID | str]:
         "credit_note_id": note["id"],
         "top_up_id": top_up["id"],
     }
+
+
+async def _log(api: httpx2.AsyncClient, sale: Sale) -> dict[str, UUID | str]:
+    """A call in the log, and files of calls that were asked for."""
+    files = {"format": "csv", "from": "2026-05-01T00:00:00Z", "to": "2026-06-01T00:00:00Z"}
+    for _ in range(2):
+        file = await sent(api, sale.customer, "POST", "/api/developer/usage/export", files)
+    calls = "SELECT event_id FROM usage_events WHERE organization_id = :id LIMIT 1"
+    [call] = await rows(calls, id=sale.customer.organization_id)
+    return {"event_id": call["event_id"], "export_id": file["id"]}
 
 
 async def _contracts(api: httpx2.AsyncClient, sale: Sale, plan_id: UUID) -> dict[str, UUID | str]:

@@ -132,7 +132,7 @@ export const callTexts = texts(
 export const exportTexts = texts(
   {
     title: 'Export calls',
-    hint: 'The calls that match your filters, as a file with what each of them cost. It is made in the background; you can close this and come back.',
+    hint: 'The calls that match your filters, with what each cost. You can close this meanwhile.',
     from: 'From day',
     to: 'To day',
     format: 'Format',
@@ -155,7 +155,7 @@ export const exportTexts = texts(
   },
   {
     title: 'Aanroepen exporteren',
-    hint: 'De aanroepen die bij uw filters passen, als bestand met wat elk kostte. Het wordt op de achtergrond gemaakt; u kunt dit sluiten en later terugkomen.',
+    hint: 'De aanroepen die bij uw filters passen, met wat elk kostte. U kunt dit intussen sluiten.',
     from: 'Vanaf dag',
     to: 'Tot en met dag',
     format: 'Formaat',

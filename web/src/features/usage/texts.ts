@@ -40,7 +40,7 @@ export const usageTexts = texts(
   },
   {
     title: 'Verbruik',
-    hint: 'Wat er is aangeroepen, hoe het ging en wat het kost. Aanroepen staan hier binnen seconden.',
+    hint: 'Wat is aangeroepen, hoe het ging en wat het kost. Aanroepen staan hier binnen seconden.',
     range: 'Periode',
     days: (days: number) => `${days} dagen`,
     environment: 'Omgeving',
