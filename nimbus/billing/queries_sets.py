@@ -12,9 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.billing.models import BilledLine, BillingPeriod, OpenCoupon, OpenItem
 
-USUAL_OF = 12
-"""How many earlier invoices of a subscription say what is usual."""
-
 Scope = tuple[UUID, UUID, datetime]
 """(organization, subscription, since)"""
 Row = TypeVar("Row")
@@ -41,10 +38,13 @@ async def closed_periods(
 async def last_ends(session: AsyncSession, scopes: Sequence[Scope]) -> dict[UUID, datetime]:
     """When the latest closed period of each subscription ended."""
     statement = text(
-        f"""SELECT a.subscription_id, l.ends_at FROM {_SCOPES} CROSS JOIN LATERAL (
+        """SELECT a.subscription_id, l.ends_at
+            FROM unnest(CAST(:organizations AS uuid[]), CAST(:subscriptions AS uuid[]),
+                CAST(:since AS timestamptz[])) AS a (organization_id, subscription_id, since)
+            CROSS JOIN LATERAL (
             SELECT p.ends_at FROM billing_periods p
             WHERE p.organization_id = a.organization_id AND p.subscription_id = a.subscription_id
-            ORDER BY p.ends_at DESC LIMIT 1) l"""  # noqa: S608
+            ORDER BY p.ends_at DESC LIMIT 1) l"""
     )
     rows = await session.execute(statement, _arrays(scopes))
     return {row.subscription_id: row.ends_at for row in rows}
@@ -57,29 +57,36 @@ async def billed_lines(
     left out. By subscription.
     """
     statement = text(
-        f"""SELECT l.subscription_id, l.invoice_id, l.kind, l.meter_key, l.text, l.quantity,
+        """SELECT l.subscription_id, l.invoice_id, l.kind, l.meter_key, l.text, l.quantity,
                 l.unit_price, l.amount_minor, l.starts_at, l.ends_at, l.sold_id,
                 coalesce((SELECT sum(c.amount_minor) FROM credit_note_lines c
                     WHERE c.organization_id = l.organization_id AND c.invoice_line_id = l.id),
                     0)::bigint AS credited_minor
-            FROM {_SCOPES} JOIN invoice_lines l ON l.organization_id = a.organization_id
+            FROM unnest(CAST(:organizations AS uuid[]), CAST(:subscriptions AS uuid[]),
+                CAST(:since AS timestamptz[])) AS a (organization_id, subscription_id, since)
+            JOIN invoice_lines l ON l.organization_id = a.organization_id
                 AND l.subscription_id = a.subscription_id AND l.starts_at >= a.since
             JOIN invoices i ON i.organization_id = l.organization_id AND i.id = l.invoice_id
-            WHERE i.status <> 'Cancelled' AND l.text <> 'coupon' ORDER BY l.id"""  # noqa: S608
+            WHERE i.status <> 'Cancelled' AND l.text <> 'coupon' ORDER BY l.id"""
     )
     return _by_subscription(await session.execute(statement, _arrays(scopes)), BilledLine)
 
 
 async def usual_totals(session: AsyncSession, scopes: Sequence[Scope]) -> dict[UUID, int]:
-    """The median total of each subscription's latest invoices of whole periods, in minor units."""
+    """The median total of each subscription's latest dozen invoices of whole periods, in minor
+    units.
+    """
     statement = text(
-        f"""SELECT a.subscription_id, u.usual FROM {_SCOPES} CROSS JOIN LATERAL (
+        """SELECT a.subscription_id, u.usual
+            FROM unnest(CAST(:organizations AS uuid[]), CAST(:subscriptions AS uuid[]),
+                CAST(:since AS timestamptz[])) AS a (organization_id, subscription_id, since)
+            CROSS JOIN LATERAL (
             SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY total_minor) AS usual FROM (
                 SELECT i.total_minor FROM invoices i
                 WHERE i.subscription_id = a.subscription_id AND i.status = 'Sent'
                   AND i.kind NOT IN ('progress', 'change')
-                ORDER BY i.finalized_at DESC LIMIT {USUAL_OF}) latest) u
-            WHERE u.usual IS NOT NULL"""  # noqa: S608
+                ORDER BY i.finalized_at DESC LIMIT 12) latest) u
+            WHERE u.usual IS NOT NULL"""
     )
     rows = await session.execute(statement, _arrays(scopes))
     return {row.subscription_id: row.usual for row in rows}
@@ -152,12 +159,15 @@ _SENT = (
     "parked_reason", "credited_minor", "wallet_minor",
 )  # fmt: skip
 _SEND = text(
-    f"UPDATE invoices i SET ({', '.join(_SENT[1:])}) = ({', '.join(f's.{n}' for n in _SENT[1:])})"  # noqa: S608
-    " FROM jsonb_populate_recordset(NULL::invoices, CAST(:rows AS jsonb)) s WHERE i.id = s.id"
-)
-_SCOPES = (
-    "unnest(CAST(:organizations AS uuid[]), CAST(:subscriptions AS uuid[]),"
-    " CAST(:since AS timestamptz[])) AS a (organization_id, subscription_id, since)"
+    """
+    UPDATE invoices i SET status = s.status, supply_from = s.supply_from, supply_to = s.supply_to,
+        seller_organization_id = s.seller_organization_id, seller_id = s.seller_id,
+        seller = s.seller, issued_on = s.issued_on, due_on = s.due_on, number = s.number,
+        payment_reference = s.payment_reference, finalized_at = s.finalized_at,
+        updated_at = s.updated_at, parked_reason = s.parked_reason,
+        credited_minor = s.credited_minor, wallet_minor = s.wallet_minor
+    FROM jsonb_populate_recordset(NULL::invoices, CAST(:rows AS jsonb)) s WHERE i.id = s.id
+    """
 )
 
 

@@ -48,6 +48,7 @@ PAGES: dict[TemplateName, str] = {
     "payment_received": "/invoices",
     "quota_threshold": "/usage",
     "limit_threshold": "/usage",
+    "plan_change": "/subscriptions",
 }
 """Where a notice's button leads in the portal."""
 
@@ -86,14 +87,19 @@ async def request_all(session: AsyncSession, wanted: Sequence[Wanted]) -> list[U
     """
     if not wanted:
         return []
-    columns = ", ".join(_row(wanted[0]))
-    statement = text(
-        f"INSERT INTO notices ({columns}) SELECT {columns} FROM"  # noqa: S608
-        " jsonb_populate_recordset(NULL::notices, CAST(:rows AS jsonb))"
-        " ON CONFLICT DO NOTHING RETURNING id"
-    )
     body = json.dumps([_row(one) for one in wanted], default=str)
-    return list(await session.scalars(statement, {"rows": body}))
+    return list(await session.scalars(_REQUEST_ALL, {"rows": body}))
+
+
+_REQUEST_ALL = text(
+    """
+    INSERT INTO notices (id, organization_id, template, source_id, recipient, locale, data, state,
+        attempts, created_at, updated_at)
+    SELECT id, organization_id, template, source_id, recipient, locale, data, state, attempts,
+        created_at, updated_at FROM jsonb_populate_recordset(NULL::notices, CAST(:rows AS jsonb))
+    ON CONFLICT DO NOTHING RETURNING id
+    """
+)
 
 
 def _row(wanted: Wanted) -> dict[str, Any]:

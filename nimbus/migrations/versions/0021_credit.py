@@ -40,7 +40,10 @@ APPEND_ONLY = (
 def upgrade() -> None:
     """Make the tables; what is issued, drawn or used is only added to."""
     _credit_notes()
+    _parts_of_credit_notes()
+    _credit_notes_mirror()
     _wallet()
+    _what_is_left()
     _coupons()
     _items_and_thresholds()
     for table in APPEND_ONLY:
@@ -109,6 +112,9 @@ def _credit_notes() -> None:
     op.execute("CREATE INDEX ix_credit_notes_invoice_id ON credit_notes (invoice_id)")
     op.execute("CREATE INDEX ix_credit_notes_provider ON credit_notes (provider_organization_id)")
     _protect("credit_notes", two_sided=True)
+
+
+def _parts_of_credit_notes() -> None:
     op.execute(
         """CREATE TABLE credit_note_lines (
             id uuid PRIMARY KEY,
@@ -162,7 +168,6 @@ def _credit_notes() -> None:
                 REFERENCES credit_notes (organization_id, id))"""
     )
     _protect("credit_note_documents")
-    _credit_notes_mirror()
 
 
 def _credit_notes_mirror() -> None:
@@ -259,6 +264,9 @@ def _wallet() -> None:
         " WHERE expires_at IS NOT NULL"
     )
     _protect("wallet_entries")
+
+
+def _what_is_left() -> None:
     # The lock on the entry that is drawn on makes two draws wait for each other.
     op.execute(
         """CREATE FUNCTION wallet_keep() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -278,7 +286,6 @@ def _wallet() -> None:
         "CREATE TRIGGER keep AFTER INSERT ON wallet_entries FOR EACH ROW"
         " WHEN (NEW.source_entry_id IS NOT NULL) EXECUTE FUNCTION wallet_keep()"
     )
-
 
     # Whoever draws on an entry locks it, which takes the right to change a column; none is changed.
     for table in ("wallet_entries", "wallet_top_ups"):

@@ -2,7 +2,7 @@
 import { Button, Code, Group, Modal, Stack, Table, Text, Title } from '@mantine/core';
 import { useDisclosure } from '@mantine/hooks';
 import { formatInstant, formatMoney, formatNumber } from '@/ui/format';
-import { useLocale, useTexts } from '@/ui/i18n';
+import { type Locale, useLocale, useTexts } from '@/ui/i18n';
 import { RowsLoading } from '@/ui/Loading';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import { wordTexts } from '@/ui/words';
@@ -87,7 +87,7 @@ function Parts({ of }: { of: Explanation }) {
           {of.events.map((event) => (
             <Row
               key={event.event_id}
-              label={`${formatInstant(event.occurred_at, locale)} · ${event.method ?? ''} ${event.status ?? ''}`}
+              label={eventLabel(event, locale)}
               value={formatNumber(event.quantity, locale)}
             />
           ))}
@@ -104,6 +104,10 @@ function Parts({ of }: { of: Explanation }) {
       </Part>
     </>
   );
+}
+
+function eventLabel(event: Explanation['events'][number], locale: Locale): string {
+  return [formatInstant(event.occurred_at, locale), event.method, event.status].join(' ');
 }
 
 type PartProps = { title: string; scroll?: boolean; children: React.ReactNode };
