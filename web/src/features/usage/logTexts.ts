@@ -155,7 +155,7 @@ export const exportTexts = texts(
   },
   {
     title: 'Aanroepen exporteren',
-    hint: 'De aanroepen die bij uw filters passen, met wat elk kostte. U kunt dit intussen sluiten.',
+    hint: 'De aanroepen die bij uw filters passen, met wat elk kostte. U kunt dit sluiten.',
     from: 'Vanaf dag',
     to: 'Tot en met dag',
     format: 'Formaat',
