@@ -27,7 +27,7 @@ import psycopg
 
 from nimbus.base import clock, db, secrets
 from nimbus.base.config import Settings
-from nimbus.bench import machine, market, months
+from nimbus.bench import machine, market, months, reported
 from nimbus.bench.goals import Goal
 from nimbus.bench.processes import LOOPBACK, BenchError, program
 from nimbus.gateway.meter import Journal
@@ -95,6 +95,8 @@ def run(rounds: int, say: Say) -> Facts:
                     say(f"stored with {cores} core(s), {what}: {best}")
             facts["fresh"] = _freshness(settings, callers)
             say(f"from call to shown number: {facts['fresh']}")
+            facts["reported"] = reported.measure(settings)
+            say(f"reported by HTTP in batches of {reported.BATCH}: {facts['reported']}")
             facts["read"] = asyncio.run(_reading(settings, callers[0]))
             say(f"this month by endpoint and day: {facts['read']}")
     os.sched_setaffinity(0, usable)
@@ -110,8 +112,10 @@ def judge(facts: Facts) -> list[Goal]:
         for name, row in facts["storing"].items()
     ]
     fresh, read = facts["fresh"]["p99_ms"], facts["read"]["p99_ms"]
+    by_http = facts["reported"]["per_second"]
     return [
         *goals,
+        Goal("events reported/s, HTTP", by_http, 20_000, 20_000, more=True, unit="/s"),
         Goal("call to shown number, p99", fresh, 2_000, 2_000, more=False, unit="ms"),
         Goal("this month by endpoint and day, p99", read, 15, 50, more=False, unit="ms"),
     ]

@@ -117,13 +117,15 @@ def _read(request: Request, body: bytes) -> tuple[dict[str, Any] | list[Any], bo
     """What was sent, and whether it is CloudEvents; 400 or 422 when it is neither."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if "ce-specversion" in request.headers and kind not in {CLOUD_EVENT, CLOUD_BATCH}:
-        event = {
+        event: dict[str, Any] = {
             name[len(BINARY) :]: unquote(value)
             for name, value in request.headers.items()
             if name.startswith(BINARY)
         }
-        return event | ({"data": _json(body)} if body else {}), True
-    given = _json(body)
+        if body:
+            event["data"] = _json(body)
+        return event, True
+    given: Any = _json(body)
     expected: tuple[type, ...] = (dict, list)
     if kind == CLOUD_EVENT:
         expected = (dict,)
@@ -133,7 +135,8 @@ def _read(request: Request, body: bytes) -> tuple[dict[str, Any] | list[Any], bo
         raise field_error("", "invalid", "An event, or a list of events, is expected.")
     if isinstance(given, list) and not 1 <= len(given) <= MAX_EVENTS:
         raise field_error("", "too_many" if given else "missing", f"1 to {MAX_EVENTS} events.")
-    return given, kind in {CLOUD_EVENT, CLOUD_BATCH}
+    sent: dict[str, Any] | list[Any] = given
+    return sent, kind in {CLOUD_EVENT, CLOUD_BATCH}
 
 
 def _json(body: bytes) -> Any:

@@ -9,7 +9,7 @@ sender's, unique within the provider; what came first under an id holds.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
@@ -48,6 +48,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.I
 _INSTANT = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
+_CANONICAL = json.JSONEncoder(sort_keys=True).encode  # one encoder: json.dumps makes many
 _ONE = Decimal(1)
 _NOWHERE = ip_address("::")
 
@@ -81,6 +82,17 @@ class _Read:
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """What events count for that name the same subscription, meter and mode; `content` stands for
+    the three.
+    """
+
+    contract: SubscriptionFacts
+    meter: MeterFacts
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Sender:
     """Who reports to which contracts, and when; `meters` by product, and the meters that stand
     behind a plan's entitlements by plan version and key.
@@ -92,6 +104,7 @@ class _Sender:
     contracts: Mapping[str, SubscriptionFacts]
     meters: Mapping[UUID, Mapping[str, MeterFacts]]
     entitled: Mapping[tuple[UUID, str], str]
+    places: dict[tuple[Any, Any, Any], "_Place"] = field(default_factory=dict)
 
     def meter(self, contract: SubscriptionFacts, name: str) -> MeterFacts | None:
         """The meter of this key, or else of an entitlement of this key."""
@@ -142,8 +155,9 @@ async def report(
     )
     if fresh:
         counts = {"accepted": found.accepted, "duplicates": found.duplicates}
-        whose = {"organization_id": actor.organization_id, "entity_id": actor.organization_id}
-        announce(session, actor, UsageReported(**whose, after=counts))
+        whose = actor.organization_id
+        event = UsageReported(organization_id=whose, entity_id=whose, after=counts)
+        announce(session, actor, event)
     return found
 
 
@@ -186,6 +200,27 @@ def _read(sender: _Sender, index: int, given: Any) -> _Read:
         raise _BadError(unknown[:MAX_ID], "unknown_field", "An event has no such field.")
     external_id = _text(given, "id", None)
     source = _text(given, "source", PLAIN)
+    try:
+        place = sender.places[given["subscription_id"], given["meter"], given.get("mode")]
+    except (KeyError, TypeError):
+        place = _place(sender, given)
+    contract, meter = place.contract, place.meter
+    value = _quantity(given, meter)
+    at = _instant(given, contract, sender.as_of)
+    properties = _properties(given)
+    said_at = "" if given.get("at") is None else at.isoformat()
+    members = "" if properties is None else _CANONICAL(properties)
+    content = f"{place.content}\n{value:f}\n{said_at}\n{members}"
+    event_id = uuid5(sender.actor.organization_id, external_id)
+    return _Read(
+        index,
+        UUID(bytes=blake2b(content.encode(), digest_size=16).digest()),
+        _event(sender, contract, meter, event_id, at, value, source, external_id, properties),
+    )
+
+
+def _place(sender: _Sender, given: Mapping[str, Any]) -> _Place:
+    """Find what an event counts for, and remember it for the next one that names the same."""
     contract = sender.contracts.get(_text(given, "subscription_id", None))
     if contract is None:
         text = "You have no such subscription to a product of yours."
@@ -197,25 +232,10 @@ def _read(sender: _Sender, index: int, given: Any) -> _Read:
     if mode is not None and mode not in MODES[meter.aggregation]:
         modes = " or ".join(MODES[meter.aggregation])
         raise _BadError("mode", "not_allowed", f"A {meter.aggregation} meter takes {modes}.")
-    value = _quantity(given, meter)
-    at = _instant(given, contract, sender.as_of)
-    properties = _properties(given)
-    content = "\n".join(
-        (
-            str(contract.id),
-            meter.key,
-            format(value, "f"),
-            mode or MODES[meter.aggregation][0],
-            "" if given.get("at") is None else at.isoformat(),
-            "" if properties is None else json.dumps(properties, sort_keys=True),
-        )
-    )
-    event_id = uuid5(sender.actor.organization_id, external_id)
-    return _Read(
-        index,
-        UUID(bytes=blake2b(content.encode(), digest_size=16).digest()),
-        _event(sender, contract, meter, event_id, at, value, source, external_id, properties),
-    )
+    content = f"{contract.id}\n{meter.key}\n{mode or MODES[meter.aggregation][0]}"
+    place = _Place(contract, meter, content)
+    sender.places[given["subscription_id"], given["meter"], mode] = place
+    return place
 
 
 def _event(  # noqa: PLR0917 - what `_read` has found out

@@ -25,6 +25,7 @@ _SIZE = struct.Struct(">i")
 _NULL = _SIZE.pack(-1)
 _ZERO, _SMALL = _SIZE.pack(8) + bytes(8), _SIZE.pack(2) + bytes(2)  # a bigint, a smallint
 _NOWHERE = _SIZE.pack(20) + bytes((3, 128, 0, 16)) + bytes(16)  # the inet address ::
+_TEXT = json.JSONEncoder().encode
 _PG_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -84,7 +85,7 @@ def _own(event: UsageEvent, outside: Outside) -> bytes:
             _field(outside.source.encode()),
             _field(outside.external_id.encode()),
             _field(outside.reported_by.bytes),
-            _NULL if properties is None else _field(b"\x01" + json.dumps(properties).encode()),
+            _NULL if properties is None else _field(b"\x01" + _TEXT(properties).encode()),
             _NULL if member is None else _field(member.bytes),
         )
     )
