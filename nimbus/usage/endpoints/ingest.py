@@ -125,18 +125,14 @@ def _read(request: Request, body: bytes) -> tuple[dict[str, Any] | list[Any], bo
         if body:
             event["data"] = _json(body)
         return event, True
-    given: Any = _json(body)
-    expected: tuple[type, ...] = (dict, list)
-    if kind == CLOUD_EVENT:
-        expected = (dict,)
-    elif kind == CLOUD_BATCH:
-        expected = (list,)
-    if not isinstance(given, expected):
-        raise field_error("", "invalid", "An event, or a list of events, is expected.")
-    if isinstance(given, list) and not 1 <= len(given) <= MAX_EVENTS:
-        raise field_error("", "too_many" if given else "missing", f"1 to {MAX_EVENTS} events.")
-    sent: dict[str, Any] | list[Any] = given
-    return sent, kind in {CLOUD_EVENT, CLOUD_BATCH}
+    given = _json(body)
+    if isinstance(given, list) and kind != CLOUD_EVENT:
+        if not 1 <= len(given) <= MAX_EVENTS:
+            raise field_error("", "too_many" if given else "missing", f"1 to {MAX_EVENTS} events.")
+        return given, kind == CLOUD_BATCH
+    if isinstance(given, dict) and kind != CLOUD_BATCH:
+        return given, kind == CLOUD_EVENT
+    raise field_error("", "invalid", "An event, or a list of events, is expected.")
 
 
 def _json(body: bytes) -> Any:
