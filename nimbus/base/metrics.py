@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
+from typing import SupportsFloat
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -30,7 +31,7 @@ from nimbus.base.metrics_folder import FOLDER
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MICROSECONDS = 1_000_000
 
-Samples = Iterable[tuple[Sequence[str], float]]
+Samples = Iterable[tuple[Sequence[str], SupportsFloat]]
 """Label values in their order, and the value."""
 Read = Callable[[AsyncSession], Awaitable[Samples]]
 
@@ -156,7 +157,7 @@ async def page(session: AsyncSession | None) -> bytes:
         for one in _gauges.values():
             family = GaugeMetricFamily(one.name, one.help, labels=one.labels)
             for labels, value in await one.read(session):
-                family.add_metric(labels, value)
+                family.add_metric(labels, float(value))
             families.append(family)
     counted = own
     if folder := os.environ.get(FOLDER):

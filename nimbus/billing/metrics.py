@@ -15,21 +15,21 @@ async def _payments(session: AsyncSession) -> metrics.Samples:
         text(
             """
             SELECT CASE WHEN p.state = 'Pending' AND i.due_on < CAST(:now AS timestamptz)::date
-                   THEN 'Overdue' ELSE p.state END, count(*)
+                   THEN 'Overdue' ELSE p.state END AS state, count(*) AS invoices
             FROM invoice_payment_states p JOIN invoices i ON i.id = p.invoice_id
             WHERE i.status = 'Sent' GROUP BY 1
             """
         ),
         {"now": clock.now()},
     )
-    found = {state: float(count) for state, count in rows}
-    return [((state,), found.get(state, 0.0)) for state in sorted({*STATES, *found})]
+    found: dict[str, int] = {row.state: row.invoices for row in rows}
+    return [((state,), found.get(state, 0)) for state in sorted({*STATES, *found})]
 
 
 @metrics.gauge("nimbus_billing_invoices_parked", "Drafts that a person has to look at first.")
 async def _parked(session: AsyncSession) -> metrics.Samples:
     counted = "SELECT count(*) FROM invoices WHERE status = 'Draft' AND parked_reason IS NOT NULL"
-    return [((), float(await session.scalar(text(counted)) or 0))]
+    return [((), await session.scalar(text(counted)) or 0)]
 
 
 @metrics.gauge("nimbus_billing_overdue_seconds", "How late the period is that was to be billed.")
@@ -42,4 +42,4 @@ async def _late(session: AsyncSession) -> metrics.Samples:
         ),
         {"now": clock.now()},
     )
-    return [((), float(late or 0))]
+    return [((), late or 0)]
