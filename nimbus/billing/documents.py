@@ -97,7 +97,8 @@ class InvoiceDocument:
     With `credits`, the number of an invoice, it is a credit note on that; amounts are positive
     then, and `disposition` says what becomes of them.
 
-    Amounts are minor units of `currency` (ISO 4217).
+    Amounts are minor units of `currency` (ISO 4217); `credited_minor` and `wallet_minor` of the
+    total are paid already, from credit and from the prepaid balance.
     """
 
     seller: Party
@@ -115,6 +116,8 @@ class InvoiceDocument:
     total_minor: int
     payment_reference: str
     paid: bool = False
+    credited_minor: int = 0
+    wallet_minor: int = 0
     credits: str | None = None
     disposition: Literal["open", "refund", "credit"] = "open"
     legal_text: str | None = None
@@ -125,6 +128,12 @@ class InvoiceDocument:
 _LABELS: dict[Language, dict[str, str]] = {
     "en": {
         "invoice": "Invoice",
+        "credited": "Paid from credit",
+        "wallet": "Paid from your balance",
+        "to_pay": "To pay",
+        "note_number": "Number",
+        "note_issued": "Date",
+        "note_to": "To",
         "credit_note": "Credit note",
         "credits": "On invoice",
         "credit": "Credit",
@@ -173,6 +182,12 @@ _LABELS: dict[Language, dict[str, str]] = {
     },
     "nl": {
         "invoice": "Factuur",
+        "credited": "Betaald uit tegoed",
+        "wallet": "Betaald uit uw saldo",
+        "to_pay": "Te betalen",
+        "note_number": "Nummer",
+        "note_issued": "Datum",
+        "note_to": "Aan",
         "credit_note": "Creditnota",
         "credits": "Bij factuur",
         "credit": "Tegoed",
@@ -308,6 +323,9 @@ def _page(document: InvoiceDocument, language: Language) -> dict[str, Any]:
     labels = _LABELS[language]
     written = _Writer(language, document.currency)
     kind = labels["invoice" if document.credits is None else "credit_note"]
+    if document.credits is not None:
+        own = {"number": "note_number", "issued": "note_issued", "billed_to": "note_to"}
+        labels = labels | {name: labels[of] for name, of in own.items()}
     return {
         "language": language,
         "labels": labels,
@@ -336,11 +354,7 @@ def _page(document: InvoiceDocument, language: Language) -> dict[str, Any]:
             ]
             for tax in document.taxes
         ],
-        "totals": [
-            [labels["subtotal"], written.money(document.subtotal_minor)],
-            [labels["vat_total"], written.money(document.tax_minor)],
-            [f"{labels['total']} ({document.currency})", written.money(document.total_minor)],
-        ],
+        "totals": _totals(document, labels, written),
         "payment": _payment(document, labels, written),
         "legal_text": document.legal_text,
         "notes": document.notes,
@@ -374,6 +388,26 @@ def _meta(
     ]
 
 
+def _totals(
+    document: InvoiceDocument, labels: Mapping[str, str], written: "_Writer"
+) -> list[list[str]]:
+    """The sums, the last of them the one that counts."""
+    rows = [
+        [labels["subtotal"], written.money(document.subtotal_minor)],
+        [labels["vat_total"], written.money(document.tax_minor)],
+        [f"{labels['total']} ({document.currency})", written.money(document.total_minor)],
+    ]
+    taken = {"credited": document.credited_minor, "wallet": document.wallet_minor}
+    rows += [[labels[name], written.money(-minor)] for name, minor in taken.items() if minor]
+    if any(taken.values()):
+        rows.append([f"{labels['to_pay']} ({document.currency})", written.money(_due(document))])
+    return rows
+
+
+def _due(document: InvoiceDocument) -> int:
+    return document.total_minor - document.credited_minor - document.wallet_minor
+
+
 def _footer(seller: Party) -> str:
     parts = (seller.name, *seller.address, seller.vat_number, seller.company_number)
     line = "  ·  ".join(part for part in parts if part)
@@ -386,11 +420,11 @@ def _payment(
     if document.credits is not None:
         sentence = labels[f"credit_{document.disposition}"]
         return {"title": labels["credit"], "sentence": sentence, "facts": []}
-    if document.paid or document.total_minor <= 0:
+    if document.paid or _due(document) <= 0:
         text = labels["paid"] if document.paid else labels["nothing_due"]
         return {"title": labels["payment"], "sentence": text, "facts": []}
     sentence = labels["pay"].format(
-        amount=written.money(document.total_minor),
+        amount=written.money(_due(document)),
         due=written.day(document.due_on),
         reference=document.payment_reference,
     )

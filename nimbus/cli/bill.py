@@ -2,6 +2,7 @@
 """`nimbus bill`: a bill run by hand, or what it would make."""
 
 import asyncio
+import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from nimbus.billing.jobs import Outcome
 
 commands = typer.Typer()
+
+PROGRESS_EACH = 1_000
+"""Subscriptions between two lines that say how far a run is."""
 
 
 @commands.command()
@@ -50,6 +54,8 @@ async def _run(settings: Settings, as_of: datetime, *, preview: bool) -> int:
             failed += outcome.error is not None
             billed += outcome.error is None
             print(f"{outcome.subscription_id}  {_told(outcome)}")
+            if not (billed + failed) % PROGRESS_EACH:
+                print(f"{billed + failed:,} done, {failed} failed", file=sys.stderr, flush=True)
     except Refusal as refusal:
         raise CommandError(refusal.detail) from refusal
     finally:

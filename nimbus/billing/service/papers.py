@@ -88,6 +88,8 @@ def _document(
         subtotal_minor=invoice.subtotal_minor,
         tax_minor=invoice.tax_minor,
         total_minor=invoice.total_minor,
+        credited_minor=invoice.credited_minor,
+        wallet_minor=invoice.wallet_minor,
         payment_reference=str(invoice.payment_reference),
         legal_text=" ".join(text for text in texts if text) or None,
         usage=tuple(_usage(row) for row in invoice.usage),
