@@ -9,7 +9,7 @@ from nimbus.billing.estimate_schemas import EstimateBody, EstimateView
 from nimbus.billing.service import estimates
 
 router = Router(tags=["billing"])
-ESTIMATES_A_MINUTE = 300
+ESTIMATES_A_MINUTE = 600
 
 
 @router.post(

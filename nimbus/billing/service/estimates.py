@@ -4,9 +4,10 @@
 Nothing of it is stored. What cannot be billed is a 422 on the field.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -49,7 +50,7 @@ class Offer:
 
     name: str
     terms: PlanTerms | None
-    meters: frozenset[str]
+    meters: Mapping[str, str]  # the product's, with how each aggregates
 
 
 async def estimate(session: AsyncSession, asked: EstimateBody, as_of: datetime) -> EstimateView:
@@ -82,7 +83,7 @@ def estimated(
 
 async def _offer(session: AsyncSession, asked: EstimateBody) -> Offer:
     if asked.plan is None:
-        return Offer("Base fee", None, frozenset())
+        return Offer("Base fee", None, {})
     try:
         product = await catalog.product_or_operators(session, None)
         plan = await catalog.published_plan(session, product.slug, asked.plan)
@@ -90,7 +91,11 @@ async def _offer(session: AsyncSession, asked: EstimateBody) -> Offer:
         raise field_error("plan", "unknown_plan", "There is no such plan.") from None
     terms = await catalog.plan_terms(session, plan.plan_version_id, asked.currency)
     meters = await catalog.meter_facts(session, product.id)
-    return Offer(plan.name, replace(terms, source=None), frozenset(meters))
+    return Offer(
+        plan.name,
+        replace(terms, source=None),
+        {key: meter.aggregation for key, meter in meters.items()},
+    )
 
 
 def _terms(asked: EstimateBody, offer: Offer) -> PlanTerms:
@@ -164,7 +169,7 @@ def _instant(text: str, field: str) -> datetime:
 
 
 def _usage(
-    asked: EstimateBody, priced: dict[str, Metered], meters: frozenset[str]
+    asked: EstimateBody, priced: dict[str, Metered], meters: Mapping[str, str]
 ) -> dict[str, MeterUsage]:
     found = {}
     for key, given in asked.usage.items():
@@ -175,12 +180,21 @@ def _usage(
             continue
         events = tuple(_quantity(text, f"{field}.{at}") for at, text in enumerate(given))
         peak = key in priced and priced[key].charge.model == "capacity"
-        total = max(events, default=Decimal(0)) if peak else Decimal(0)
-        if not peak:
-            for event in events:
-                total = EXACT.add(total, event)
-        found[key] = MeterUsage(total, events)
+        how = "max" if peak else meters.get(key, "sum")
+        found[key] = MeterUsage(_aggregate(events, how), events)
     return found
+
+
+def _aggregate(events: Sequence[Decimal], how: str) -> Decimal:
+    """What events come to: the highest, the last, their number or their sum."""
+    if how == "max":
+        return max(events, default=Decimal(0))
+    if how == "last":
+        return events[-1] if events else Decimal(0)
+    if how == "count":
+        return Decimal(len(events))
+    with localcontext(EXACT):
+        return sum(events, Decimal(0))
 
 
 def _billed(
@@ -194,7 +208,7 @@ def _billed(
     lines: list[LineDraft] = []
     for key, given in asked.already_billed.items():
         path = f"already_billed.{key}"
-        _known_meter(key, path, priced, frozenset())
+        _known_meter(key, path, priced, {})
         one = priced[key]
         quantity = _quantity(given.quantity, f"{path}.quantity")
         if given.amount is None:
@@ -215,7 +229,7 @@ def _billed(
 
 
 def _coupons(
-    asked: EstimateBody, priced: dict[str, Metered], meters: frozenset[str]
+    asked: EstimateBody, priced: dict[str, Metered], meters: Mapping[str, str]
 ) -> tuple[Coupon, ...]:
     found = []
     for number, given in enumerate(asked.coupons):
@@ -277,7 +291,9 @@ def _credit(asked: EstimateBody) -> int:
     )
 
 
-def _known_meter(key: str, field: str, priced: dict[str, Metered], meters: frozenset[str]) -> None:
+def _known_meter(
+    key: str, field: str, priced: dict[str, Metered], meters: Mapping[str, str]
+) -> None:
     if key not in priced and key not in meters:
         raise field_error(field, "unknown_meter", "No charge is for this meter.")
 

@@ -17,7 +17,7 @@ from tests.support.examples import asked_ids, asks
 from tests.support.nonsense import FULL, spoiled
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-NO_PLAN = Offer("Base fee", None, frozenset())
+NO_PLAN = Offer("Base fee", None, {})
 
 
 def holds(view, answer):
@@ -59,6 +59,49 @@ def test_nonsense_is_refused_by_its_field_or_billed_and_never_a_fault(rng, times
     assert sum(line.amount_minor for line in view.lines) == view.subtotal_minor
     assert view.subtotal_minor + view.tax_minor == view.total_minor
     assert 0 <= view.due_minor <= max(0, view.total_minor)
+
+
+@pytest.mark.parametrize(
+    ("how", "quantity"),
+    [("sum", 12), ("max", 7), ("last", 3), ("count", 3), ("unique", 12)],
+)
+def test_events_of_a_plan_s_meter_come_to_what_the_meter_says(how, quantity):
+    asked = {
+        "charges": [{"meter": "calls", "unit_price": "1"}],
+        "usage": {"calls": ["2", "7", "3"]},
+    }
+    view = estimated(
+        EstimateBody.model_validate(asked), Offer("Plan", None, {"calls": how}), "NL", NOW
+    )
+    assert view.subtotal_minor == quantity * 100
+
+
+ODD = ["", " ", "NL", "NL000000000B00", "DE٣٣٣٣٣٣٣٣٣", "FR" + "9" * 40, "IE1S23456L", "EL0", "💶"]
+
+
+@pytest.mark.parametrize("country", ["NL", "DE", "FR", "IE", "GR", "ES", "XX"])
+def test_no_odd_vat_number_is_a_fault(country):
+    for number in (*ODD, *(country + odd for odd in ODD)):
+        buyer = {"country": country, "vat_number": number}
+        view, _ = outcome({"base_fee": "1", "tax": {"buyer": buyer}})
+        assert view.taxes[0].category in {"S", "O"}
+
+
+@pytest.mark.parametrize(
+    "day",
+    [
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+        "2026-W01-1",
+        "2026-13-01",
+        "20260501",
+    ],
+)
+def test_no_odd_day_is_a_fault(day):
+    for name in ("from", "to", "service_from", "service_to"):
+        period = {"from": "2025-12-01", "to": "2026-02-01", name: day}
+        view, refused = outcome({"base_fee": "1", "period": period})
+        assert view or refused
 
 
 def outcome(asked):
