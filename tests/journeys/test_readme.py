@@ -150,6 +150,15 @@ def test_the_guides_revoke_a_key_and_publish_a_product(session: Session) -> None
     assert '"status":"published"' in session.of("/publish")
 
 
+def test_the_guide_reports_usage_in_every_form_and_each_event_counts_once(
+    session: Session,
+) -> None:
+    assert '"accepted":2' in session.of("night-1")
+    assert '"code":"negative"' in session.of("night-1")
+    assert session.of("cloudevents+json").count('"accepted":1') == 1
+    assert '"duplicates":1' in session.of("cloudevents+json")
+
+
 def test_the_operators_commands_find_nothing_wrong(session: Session) -> None:
     assert "wrong" not in session.of("nimbus check").split("NIMBUS_")[0]
     assert "Backup written" in session.of("nimbus backup")
