@@ -5,8 +5,8 @@ Whole days come from `usage_days` where days are those of UTC, everything else f
 an hour is of the day, of the asked time zone, that it begins in.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.rules.latency import COUNT_BITS, COUNT_MASK
-from nimbus.rules.metering import Cell
+from nimbus.rules.metering import NIL, Cell
 from nimbus.rules.periods import Period
 
 Interval = Literal["hour", "day"]
@@ -118,8 +118,9 @@ async def counted(
     if limit is not None:
         statement += " LIMIT :limit"
         values["limit"] = limit
-    rows = (await session.execute(text(statement), values)).mappings()
-    return [CallCounts(**row) for row in rows]
+    rows = await session.execute(text(statement), values)
+    names = tuple(rows.keys())
+    return [CallCounts(**dict(zip(names, row, strict=True))) for row in rows]
 
 
 async def histograms(
@@ -202,8 +203,7 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-_SUMMED = text(
-    """
+_PLACED = """
     WITH edges AS (
         SELECT least(:ends_at, date_bin('1 hour', :starts_at + interval '1 hour - 1 microsecond',
                    'epoch')) AS whole_from,
@@ -223,15 +223,17 @@ _SUMMED = text(
           AND m.occurred_at >= :starts_at AND m.occurred_at < :ends_at
           AND (m.occurred_at < whole_from OR m.occurred_at >= whole_to)),
     placed AS (SELECT (hour AT TIME ZONE :time_zone)::date AS day, parts.* FROM parts)
+"""
+_SUMMED = f"""{_PLACED}
     SELECT day, route_id, meter_key, sum(events)::bigint AS events, sum(quantity_sum) AS total,
-           max(quantity_max) AS peak,
-           (array_agg(quantity_last ORDER BY last_at DESC, last_event_id DESC))[1] AS last,
-           max(last_at) AS last_at,
-           (array_agg(last_event_id ORDER BY last_at DESC, last_event_id DESC))[1] AS last_event_id
+           max(quantity_max) AS peak, max(last_at) AS last_at
     FROM placed GROUP BY GROUPING SETS ((day, meter_key), (route_id, meter_key))
-    ORDER BY day, route_id, meter_key
-    """
-)
+"""  # noqa: S608 - our own text
+_LATEST = f"""{_PLACED}
+    SELECT DISTINCT ON (day, meter_key) day, meter_key, quantity_last, last_event_id
+    FROM placed WHERE meter_key = ANY (:meters)
+    ORDER BY day, meter_key, last_at DESC, last_event_id DESC
+"""  # noqa: S608 - our own text
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,23 +245,35 @@ class Parts:
 
 
 async def measured_in_parts(
-    session: AsyncSession, subscription_id: UUID, period: Period, time_zone: str
+    session: AsyncSession,
+    subscription_id: UUID,
+    period: Period,
+    time_zone: str,
+    latest: Collection[str],
 ) -> Parts:
     """What the live calls of a subscription add up to by day of a time zone, and by route.
 
-    Merged, either is what `usage_period` answers. Each event is of the day its hour begins in.
+    Merged, the days are what `usage_period` answers. Each event is of the day its hour begins in.
+    What a meter stood at last is told of the days of those in `latest` only: it takes a sort.
     """
     parts = Parts({}, {})
-    values = {
+    values: dict[str, Any] = {
         "subscription_id": subscription_id,
         "starts_at": period.starts_at,
         "ends_at": period.ends_at,
         "time_zone": time_zone,
     }
-    for row in await session.execute(_SUMMED, values):
-        cell = Cell(row.events, row.total, row.peak, row.last, row.last_at, row.last_event_id)
+    for row in await session.execute(text(_SUMMED), values):
+        cell = Cell(row.events, row.total, row.peak, Decimal(0), row.last_at, NIL)
         if row.day is None:
             parts.routes.setdefault(row.route_id, {})[row.meter_key] = cell
         else:
             parts.days.setdefault(row.day, {})[row.meter_key] = cell
+    if latest:
+        values["meters"] = list(latest)
+        for row in await session.execute(text(_LATEST), values):
+            cells = parts.days[row.day]
+            cells[row.meter_key] = replace(
+                cells[row.meter_key], last=row.quantity_last, last_event_id=row.last_event_id
+            )
     return parts

@@ -121,9 +121,14 @@ async def _period_cost(
     terms = await in_force(session, prices, contract, period)
     if terms is None:
         return None
-    cells = await queries.measured(session, contract.id, period)
+    kinds = {key: meter.aggregation for key, meter in terms.meters.items()}
+    latest = [key for key, kind in kinds.items() if kind == "last"]
+    parts = await measured_in_parts(session, contract.id, period, time_zone, latest)
+    cells = _merged(parts.days.values())
+    special = {key for key, kind in kinds.items() if kind not in FED_BY_CALLS}
+    if special:
+        cells |= _only(special, await queries.measured(session, contract.id, period))
     singles = await queries.single_values(session, contract.id, period, terms.by_event())
-    parts = await measured_in_parts(session, contract.id, period, time_zone)
     used = terms.usage(cells, singles)
     so_far = {
         day: Period(period.starts_at, min(_end_of(day, time_zone), period.ends_at))
@@ -172,9 +177,7 @@ async def _days(
     cells: Cells = {}
     total = ZERO
     for day in sorted(parts.days):
-        for key, cell in parts.days[day].items():
-            known = cells.get(key)
-            cells[key] = cell if known is None else merge(known, cell)
+        cells = _merged((cells, parts.days[day]))
         singles: Mapping[str, tuple[Decimal, ...]] = {}
         if special or terms.by_event():
             until = so_far[day]
@@ -222,6 +225,16 @@ def _shared(cost: Decimal, weights: list[Decimal]) -> list[Decimal]:
 
 def _charges(terms: Terms, meter_key: str) -> list[Charge]:
     return [charge for charge in terms.prices.charges if charge.meter_key == meter_key]
+
+
+def _merged(parts: Iterable[Cells]) -> Cells:
+    """The cells of several spans as those of all of them."""
+    merged: Cells = {}
+    for cells in parts:
+        for key, cell in cells.items():
+            known = merged.get(key)
+            merged[key] = cell if known is None else merge(known, cell)
+    return merged
 
 
 def _only(keys: set[str], cells: Cells) -> Cells:
