@@ -14,7 +14,7 @@ from babel.numbers import format_currency, format_decimal
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import billing, catalog, identity, subscriptions
-from nimbus.base import db, jobs
+from nimbus.base import clock, db, jobs
 from nimbus.base.actors import Actor
 from nimbus.base.events import Event, on, on_all
 from nimbus.base.ids import new_id
@@ -32,6 +32,7 @@ from nimbus.notices.rendering import Language, TemplateName
 from nimbus.notices.service import Wanted
 from nimbus.rules.money import major
 from nimbus.rules.spending import from_micro
+from nimbus.subscriptions.events import SubscriptionChangeAnnounced
 from nimbus.usage.events import UsageThresholdReached
 
 SENDING = "send notices"
@@ -102,6 +103,34 @@ async def welcome(session: AsyncSession, _: Actor, event: OrganizationActivated)
         recipient=facts.billing_email,
         locale=facts.locale,
         data={"organization": facts.name},
+    )
+
+
+@on(SubscriptionChangeAnnounced)
+async def tell_of_change(
+    session: AsyncSession, _: Actor, event: SubscriptionChangeAnnounced
+) -> None:
+    """Say when a provider changes a plan, and why."""
+    facts = await identity.organization_facts(session, event.organization_id)
+    contract = await subscriptions.subscription_facts(session, event.entity_id)
+    product = await catalog.product_facts(session, contract.product_id)
+    waiting = event.after["scheduled_change"]
+    day = clock.from_wire(waiting["at"]).astimezone(ZoneInfo(contract.time_zone)).date()
+    data = {
+        "organization": facts.name,
+        "product": product.name,
+        "plan": waiting["plan"],
+        "on": format_date(day, "d MMMM y", locale=LOCALES[facts.locale]),
+        "reason": event.reason or "",
+    }
+    await _say(
+        session,
+        event,
+        template="plan_change",
+        source_id=new_id(),
+        recipient=facts.billing_email,
+        locale=facts.locale,
+        data=data,
     )
 
 

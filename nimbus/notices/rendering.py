@@ -27,6 +27,7 @@ TemplateName = Literal[
     "payment_received",
     "quota_threshold",
     "limit_threshold",
+    "plan_change",
 ]
 Language = Literal["en", "nl"]
 

@@ -34,6 +34,9 @@ DATA = {
     "resets_on": "1 June 2026",
     "behavior": "deny",
     "of": "key",
+    "plan": "Professional",
+    "on": "1 July 2026",
+    "reason": "dearer wind",
 }
 
 

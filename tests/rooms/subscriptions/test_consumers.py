@@ -62,12 +62,12 @@ async def test_a_contract_changes_what_one_subscriber_has_and_nobody_else(api, p
     assert prices == {"api_calls": "0.0015", "assets": "1.5", "reports": "2.5"}
     same = await sent(api, other, "GET", f"/api/billing/subscriptions/{theirs.id}")
     assert (same["contract"], same["price"]["base_fee"]["amount_minor"]) == (False, 4900)
-    [standing] = await rows(
+    standings = await rows(
         "SELECT limit_units FROM quota_standings WHERE subscription_id = :id"
         " AND meter_key = 'api_calls'",
         id=started.id,
     )
-    assert standing["limit_units"] == 50000
+    assert {standing["limit_units"] for standing in standings} == {50000}
     [agreed_on] = await rows(
         "SELECT plan_version_id FROM subscriptions WHERE id = :id", id=started.id
     )
@@ -156,6 +156,8 @@ async def test_a_new_price_is_announced_and_holds_from_the_first_period_after_th
     path = f"/api/billing/subscriptions/{started.id}"
     waiting = (await sent(api, person, "GET", path))["scheduled_change"]
     assert (waiting["at"], waiting["reason"]) == ("2026-07-01T00:00:00Z", "Dearer from July")
+    [mail] = await rows("SELECT data FROM notices WHERE template = 'plan_change'")
+    assert (mail["data"]["on"], mail["data"]["reason"]) == ("1 July 2026", "Dearer from July")
     fees = []
     for ended in (END, datetime(2026, 7, 1, tzinfo=UTC)):
         clock.set_instant(ended)
