@@ -135,9 +135,7 @@ def expected_postings() -> Select[*tuple[Any, ...]]:
     legs = union_all(
         _legs(literal("net"), literal(REVENUE), literal(RECEIVABLE), note.subtotal_minor),
         vat,
-        _legs(
-            literal("credit_refunded"), literal(RECEIVABLE), literal(REFUNDS), note.refund_minor
-        ),
+        _legs(literal("credit_refunded"), literal(RECEIVABLE), literal(REFUNDS), note.refund_minor),
         _legs(
             literal("credit_kept"),
             literal(RECEIVABLE),

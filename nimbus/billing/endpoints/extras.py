@@ -110,7 +110,7 @@ async def admin_create_coupon(
         code=body.code,
         name=body.name,
         percent=body.percent,
-        amount=body.amount and rules.Money(body.amount.amount_minor, body.amount.currency),
+        amount=_amount(body.amount),
         times=body.times,
         plan_id=body.plan_id,
         meter_key=body.meter,
@@ -156,8 +156,7 @@ async def admin_set_threshold(
 ) -> schemas.BillingStateView:
     """Bill the usage of a subscription in between, when it has come to so much."""
     session = await unit_of(request).open_system("platform pages")
-    amount = body.amount and rules.Money(body.amount.amount_minor, body.amount.currency)
-    await extras.set_threshold(session, actor, subscription_id, amount)
+    await extras.set_threshold(session, actor, subscription_id, _amount(body.amount))
     shown = body.amount and Money(**body.amount.model_dump())
     return schemas.BillingStateView(subscription_id=subscription_id, threshold=shown)
 
@@ -175,6 +174,10 @@ async def admin_release_billing(
     session = await unit_of(request).open_system("platform pages")
     await runs.release(session, actor, subscription_id)
     return schemas.BillingStateView(subscription_id=subscription_id)
+
+
+def _amount(given: schemas.PositiveAmount | None) -> rules.Money | None:
+    return None if given is None else rules.Money(given.amount_minor, given.currency)
 
 
 def _coupon(row: CouponRow) -> schemas.CouponView:

@@ -90,7 +90,9 @@ async def redeem(
     if subscription.organization_id != actor.organization_id:
         raise Refusal("not_found")
     seller = await queries.current_seller(session)
-    coupon = seller and await _by_code(session, seller.organization_id, code, lock=True)
+    coupon = None
+    if seller is not None:
+        coupon = await _by_code(session, seller.organization_id, code, lock=True)
     if coupon is None:
         raise field_error("code", "unknown_coupon", "There is no such coupon.")
     known = await session.scalar(
