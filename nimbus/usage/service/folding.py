@@ -53,8 +53,8 @@ def _into(table: str, column: str, when: str) -> str:
                      status_class, environment) DO UPDATE SET {_ADD}"""  # noqa: S608 - our own words
 
 
-_FOLD = text(
-    f"""
+def _folding() -> str:
+    return f"""
     WITH taken AS (
         DELETE FROM usage_deltas
         WHERE id = ANY (ARRAY(SELECT id FROM usage_deltas ORDER BY id LIMIT :most)) RETURNING *),
@@ -62,7 +62,9 @@ _FOLD = text(
     days AS ({_into("usage_daily", "day", "(hour AT TIME ZONE 'UTC')::date")})
     SELECT count(*) FROM taken
     """  # noqa: S608 - our own words
-)
+
+
+_FOLD = text(_folding())
 
 
 async def fold(session: AsyncSession, most: int = DELTAS) -> int:
