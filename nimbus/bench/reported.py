@@ -66,9 +66,9 @@ def measure(settings: Settings) -> dict[str, Any]:
     with _api(settings), ThreadPoolExecutor(SENDERS) as pool:
         shares = [bodies[SENDERS + number :: SENDERS] for number in range(SENDERS)]
         _send(settings, headers, bodies[:SENDERS])  # what is compiled once is compiled now
-        started = time.perf_counter()
+        started = clock.monotonic()
         list(pool.map(lambda share: _send(settings, headers, share), shares))
-        seconds = time.perf_counter() - started
+        seconds = clock.monotonic() - started
     return {"events": BATCHES * BATCH, "per_second": round(BATCHES * BATCH / seconds)}
 
 

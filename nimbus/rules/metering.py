@@ -31,11 +31,12 @@ from decimal import Decimal
 from enum import IntEnum, IntFlag
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 from zlib import crc32
 
 from nimbus.rules import latency
+from nimbus.rules.meters import Outside
 from nimbus.rules.money import EXACT
 
 MAGIC = b"NIMBJRNL"
@@ -68,8 +69,6 @@ NIL = UUID(int=0)
 CALLS = "api_calls"  # the meter of calls, which every product has; no upstream can report it
 
 Environment = Literal["Live", "Test"]
-FED_BY_CALLS = frozenset(("count", "sum", "max", "last"))
-"""The aggregations of meters whose units a call can hold and use up."""
 
 
 class CorruptSegmentError(ValueError):
@@ -110,20 +109,6 @@ def held_flags(held: Held) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outside:
-    """Where an event comes from that no gateway saw: who sent it (a person or a key), under which
-    id of its own and from which `source`; what else it says. `member` stands for its value of the
-    property that a `unique` meter tells apart.
-    """
-
-    source: str
-    external_id: str
-    reported_by: UUID
-    properties: Mapping[str, Any] | None = None
-    member: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageEvent:
     """One call as the gateway saw it. Units only; never a price.
 
@@ -142,8 +127,7 @@ class UsageEvent:
     stores the event gives exactly that back. All are empty when the gateway has given them back
     itself, as it does for a call that is not billed.
 
-    What a provider reports from `outside` is no call: it has no key, route, status nor size, and
-    counts for the one meter it names, if that lets it through.
+    What comes from `outside` is no call: it has no key, route nor size, and one meter at most.
     """
 
     event_id: UUID

@@ -38,6 +38,8 @@ Mode = Literal["delta", "gauge"]
 Filters = Mapping[str, Sequence[str]]
 Path = tuple[str | int, ...]
 
+FED_BY_CALLS = frozenset(("count", "sum", "max", "last"))
+"""The aggregations of meters whose units a call can hold and use up."""
 MODES: Final[Mapping[str, tuple[Mode, ...]]] = {
     "count": ("delta",),
     "sum": ("delta",),
@@ -56,6 +58,20 @@ _TICK = Decimal(1).scaleb(-DECIMALS)
 _MICROSECOND = timedelta(microseconds=1)
 _PART = re.compile(r"([A-Za-z_][A-Za-z0-9_-]{0,63})((?:\[[0-9]{1,4}\])*)")
 _QUANTITY = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,12}0*)?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """Where an event comes from that no gateway saw: who sent it (a person or a key), under which
+    id of its own and from which `source`; what else it says. `member` stands for its value of the
+    property that a `unique` meter tells apart.
+    """
+
+    source: str
+    external_id: str
+    reported_by: UUID
+    properties: Mapping[str, Any] | None = None
+    member: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

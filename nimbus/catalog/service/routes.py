@@ -16,7 +16,8 @@ from nimbus.catalog.models import Plan, Product, Route
 from nimbus.catalog.schemas import ChangedRoute, ParameterShape, RouteFields
 from nimbus.catalog.service.shapes import plain, rate_columns
 from nimbus.errors import Refusal, field_error
-from nimbus.rules.metering import CALLS, FED_BY_CALLS, MAX_HOLDS_TEXT, holds_text
+from nimbus.rules.metering import CALLS, MAX_HOLDS_TEXT, holds_text
+from nimbus.rules.meters import FED_BY_CALLS
 
 SEGMENT = re.compile(
     r"(?:\{(?P<name>[A-Za-z_][A-Za-z0-9_]{0,49})\}|(?!\.{1,2}$)[A-Za-z0-9._~!$&'()+,;=:@-]+)",

@@ -169,8 +169,7 @@ def _measured() -> None:
 
 
 def _weighted() -> None:
-    # The law is `rules.meters`: unit × microseconds of each month, over the length of the month as
-    # the subscription counts them, rounded half up to 12 decimals by integers alone.
+    # The law is `rules.meters`; the division is rounded half up to 12 decimals by integers alone.
     op.execute(
         """CREATE FUNCTION usage_weighted(subscription uuid, starts timestamptz, ends timestamptz,
             as_of timestamptz)

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from nimbus import subscriptions
 from nimbus.catalog import MeterFacts, PlanFacts
 from nimbus.rules.invoicing import MeterUsage, usage_cost
-from nimbus.rules.metering import FED_BY_CALLS, Cell, merge
+from nimbus.rules.metering import Cell, merge
+from nimbus.rules.meters import FED_BY_CALLS
 from nimbus.rules.money import EXACT, Money, round_minor
 from nimbus.rules.periods import Period, zone
 from nimbus.rules.pricing import ZERO, Charge, billable

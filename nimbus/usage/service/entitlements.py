@@ -24,7 +24,8 @@ from nimbus.base.events import FACTS, announced
 from nimbus.catalog import EntitlementFacts
 from nimbus.errors import Refusal, field_error
 from nimbus.rules import quotas as law
-from nimbus.rules.metering import CALLS, NIL, Outside, UsageEvent
+from nimbus.rules.metering import CALLS, NIL, UsageEvent
+from nimbus.rules.meters import Outside
 from nimbus.rules.periods import Period
 from nimbus.rules.spending import hold
 from nimbus.subscriptions import SubscriptionFacts

@@ -24,8 +24,8 @@ from nimbus import catalog, subscriptions
 from nimbus.base.actors import Actor
 from nimbus.base.events import announce
 from nimbus.catalog import MeterFacts
-from nimbus.rules.metering import CALLS, NIL, Outside, UsageEvent
-from nimbus.rules.meters import MODES, matches, property_text, read_quantity
+from nimbus.rules.metering import CALLS, NIL, UsageEvent
+from nimbus.rules.meters import MODES, Outside, matches, property_text, read_quantity
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage.events import UsageReported
 from nimbus.usage.service.batches import record

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import subscriptions
 from nimbus.rules.invoicing import usage_cost
-from nimbus.rules.metering import CALLS, FED_BY_CALLS, Cell, merge
+from nimbus.rules.metering import CALLS, Cell, merge
+from nimbus.rules.meters import FED_BY_CALLS
 from nimbus.rules.money import EXACT
 from nimbus.rules.periods import Period
 from nimbus.rules.pricing import ZERO

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from nimbus.rules.metering import NIL, Outside, UsageEvent, is_counted
+from nimbus.rules.metering import NIL, UsageEvent, is_counted
+from nimbus.rules.meters import Outside
 
 COLUMNS: Final = (
     "event_id", "occurred_at", "organization_id", "provider_organization_id", "subscription_id",
