@@ -33,6 +33,13 @@ Link = Callable[[AsyncSession, datetime], Awaitable[list[Difference]]]
 """A further link of the chain: its differences, of periods that began at an instant or later."""
 
 _further: list[Link] = []
+_WHOLE = (
+    recounts.DAYS,
+    recounts.STANDINGS,
+    recounts.PRODUCERS,
+    recounts.LEASES,
+    recounts.MONEY_LEASES,
+)
 _SAID = ("event_id", "status", "units", "duration_us", "bytes_in", "bytes_out")
 """What a call says of itself, as written down and as stored."""
 
@@ -46,35 +53,41 @@ async def reconcile(session: AsyncSession, journal_dir: Path) -> Report:
     """Prove the counters, all organizations'. Needs a system session of one snapshot.
 
     Raw events that retention has dropped can't be counted again: their months are noted, with how
-    many calls the roll-ups have of them, and are no difference. A segment that could not be read
-    is one for as long as its copy lies in the journal folder's quarantine.
+    many calls the roll-ups have of them, and are no difference; a month that is gone otherwise is
+    one. So is a segment that could not be read, for as long as its copy lies in the journal
+    folder's quarantine.
     """
-    kept = [(row.starts_at, row.ends_at) for row in await session.execute(recounts.KEPT)]
+    retired = set(await session.scalars(recounts.RETIRED))
+    kept = [
+        (row.starts_at, row.ends_at)
+        for row in await session.execute(recounts.KEPT)
+        if row.starts_at.astimezone(UTC).date() not in retired
+    ]
     spans = {"starts": [one[0] for one in kept], "ends": [one[1] for one in kept]}
     dropped = (await session.execute(recounts.DROPPED, spans)).all()
-    gone = {"starts": [row.month for row in dropped]}
-    complete_from = max(gone["starts"], default=None)
 
     differences, notes = await _journals(session, journal_dir)
     for starts_at, ends_at in kept:
         span = {"starts_at": starts_at, "ends_at": ends_at}
         for statement in (recounts.HOURS, recounts.OUTSIDE, recounts.MEMBERS):
             differences += await _rows(session, statement, span)
-    differences += await _rows(session, recounts.DAYS, {})
-    differences += await _rows(session, recounts.STANDINGS, gone)
-    if complete_from is None:
-        differences += await _rows(session, recounts.PRODUCERS, {})
-    differences += await _rows(session, recounts.LEASES, {})
-    differences += await _rows(session, recounts.MONEY_LEASES, {})
+    for statement in _WHOLE:
+        differences += await _rows(session, statement, {})
     differences += await _wrong_spend(session)
     differences += await wrongly_rated(session)
-    since = _after_month(complete_from)
+    since = _after_month(max((row.month for row in dropped), default=None))
     for link in _further:
         differences += await link(session, since)
+    differences += [
+        {"problem": "events_gone", "at": row.month, "expected": row.events, "found": None}
+        for row in dropped
+        if not row.retired
+    ]
     notes += [
         f"The calls of {row.month:%Y-%m} can't be counted again: their events are no longer kept."
         f" The roll-ups have {row.events} of them."
         for row in dropped
+        if row.retired
     ]
     checked = await session.scalar(recounts.CHECKED)
     named = [{name: plain(value) for name, value in one.items()} for one in differences]

@@ -94,15 +94,24 @@ KEPT = text(
 
 DROPPED = text(
     """
-    SELECT date_trunc('month', at, 'UTC') AS month, sum(events)::bigint AS events
-    FROM (SELECT hour AS at, events FROM usage_hours WHERE meter_key = 'api_calls') h
-    WHERE NOT EXISTS (SELECT FROM unnest(CAST(:starts AS timestamptz[]),
-        CAST(:ends AS timestamptz[])) AS kept (starts_at, ends_at)
-        WHERE at >= kept.starts_at AND at < kept.ends_at)
-    GROUP BY 1 ORDER BY 1
+    WITH months AS (
+        SELECT date_trunc('month', at, 'UTC') AS month, sum(events)::bigint AS events
+        FROM (SELECT hour AS at, events FROM usage_hours WHERE meter_key = 'api_calls') h
+        WHERE NOT EXISTS (SELECT FROM unnest(CAST(:starts AS timestamptz[]),
+            CAST(:ends AS timestamptz[])) AS kept (starts_at, ends_at)
+            WHERE at >= kept.starts_at AND at < kept.ends_at)
+        GROUP BY 1)
+    SELECT month, events, EXISTS (SELECT FROM usage_retired r
+               WHERE r.month = (m.month AT TIME ZONE 'UTC')::date) AS retired
+    FROM months m ORDER BY month
     """
 )
-"""The months that are summed up, but whose events are no more, or not all."""
+"""The months that are summed up, but whose events are no more, or not all; whether retention took
+them.
+"""
+
+RETIRED = text("SELECT DISTINCT month FROM usage_retired")
+"""The months that retention took; a call that comes very late may be there alone."""
 
 STANDINGS = text(
     """
@@ -124,18 +133,14 @@ STANDINGS = text(
         LEFT JOIN LATERAL usage_period(s.subscription_id, s.period_starts_at, s.period_ends_at) m
             ON m.meter_key = s.meter_key
         WHERE s.aggregation <> 'time_weighted'
-          AND (s.closed_at IS NULL OR s.closed_at = s.period_ends_at)
-          AND NOT EXISTS (SELECT FROM unnest(CAST(:starts AS timestamptz[])) AS dropped (month)
-            WHERE (s.period_starts_at, s.period_ends_at)
-                OVERLAPS (dropped.month, dropped.month + interval '1 month')))
+          AND (s.closed_at IS NULL OR s.closed_at = s.period_ends_at))
     SELECT 'standing' AS problem, organization_id, subscription_id, id AS standing_id, meter_key,
            period_starts_at AS at, counted AS expected, used AS found
     FROM counted WHERE counted <> used LIMIT :most
     """
 )
-"""Quotas against the sum of their windows, with what closed counts of the same window had; those
-of months whose events are gone are left out:
-a window may begin or end within an hour. What is weighted by time grows without any event.
+"""Quotas against the sum of their windows, with what closed counts of the same window had. What is
+weighted by time is left out: it grows without any event.
 """
 
 OUTSIDE = text(

@@ -20,6 +20,7 @@ from nimbus.base.proofs import Report
 from tests.support.metered import (
     END,
     START,
+    STORING,
     Contract,
     Gateway,
     allow,
@@ -183,16 +184,21 @@ async def test_months_whose_events_are_dropped_are_said_and_no_difference(
     producer = uuid4()
     first = [event(contract, producer, n) for n in (1, 2)]
     await store(producer, [*first, event(contract, producer, 3, END)])
-    owner("DROP TABLE usage_events_2026_05")
+    async with db.system_session(STORING) as session:
+        assert await usage.retire(session, END + timedelta(days=70), 62) == 2
+    # A call that comes very late is all there is of its month.
+    await store(producer, [event(contract, producer, 4)], first=4)
     async with db.system_session("proofs", snapshot=True) as session:
         report = await usage.reconcile(session, tmp_path)
 
     assert report.differences == ()
     [note] = report.notes
     assert "2026-05" in note
-    assert " 2 " in note
+    assert " 3 " in note
     owner("UPDATE usage_deltas SET quantity_sum = 9 WHERE hour >= '2026-06-01'")
     assert {one["problem"] for one in await proof(tmp_path)} >= {"roll_up"}
+    owner("DROP TABLE usage_events_2026_06")
+    assert {one["problem"] for one in await proof(tmp_path)} >= {"events_gone", "producer"}
 
 
 async def test_calls_may_go_on_while_everything_is_counted_again(
