@@ -460,20 +460,19 @@ def quantities(event: UsageEvent) -> tuple[tuple[str, Decimal], ...]:
 
     A call of weight 2 that reported `assets=10` → (("api_calls", 2), ("assets", 10)); the same
     call answered with 502, or with a test key → (("api_calls", 0),): a call that costs nothing.
-    An event from outside adds to its own meter alone, also to that of calls.
+    An event from outside adds to its own meter alone.
     """
-    if event.outside is not None:
-        return event.meters if is_counted(event) else ()
     if not is_counted(event):
-        return ((CALLS, Decimal(0)),)
+        return ((CALLS, Decimal(0)),) if event.outside is None else ()
+    if event.outside is not None:
+        return event.meters
     reported = tuple((key, value) for key, value in event.meters if key != CALLS)
     return ((CALLS, Decimal(event.units)), *reported)
 
 
 def roll_up(events: Iterable[UsageEvent]) -> dict[CellKey, Cell]:
-    """The cells that these served events make, each by itself; `merge` joins cells of one key.
-
-    The same whatever the order of the events and however they come in batches.
+    """The cells that these served events make; `merge` joins cells of one key. The same whatever
+    the order of the events and however they come in batches.
     """
     cells: dict[CellKey, Cell] = {}
     for event in events:
@@ -498,9 +497,7 @@ def roll_up(events: Iterable[UsageEvent]) -> dict[CellKey, Cell]:
 
 
 def merge(one: Cell, other: Cell) -> Cell:
-    """Two cells of one key as one; it does not matter which comes first. Of `special` one has the
-    period's value, which stays.
-    """
+    """Two cells of one key as one, whichever comes first; a period's `special` value stays."""
     later = max(one, other, key=lambda cell: (cell.last_at, cell.last_event_id))
     return Cell(
         events=one.events + other.events,
