@@ -101,9 +101,7 @@ def test_what_rolls_over_is_bounded_and_no_unit_is_used_twice(
         assert used_in_all <= number * amount
 
 
-def test_a_plan_that_keeps_less_uses_and_hands_on_less_of_what_rolled_over() -> (
-    None
-):
+def test_a_plan_that_keeps_less_uses_and_hands_on_less_of_what_rolled_over() -> None:
     smaller = deny(100, cap=10)
 
     assert limit(smaller, 100, [50], 0) == 110

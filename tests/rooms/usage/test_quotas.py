@@ -397,22 +397,19 @@ async def test_who_is_neither_consumer_nor_provider_sees_no_usage(
     assert min(await seen_by(contract.provider_organization_id)) >= 1
 
 
-@pytest.mark.parametrize("aggregation", ["unique", "time_weighted"])
-async def test_a_meter_that_no_call_can_feed_counts_nothing_and_stops_nothing(
-    contract: Contract, tmp_path: Path, aggregation: str
+async def test_a_meter_that_tells_values_apart_counts_no_call_and_stops_nothing(
+    contract: Contract, tmp_path: Path
 ) -> None:
     async with db.system_session(STORING) as session:
-        await session.execute(
-            text("UPDATE meters SET aggregation = :aggregation WHERE key = 'assets'"),
-            {"aggregation": aggregation},
-        )
+        await session.execute(text("UPDATE meters SET aggregation = 'unique' WHERE key = 'assets'"))
         await usage.open_standings(session, contract.subscription_id, END + 40 * DAY)
     producer = uuid4()
     at = END + 40 * DAY
     await store(producer, [event(contract, producer, 1, at, **reported(assets="3"))])
 
-    assert await quantities(contract, at, at + DAY) == {CALLS: 1}
+    found = await quantities(contract, at, at + DAY)
+    assert (found[CALLS], found.get("assets", 0)) == (1, 0)
     async with db.system_session(STORING) as session:
         states = await usage.quota_states(session, [contract.subscription_id], at)
-    assert [state.meter_key for state in states] == [CALLS]
+    assert {state.meter_key: state.used for state in states} == {CALLS: 1, "assets": 0}
     assert await proof(tmp_path) == []
