@@ -52,7 +52,7 @@ from nimbus.usage import Mark
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 0.25  # how long an open slot holds up the ones behind it
-BATCH_SLOTS = 16_384
+BATCH_SLOTS = 65_536  # four segments: what a batch costs whatever is in it is shared by many
 WAITING_MAX = 10_000  # open calls of one gateway that may be left behind
 RETRY_SECONDS_MAX = 5.0
 ABSENT_SECONDS = 60.0
@@ -318,16 +318,20 @@ def _ready(journal: Journal, block: Block, waiting: set[int]) -> int:
 
 
 def _block_from(segments: list[Segment], first: int, upto: int, *, dead: bool) -> Block | None:
-    """The slots from `first` to `upto` as far as one segment holds them; None where none does,
-    which in a living gateway's journal raises JournalHoleError.
+    """The slots from `first` to `upto` as far as segments hold them without a gap; None where none
+    holds the first, which in a living gateway's journal raises JournalHoleError.
     """
-    segment = next((one for one in segments if one.holds(first)), None)
-    if segment is None:
+    pieces, last, whole = [], first - 1, True
+    for segment in segments:
+        if whole and last < upto and segment.holds(last + 1):
+            begin, last = last + 1, min(upto, segment.header.last_sequence)
+            pieces.append(_slots(segment, begin, last))
+            whole = len(pieces[-1]) == (last - begin + 1) * SLOT_SIZE
+    if not pieces:
         if not dead:
             raise usage.JournalHoleError(f"no segment holds sequence {first}")
         return None
-    last = min(upto, segment.header.last_sequence)
-    return read_block(_slots(segment, first, last), first, last, segment.header.producer)
+    return read_block(b"".join(pieces), first, last, segments[0].header.producer)
 
 
 def _head(journal: Journal, mark: Mark, segments: list[Segment]) -> int:
