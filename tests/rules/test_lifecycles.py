@@ -168,3 +168,21 @@ def test_a_cancellation_ends_with_the_period_or_at_once(status, at_once, ends):
     current = Period(datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC))
     expected = current.ends_at if ends == "end" else NOON
     assert lifecycles.cancellation_end(status, current, NOON, at_once) == expected
+
+
+@pytest.mark.parametrize("status", ["Suspended", "Paused"])
+def test_what_gives_no_access_ends_at_once_when_it_is_cancelled(status):
+    month = Period(datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC))
+
+    assert lifecycles.cancellation_end(status, month, NOON, at_once=False) == NOON
+    assert lifecycles.cancellation_end("Active", month, NOON, at_once=False) == month.ends_at
+
+
+@pytest.mark.parametrize("stored", ["Active", "PastDue", "Paused", "Cancelled"])
+def test_an_end_is_an_end_whatever_is_stored_and_without_any_job(stored):
+    assert subscription_status(stored, None, NOON, NOON - MOMENT) == stored
+    assert subscription_status(stored, None, NOON, NOON) == "Expired"
+
+
+def test_a_paused_subscription_goes_from_period_to_period_and_stays_paused():
+    assert lifecycles.subscription("Paused", "renew") == "Paused"
