@@ -9,10 +9,10 @@ import asyncio
 from decimal import Decimal
 
 import pytest
+from nimbus.payments.service.balances import credit
 
 from nimbus.base import db
 from nimbus.base.actors import SYSTEM
-from nimbus.payments.service.balances import credit
 from nimbus.rules.money import Money
 from nimbus.rules.spending import MICRO
 from tests.support.load import Caller, answered

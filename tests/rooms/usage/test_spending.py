@@ -15,7 +15,6 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from nimbus.billing.service.wallets import grant
 from sqlalchemy import text
 
 from nimbus import catalog, ledger, usage
@@ -24,6 +23,7 @@ from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM
 from nimbus.base.config import Settings
 from nimbus.base.secrets import database_login
+from nimbus.billing.service.wallets import grant
 from nimbus.identity import lock_organization_facts
 from nimbus.identity.service.organizations import change_spend_limit
 from nimbus.rules.invoicing import MeterUsage, usage_cost
