@@ -11,8 +11,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --root-user-action=ignore
 # What stands on the database is tried on the machine's own PostgreSQL too, where there is one.
 ORDINARY := $(wildcard /usr/lib/postgresql/*/bin/postgres)
-ON_DATABASE := tests/base tests/rooms tests/api $(addprefix tests/architecture/test_,\
-    tenancy.py migrations.py pool.py)
+ON_DATABASE := tests/base $(addprefix tests/rooms/, usage ledger identity) \
+    $(addprefix tests/architecture/test_, tenancy.py migrations.py pool.py)
 .DEFAULT_GOAL := help
 .PHONY: help setup run dev test soak check fix bite corpus docs demo bench
 .NOTPARALLEL:

@@ -108,7 +108,13 @@ REQUESTS = {
     "create_route": Request(ROUTE, {**ROUTE, "method": "PUT"}),
 }
 
-OF_THEIRS = {"admin_add_item"}
+OF_THEIRS = {
+    "admin_add_item",
+    "admin_increase_quota",
+    "admin_reset_quota",
+    "provider_increase_quota",
+    "provider_reset_quota",
+}
 """What the operator does to a customer's subscription: the neighbour has none."""
 
 each_operation = pytest.mark.parametrize("operation", KEYED, ids=lambda operation: operation.id)

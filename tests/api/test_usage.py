@@ -110,11 +110,22 @@ async def test_usage_shows_the_period_s_quantities_and_what_is_left(
         "period": "cycle",
         "starts_at": "2026-05-01T00:00:00Z",
         "ends_at": "2026-06-01T00:00:00Z",
+        "resets_at": "2026-06-01T00:00:00Z",
         "allowed": True,
         "used": "8",
         "limit": "10",
         "remaining": "2",
         "behavior": "deny",
+        "thresholds": [
+            {"percent": 50, "units": "5", "reached": True},
+            {"percent": 80, "units": "8", "reached": True},
+            {"percent": 100, "units": "10", "reached": False},
+        ],
+        "overage_cap": None,
+        "rolled_over": "0",
+        "increase": "0",
+        "increase_ends_at": None,
+        "used_before": "0",
     }
     assert quotas["assets"]["used"] == "25"
     assert (await read(api, metered_market, "/api/billing/quota"))["data"] == use["quotas"]

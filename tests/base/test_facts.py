@@ -4,11 +4,13 @@
 import asyncio
 from datetime import UTC, datetime
 from typing import Any, ClassVar
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.base import db, jobs
+from nimbus.base import clock, db, jobs
 from nimbus.base.actors import SYSTEM
 from nimbus.base.audit import verify
 from nimbus.base.config import Settings
@@ -140,12 +142,17 @@ async def test_no_role_of_the_product_changes_the_trail(database: Settings, chan
                 await session.execute(text(change))
 
 
+async def defer(session: AsyncSession, entity: UUID) -> None:
+    at = clock.to_wire(SYSTEM_TIME)
+    await jobs.defer_once(session, work, f"work/{entity}", entity_id=str(entity), as_of=at)
+
+
 async def test_a_row_that_falls_due_waits_in_the_queue_once(database: Settings) -> None:
     async with db.system_session(REASON) as session:
         for _ in range(3):
-            await jobs._defer_once(session, work, new_id(), SYSTEM_TIME)
+            await defer(session, new_id())
     entity = new_id()
     for _ in range(3):
         async with db.system_session(REASON) as session:
-            await jobs._defer_once(session, work, entity, SYSTEM_TIME)
+            await defer(session, entity)
     assert (await counts())[2] == 4

@@ -254,7 +254,8 @@ def test_a_change_of_the_subscription_is_shown_with_its_price_before_it_is_made(
     card.get_by_role("button", name="Move up to Professional").click()
     said = page.get_by_role("dialog").get_by_role("status")
     expect(said).to_contain_text("Nothing is charged now.")
-    expect(said).to_contain_text("€240.79")
+    expect(said).to_contain_text("Professional, 1–30 June 2026€199.00")
+    expect(said).to_contain_text("Total")
     page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
 
     card.get_by_role("button", name="Cancel the subscription").click()

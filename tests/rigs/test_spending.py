@@ -9,10 +9,10 @@ import asyncio
 from decimal import Decimal
 
 import pytest
-from nimbus.payments.service.balances import credit
 
 from nimbus.base import db
 from nimbus.base.actors import SYSTEM
+from nimbus.billing.service.wallets import grant
 from nimbus.rules.money import Money
 from nimbus.rules.spending import MICRO
 from tests.support.load import Caller, answered
@@ -90,7 +90,8 @@ async def test_a_prepaid_balance_is_called_up_to_its_last_cent(rig: Rig, soak: S
     customer = await rig.customer("open")
     async with db.system_session("platform pages") as session:
         amount = Money(cents, "EUR")
-        await credit(session, SYSTEM, customer.person.organization_id, amount, "paid ahead")
+        owner = customer.person.organization_id
+        await grant(session, SYSTEM, owner, amount, reason="paid ahead")
     await rig.start_gateways(GATEWAYS)
     await rig.start("drain")
     callers = rig.callers(CALLERS, customer.key)

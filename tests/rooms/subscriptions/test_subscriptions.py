@@ -167,7 +167,8 @@ async def test_a_downgrade_waits_for_the_period_s_end_unless_asked_for_at_once(a
         api, consumer, "POST", f"{path}/downgrade", {"plan": "starter", "version": 1}
     )
     assert waiting["plan"]["slug"] == "professional"
-    assert waiting["scheduled_change"] == {"plan": "starter", "at": "2026-06-01T00:00:00Z"}
+    due = {"plan": "starter", "at": "2026-06-01T00:00:00Z", "add_ons": [], "reason": None}
+    assert waiting["scheduled_change"] == due
     clock.set_instant(datetime(2026, 6, 1, tzinfo=UTC))
     renewed = await renew(started)
     again = await renew_at(started, datetime(2026, 6, 1, tzinfo=UTC))
