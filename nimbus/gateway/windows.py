@@ -11,7 +11,7 @@ from nimbus.gateway.tokens import Fleet, Phase, Shared
 from nimbus.rules.limits import SECOND, Limiter, Rate, limiter, share
 
 # Calls a second from one address, before anything is known of it; a bucket is one number.
-PER_ADDRESS = Rate(20_000, 1, 2_000)
+PER_ADDRESS = Rate(100_000, 1, 10_000)
 ADDRESS = "address"
 PRUNE_ABOVE = 50_000  # limiters in memory
 WAIT_SECONDS = 2  # for the shared store's word
