@@ -4,6 +4,7 @@
 import os
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +87,13 @@ def tree(root: int) -> list[int]:
     for pid in found:
         found += children.get(pid, [])
     return found
+
+
+def pin(root: int, cores: Iterable[int]) -> None:
+    """Keep a process and its descendants on these cores; whoever ends meanwhile needs none."""
+    for pid in tree(root):
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(pid, cores)
 
 
 def memory_kib(pid: int, kind: str = "VmRSS") -> int:

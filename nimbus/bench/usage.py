@@ -149,8 +149,7 @@ def _storing(
     producer = write_journal(settings.journal_dir, callers, SEGMENTS, reporting)
     own = sorted(usable)[:cores]
     database = market.database_pid(settings)
-    for pid in machine.tree(database):
-        os.sched_setaffinity(pid, own)
+    machine.pin(database, own)
     with _connected(settings) as connection, _drain(settings, own[-1]) as process:
         _wait_until(connection, producer, 1)
         begun, already = clock.monotonic(), _stored(connection, producer)
@@ -161,8 +160,7 @@ def _storing(
         cpu = machine.tree_cpu(process.pid) - before
         database_cpu = machine.tree_cpu(database) - beside
     folding = asyncio.run(_fold_all(settings))
-    for pid in machine.tree(database):
-        os.sched_setaffinity(pid, usable)
+    machine.pin(database, usable)
     return {
         "calls": stored,
         "per_second": round(stored / seconds),
