@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CHAR, BigInteger, Numeric, Text
+from sqlalchemy import CHAR, BigInteger, Numeric, Text, func
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -116,7 +116,7 @@ class Seller(Base):
 class BillingPeriod(Base):
     """A closed period of a subscription; `invoice_id` is None when nothing was owed for it.
 
-    `unused`: nothing was used in it.
+    `unused`: nothing was used in it. `read_at` is when its usage was read, by the machine's clock.
     """
 
     __tablename__ = "billing_periods"
@@ -134,6 +134,7 @@ class BillingPeriod(Base):
     previous_ends_at: Mapped[datetime | None] = mapped_column(Instant)
     invoice_id: Mapped[UUID | None]
     unused: Mapped[bool] = mapped_column(default=False)
+    read_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(Instant)
 
 

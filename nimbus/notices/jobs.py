@@ -32,7 +32,7 @@ from nimbus.notices.rendering import Language, TemplateName
 from nimbus.notices.service import Wanted
 from nimbus.rules.money import major
 from nimbus.rules.spending import from_micro
-from nimbus.subscriptions.events import SubscriptionChangeAnnounced
+from nimbus.subscriptions.events import SubscriptionChangeAnnounced, SubscriptionTrialEnding
 from nimbus.usage.events import UsageThresholdReached
 
 SENDING = "send notices"
@@ -134,6 +134,31 @@ async def tell_of_change(
     )
 
 
+@on(SubscriptionTrialEnding)
+async def tell_of_trial(session: AsyncSession, _: Actor, event: SubscriptionTrialEnding) -> None:
+    """Say when a trial ends, and whether the subscription goes on then."""
+    facts = await identity.organization_facts(session, event.organization_id)
+    contract = await subscriptions.subscription_facts(session, event.entity_id)
+    product = await catalog.product_facts(session, contract.product_id)
+    ends_at = event.after["period_ends_at"].astimezone(ZoneInfo(contract.time_zone))
+    data = {
+        "organization": facts.name,
+        "product": product.name,
+        "plan": event.after["plan"],
+        "on": format_date(ends_at.date(), "d MMMM y", locale=LOCALES[facts.locale]),
+        "goes_on": "" if event.after["payment"] is None else "yes",
+    }
+    await _say(
+        session,
+        event,
+        template="trial_ending",
+        source_id=event.entity_id,
+        recipient=facts.billing_email,
+        locale=facts.locale,
+        data=data,
+    )
+
+
 @on(UsageThresholdReached)
 async def tell_of_threshold(session: AsyncSession, _: Actor, event: UsageThresholdReached) -> None:
     """Say how much of a quota or limit is used. Of several thresholds that one batch reached, the
@@ -144,23 +169,25 @@ async def tell_of_threshold(session: AsyncSession, _: Actor, event: UsageThresho
         return
     facts = await identity.organization_facts(session, event.organization_id)
     locale = LOCALES[facts.locale]
-    resets_at = after["resets_at"].astimezone(ZoneInfo(facts.time_zone))
-    data = {
-        "organization": facts.name,
-        "percent": str(after["threshold"]),
-        "resets_on": format_date(resets_at.date(), "d MMMM y", locale=locale),
-    }
+    data = {"organization": facts.name, "percent": str(after["threshold"])}
+    if after["resets_at"] is not None:
+        day = after["resets_at"].astimezone(ZoneInfo(facts.time_zone)).date()
+        data["resets_on"] = format_date(day, "d MMMM y", locale=locale)
     template: TemplateName = "limit_threshold"
+    used, limit = Decimal(after["used"]), Decimal(after["limit"])
+    amounts = {"used": used, "limit": limit}
     if after["kind"] == "quota":
         template = "quota_threshold"
         contract = await subscriptions.subscription_facts(session, after["subscription_id"])
         product = await catalog.product_facts(session, contract.product_id)
         data |= {"product": product.name, "meter": after["meter"], "behavior": after["behavior"]}
+    elif after["kind"] == "balance":
+        template = "balance_threshold"
+        amounts = {"left": max(Decimal(0), limit - used), "limit": limit}
     else:
         data["of"] = "organization" if after["key_id"] is None else "key"
-    in_money = after["kind"] in {"organization_spend", "key_spend"}
-    for name in ("used", "limit"):
-        amount = Decimal(after[name])
+    in_money = after["kind"] in {"organization_spend", "key_spend", "balance"}
+    for name, amount in amounts.items():
         data[name] = (
             format_currency(from_micro(amount, facts.currency), facts.currency, locale=locale)
             if in_money

@@ -27,6 +27,8 @@ TemplateName = Literal[
     "payment_received",
     "quota_threshold",
     "limit_threshold",
+    "balance_threshold",
+    "trial_ending",
     "plan_change",
 ]
 Language = Literal["en", "nl"]

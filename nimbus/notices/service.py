@@ -48,6 +48,8 @@ PAGES: dict[TemplateName, str] = {
     "payment_received": "/invoices",
     "quota_threshold": "/usage",
     "limit_threshold": "/usage",
+    "balance_threshold": "/invoices",
+    "trial_ending": "/subscriptions",
     "plan_change": "/subscriptions",
 }
 """Where a notice's button leads in the portal."""

@@ -32,6 +32,7 @@ from nimbus.subscriptions.events import (
     SubscriptionReactivated,
     SubscriptionResumed,
 )
+from nimbus.usage.events import UsageThresholdReached
 
 MANAGE = Permission.MANAGE_SUBSCRIPTIONS
 CURRENT = "/api/billing/subscription"
@@ -55,7 +56,7 @@ Version = Annotated[
 
 def _changing(*events: type[Event], kept: str = "version") -> dict[str, Any]:
     """What a change declares: it first writes down what dates decided, and may bill at once."""
-    billed = [ItemAdded, InvoiceDrafted, InvoiceFinalized]
+    billed = [ItemAdded, InvoiceDrafted, InvoiceFinalized, UsageThresholdReached]
     facts = [SubscriptionChanged, SubscriptionExpired, *billed, *events]
     return mutates(permission=MANAGE, events=facts, idempotency=kept)  # type: ignore[arg-type]
 

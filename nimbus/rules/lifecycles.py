@@ -8,7 +8,7 @@ that is overdue) is derived, never stored, so no job can forget to flip it (spec
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Literal, TypeVar, get_args
 
 from nimbus.errors import Refusal, field_error
@@ -251,6 +251,19 @@ def reactivated(
     """
     state = subscription(state, "reactivate")
     return "Trial" if trial_ends_at is not None and as_of < trial_ends_at else state
+
+
+TRIAL_NOTICE = timedelta(days=3)
+
+
+def trial_notice_at(started_at: datetime, trial_ends_at: datetime) -> datetime:
+    """When people are told that a trial comes to its end: three days before; half-way through one
+    of less than six days.
+
+    14 days from 1 May → 12 May; 4 days from 1 May → 3 May. Source: spec 07, which names the event
+    and leaves its time to us; three days are what other billing systems use.
+    """
+    return trial_ends_at - min(TRIAL_NOTICE, (trial_ends_at - started_at) / 2)
 
 
 def organization(state: OrganizationState, action: OrganizationAction) -> OrganizationState:

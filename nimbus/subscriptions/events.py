@@ -98,6 +98,15 @@ class SubscriptionCancelled(_SubscriptionEvent):
     action: ClassVar[str] = "SubscriptionCancelled"
 
 
+class SubscriptionTrialEnding(_SubscriptionEvent):
+    """Its trial comes to its end soon; `after["period_ends_at"]` says when, `after["payment"]`
+    whether it goes on then.
+    """
+
+    name: ClassVar[str] = "subscription.trial_ending"
+    action: ClassVar[str] = "SubscriptionTrialEnding"
+
+
 class SubscriptionExpired(_SubscriptionEvent):
     """It ended: its end date, or that of a trial that nobody pays for, has passed."""
 

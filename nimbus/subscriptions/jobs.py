@@ -20,6 +20,13 @@ async def advance(entity_id: str, as_of: str) -> None:
         await lives.advance(session, UUID(entity_id), clock.from_wire(as_of))
 
 
+@jobs.job("subscriptions.tell_of_trial")
+async def tell_of_trial(entity_id: str, as_of: str) -> None:  # noqa: ARG001 - it is told as of now
+    """Say that a trial comes to its end."""
+    async with db.system_session("advance subscriptions") as session:
+        await lives.tell_of_trial(session, UUID(entity_id))
+
+
 @jobs.job("subscriptions.move")
 async def move_subscribers(move_id: str) -> None:
     """Tell the next subscribers of a move, then those after them."""
@@ -35,3 +42,4 @@ async def begin_to_move(session: AsyncSession, _: Actor, event: PlanMoveStarted)
 
 
 jobs.due_source(jobs.DueSource(advance, queries.next_to_advance, queries.due_to_advance))
+jobs.due_source(jobs.DueSource(tell_of_trial, queries.next_trial_notice, queries.due_trial_notices))

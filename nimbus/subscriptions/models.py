@@ -91,6 +91,7 @@ class Subscription(Base):
     started_at: Mapped[datetime] = mapped_column(Instant)
     ends_at: Mapped[datetime | None] = mapped_column(Instant)
     trial_ends_at: Mapped[datetime | None] = mapped_column(Instant)
+    trial_notice_at: Mapped[datetime | None] = mapped_column(Instant)
     anchor_at: Mapped[datetime] = mapped_column(Instant)
     time_zone: Mapped[str] = mapped_column(Text)
     period_number: Mapped[int] = mapped_column(default=0)

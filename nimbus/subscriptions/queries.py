@@ -35,6 +35,8 @@ ENDING = and_(
     Subscription.status != "Expired",
     or_(Subscription.status == "Trial", Subscription.ends_at.is_not(None)),
 )
+# A trial that was cancelled may be one again: what was not told waits until then.
+UNTOLD = and_(Subscription.status == "Trial", Subscription.trial_notice_at.is_not(None))
 ENDING_AT = func.coalesce(Subscription.ends_at, Subscription.trial_ends_at)
 
 
@@ -211,6 +213,24 @@ async def due_to_advance(
 async def next_to_advance(session: AsyncSession) -> datetime | None:
     """When the next trial or service comes to its end."""
     return await session.scalar(select(func.min(ENDING_AT)).where(ENDING))
+
+
+async def due_trial_notices(
+    session: AsyncSession, as_of: datetime, limit: int
+) -> list[tuple[UUID, datetime]]:
+    """Trials whose coming end is to be told of by `as_of`, the earliest first."""
+    rows = await session.execute(
+        select(Subscription.id, Subscription.trial_notice_at)
+        .where(UNTOLD, as_of >= Subscription.trial_notice_at)
+        .order_by(Subscription.trial_notice_at, Subscription.id)
+        .limit(limit)
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def next_trial_notice(session: AsyncSession) -> datetime | None:
+    """When the end of a trial is to be told of next."""
+    return await session.scalar(select(func.min(Subscription.trial_notice_at)).where(UNTOLD))
 
 
 async def is_banned(session: AsyncSession, provider: UUID, consumer: UUID) -> bool:

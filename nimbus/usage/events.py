@@ -30,8 +30,9 @@ class _QuotaEvent(Event):
 
 
 class UsageThresholdReached(_QuotaEvent):
-    """50, 80 or 100 % of a quota or of a spend limit is used; of each counter once. `after` says
-    of which `kind` it is, the `threshold`, and the highest one that was `reached` with it.
+    """50, 80 or 100 % of a quota, of a spend limit or of what was left of a prepaid balance when
+    money last came in is used; of each counter once. `after` says of which `kind` it is, the
+    `threshold`, and the highest one that was `reached` with it.
     """
 
     name: ClassVar[str] = "usage.threshold_reached"

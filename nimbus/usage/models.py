@@ -222,10 +222,12 @@ class QuotaIncrease(Base):
 class SpendStanding(Base):
     """What calls cost, in millionths of a minor unit of the organization's currency.
 
-    Of an organization and of each of its keys by calendar month; of a prepaid balance, whose
-    `limit_micro` is all that was ever credited, for good. A `key_quota` counts the units of a key's
-    calls in that month, and its limit is in units. `told` is the highest threshold that was
-    announced. Opened by `spend_open` (migrations 0012 and 0017).
+    Of an organization and of each of its keys by calendar month; `keyless` is what of the former is
+    no key's. Of a prepaid balance, for good: it counts what its organization spent beyond
+    `spent_before`, its `limit_micro` is `used` and what is left, and `told_of` is what was left
+    when money last came in. A `key_quota` counts the units of a key's calls in that month, and its
+    limit is in units. `told` is the highest threshold that was announced. Opened by `spend_open`
+    (migrations 0012 and 0017).
     """
 
     __tablename__ = "spend_standings"
@@ -238,9 +240,12 @@ class SpendStanding(Base):
     period_ends_at: Mapped[datetime] = mapped_column(Instant)
     limit_micro: Mapped[int | None] = mapped_column(BigInteger)
     used: Mapped[Decimal] = mapped_column(Numeric, default=Decimal(0))
+    keyless: Mapped[Decimal] = mapped_column(Numeric, default=Decimal(0))
+    spent_before: Mapped[Decimal] = mapped_column(Numeric, default=Decimal(0))
     leased: Mapped[int] = mapped_column(BigInteger, default=0)
     followed: Mapped[bool] = mapped_column(default=False)
     told: Mapped[int] = mapped_column(SmallInteger, default=0)
+    told_of: Mapped[Decimal | None] = mapped_column(Numeric)
     updated_at: Mapped[datetime] = mapped_column(Instant, default=clock.now, onupdate=clock.now)
 
     def window(self) -> Period:

@@ -26,6 +26,7 @@ from nimbus.identity import Permission, allowed, platform_admin, platform_reader
 from nimbus.identity.events import TermsPublished
 from nimbus.rules import lifecycles
 from nimbus.subscriptions.events import SubscriptionRenewed
+from nimbus.usage.events import UsageThresholdReached
 
 router = Router(tags=["billing"])
 Reader = Annotated[Actor, allowed(Permission.SEE_INVOICES, scope="billing.read")]
@@ -55,7 +56,7 @@ async def list_invoices(
     responses=documented(400, 401, 403, 404, 415, 422, 429, 503),
     **mutates(
         permission=Permission.MANAGE_PAYMENT_METHODS,
-        events=[InvoiceDrafted, InvoiceFinalized, SubscriptionRenewed],
+        events=[InvoiceDrafted, InvoiceFinalized, SubscriptionRenewed, UsageThresholdReached],
         idempotency="natural",
     ),
 )
@@ -158,7 +159,11 @@ async def admin_list_invoices(
     "/api/admin/billing/invoices/{invoice_id}/finalize",
     operation_id="admin_finalize_invoice",
     responses=documented(400, 401, 403, 404, 422),
-    **mutates(permission="platform_admin", events=[InvoiceFinalized], idempotency="natural"),
+    **mutates(
+        permission="platform_admin",
+        events=[InvoiceFinalized, UsageThresholdReached],
+        idempotency="natural",
+    ),
 )
 async def admin_finalize_invoice(
     invoice_id: UUID, request: Request, actor: Annotated[Actor, platform_admin()]

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last link of the proof of usage: what was billed, against what was measured."""
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus import subscriptions
+from nimbus import catalog, subscriptions
 from nimbus.base import clock
 from nimbus.base.ids import NIL
 from nimbus.billing.models import BillingPeriod
@@ -17,11 +17,19 @@ from nimbus.billing.service.prices import PriceBook
 from nimbus.billing.service.proposals import propose
 from nimbus.billing.service.reading import LATE_USAGE, Case, Wish, closing_of, read_cases
 from nimbus.rules.invoicing import LineDraft
+from nimbus.rules.metering import CALLS
 
 SET = 500
-_STORED_SINCE = text(
-    "SELECT EXISTS (SELECT FROM usage_events WHERE subscription_id = :subscription_id"
-    " AND occurred_at >= :starts_at AND occurred_at < :ends_at AND created_at > :billed_at)"
+READING = timedelta(minutes=1)
+"""How long a transaction that stores usage may have lasted: it says when it began, not when it was
+done, so what it stored may be newer than what a bill read after its beginning.
+"""
+_LATE = text(
+    "SELECT meter_key, sum(greatest(quantity, 0)) AS more, sum(least(quantity, 0)) AS less,"
+    " sum(calls) AS calls FROM usage_measured"
+    " WHERE subscription_id = :subscription_id AND environment = 'Live'"
+    " AND occurred_at >= :starts_at AND occurred_at < :ends_at AND created_at > :since"
+    " GROUP BY meter_key"
 )
 
 
@@ -29,8 +37,8 @@ async def wrongly_billed(session: AsyncSession, since: datetime) -> list[dict[st
     """The closed periods since an instant whose usage lines, on all invoices together, are not what
     the law makes of the usage that is stored. A system session of one snapshot.
 
-    Usage that came in after the bill is under way for as long as a next bill can take it up, which
-    is 35 days.
+    Usage that came in after the last bill had read it is under way for as long as a next bill can
+    take it up, which is 35 days: so much as came in of a meter, and no more, may be on no bill.
     """
     closed: dict[Any, list[BillingPeriod]] = {}
     rows = select(BillingPeriod).where(BillingPeriod.starts_at >= since)
@@ -45,9 +53,10 @@ async def wrongly_billed(session: AsyncSession, since: datetime) -> list[dict[st
             for row, case in zip(some, await _cases(session, some, book), strict=True):
                 wrong = list(_differences(row, case))
                 latest = closed[row.subscription_id][0]
-                may_be_late = row.ends_at > latest.starts_at - LATE_USAGE
-                if wrong and not (may_be_late and await _came_late(session, row)):
-                    found += wrong
+                if wrong and row.ends_at > latest.starts_at - LATE_USAGE:
+                    late = await _came_late(session, case, row, latest.read_at - READING)
+                    wrong = [one for one in wrong if not _is_late(one, late)]
+                found += wrong
     return found
 
 
@@ -87,11 +96,31 @@ def _same(one: LineDraft, line: LineDraft) -> bool:
     )
 
 
-async def _came_late(session: AsyncSession, row: BillingPeriod) -> bool:
+async def _came_late(
+    session: AsyncSession, case: Case, row: BillingPeriod, since: datetime
+) -> dict[str, tuple[Decimal, Decimal] | None]:
+    """By how much at most what is stored since an instant can have lowered and raised the meters of
+    a period; None where that can't be said, because the meter does not add up.
+    """
     values = {
         "subscription_id": row.subscription_id,
         "starts_at": row.starts_at,
         "ends_at": row.ends_at,
-        "billed_at": row.created_at,
+        "since": since,
     }
-    return bool(await session.scalar(_STORED_SINCE, values))
+    meters = await catalog.meter_facts(session, case.wish.subscription.product_id)
+    late: dict[str, tuple[Decimal, Decimal] | None] = {}
+    for one in await session.execute(_LATE, values):
+        kind = meters[one.meter_key].aggregation
+        if one.meter_key == CALLS or kind == "sum":
+            late[one.meter_key] = one.less, one.more
+        else:
+            late[one.meter_key] = (Decimal(0), Decimal(one.calls)) if kind == "count" else None
+    return late
+
+
+def _is_late(one: dict[str, Any], late: Mapping[str, tuple[Decimal, Decimal] | None]) -> bool:
+    if one["meter_key"] not in late:
+        return False
+    bounds = late[one["meter_key"]]
+    return bounds is None or bounds[0] <= one["expected"] - one["found"] <= bounds[1]

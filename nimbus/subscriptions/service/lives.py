@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog
+from nimbus.base import clock
 from nimbus.base.actors import SYSTEM, Actor
 from nimbus.catalog import PlanFacts
 from nimbus.errors import Refusal, field_error
@@ -30,6 +31,7 @@ from nimbus.subscriptions.events import (
     SubscriptionRestored,
     SubscriptionResumed,
     SubscriptionSuspended,
+    SubscriptionTrialEnding,
 )
 from nimbus.subscriptions.models import Subscription, SubscriptionFacts
 from nimbus.subscriptions.service.changes import set_plan
@@ -277,6 +279,20 @@ async def advance(session: AsyncSession, subscription_id: UUID, as_of: datetime)
     await settle(session, SYSTEM, await queries.lock(session, subscription_id), as_of)
 
 
+async def tell_of_trial(session: AsyncSession, subscription_id: UUID) -> None:
+    """Say once that a trial comes to its end, unless it has ended or was cancelled meanwhile; a
+    system session.
+    """
+    subscription = await queries.lock(session, subscription_id)
+    notice_at = subscription.trial_notice_at
+    if notice_at is None or notice_at > clock.now():
+        return
+    subscription.trial_notice_at = None
+    if subscription.status == subscription.status_at(clock.now()) == "Trial":
+        plan = await catalog.plan_facts(session, subscription.plan_version_id)
+        tell(session, SYSTEM, SubscriptionTrialEnding, subscription, plan)
+
+
 async def _start_again(
     session: AsyncSession,
     actor: Actor,
@@ -402,6 +418,7 @@ def _new(
     )
     if trial:
         subscription.trial_ends_at = as_of + timedelta(days=plan.trial_days)
+        subscription.trial_notice_at = lifecycles.trial_notice_at(as_of, subscription.trial_ends_at)
         subscription.period_starts_at = as_of
         subscription.period_ends_at = subscription.trial_ends_at
     else:

@@ -154,10 +154,13 @@ def tell(session: AsyncSession, row: QuotaStanding) -> None:
 
 
 def tell_spend(session: AsyncSession, row: SpendStanding) -> None:
-    """The same of a limit in money, or of a key's quota. A prepaid balance has none: what is
-    credited is no limit that anybody set.
+    """The same of a limit in money, of a key's quota, or of a prepaid balance: that one is used up
+    as what was left of it when money last came in goes, to calls or to anything else.
     """
-    reached = [] if row.kind == "balance" else law.crossed(row.used, row.limit_micro, row.told)
+    used, of = row.used, row.limit_micro
+    if row.told_of is not None and of is not None:
+        used, of = EXACT.subtract(row.told_of, of - row.used), row.told_of
+    reached = law.crossed(used, of, row.told)
     if not reached:
         return
     row.told = reached[-1]
@@ -170,9 +173,9 @@ def tell_spend(session: AsyncSession, row: SpendStanding) -> None:
                 "threshold": threshold,
                 "key_id": row.key_id,
                 "starts_at": row.period_starts_at,
-                "resets_at": row.period_ends_at,
-                "used": row.used,
-                "limit": row.limit_micro,
+                "resets_at": None if row.kind == "balance" else row.period_ends_at,
+                "used": used,
+                "limit": of,
                 "reached": reached[-1],
             },
         )

@@ -36,6 +36,9 @@ _further: list[Link] = []
 _WHOLE = (
     recounts.DAYS,
     recounts.STANDINGS,
+    recounts.KEY_QUOTAS,
+    recounts.KEY_SPEND,
+    recounts.BALANCES,
     recounts.PRODUCERS,
     recounts.LEASES,
     recounts.MONEY_LEASES,

@@ -6,17 +6,16 @@ given back in the transaction that adds what the call did cost. Amounts are in m
 minor unit of the organization's currency.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Row, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.base import clock
 from nimbus.rules.metering import CALLS, NIL, Held
 from nimbus.rules.money import EXACT, Money
 from nimbus.rules.periods import Period
@@ -24,6 +23,7 @@ from nimbus.rules.spending import MICRO
 from nimbus.rules.tallies import Tally, within
 from nimbus.usage.models import SpendLease, SpendStanding, SpendState
 from nimbus.usage.service.allowances import tell_spend
+from nimbus.usage.service.quotas import while_no_storing
 from nimbus.usage.service.rating import Share
 
 EVER = Period(datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
@@ -81,16 +81,24 @@ async def count(
 ) -> None:
     """Add to the standings what their calls cost, and give back what these calls held."""
     spent: dict[UUID, Decimal] = {}
+    keyless: dict[UUID, Decimal] = {}
+
+    def add(to: dict[UUID, Decimal], standing_id: UUID | None, micro: Decimal) -> None:
+        if standing_id is not None:
+            to[standing_id] = EXACT.add(to.get(standing_id, Decimal(0)), micro)
+
+    ids = dict(standings.ids)
+    shares = list(shares)
+    for owner, balance_id in await _balances(session, {share.organization_id for share in shares}):
+        ids[owner, None, EVER.starts_at] = balance_id
     for share in shares:
         owner, month = share.organization_id, share.window.starts_at
-        for at in {
-            (owner, None, month),
-            (owner, share.key_id, month),
-            (owner, None, EVER.starts_at),
-        }:
-            if at in standings.ids:
-                standing_id = standings.ids[at]
-                spent[standing_id] = EXACT.add(spent.get(standing_id, Decimal(0)), share.micro)
+        of_month = ids.get((owner, None, month))
+        of_key = None if share.key_id is None else ids.get((owner, share.key_id, month))
+        for standing_id in (of_month, of_key, ids.get((owner, None, EVER.starts_at))):
+            add(spent, standing_id, share.micro)
+        if of_key is None:
+            add(keyless, of_month, share.micro)
     held: dict[UUID, int] = {}
     calls = list(tallies)
     for one in _in_months(standings, [one for one in calls if one.held]):
@@ -102,6 +110,7 @@ async def count(
     leases = await _leases(session, producer, held)
     for row in rows:
         row.used = EXACT.add(row.used, spent.get(row.id, Decimal(0)))
+        row.keyless = EXACT.add(row.keyless, keyless.get(row.id, Decimal(0)))
         lease = leases.get(row.id)
         if lease is not None:
             settled = min(lease.units, held[row.id])
@@ -109,6 +118,20 @@ async def count(
             row.leased -= settled
         tell_spend(session, row)
     await session.flush()
+
+
+async def _balances(
+    session: AsyncSession, organizations: Collection[UUID]
+) -> Sequence[Row[tuple[UUID, UUID]]]:
+    """The balances of organizations, looked up while none begins: so each counts all that is spent
+    after its beginning, and nothing before.
+    """
+    if not organizations:
+        return []
+    statement = select(SpendStanding.organization_id, SpendStanding.id).where(
+        SpendStanding.organization_id.in_(organizations), SpendStanding.kind == "balance"
+    )
+    return (await session.execute(statement)).all()
 
 
 async def _count_units(
@@ -179,22 +202,14 @@ async def credit_balance(session: AsyncSession, organization_id: UUID, amount: M
     """Add to the prepaid balance of an organization, in its currency; the first credit makes it
     prepaid: from then on its calls need a balance. A system session.
     """
-    new = postgresql.insert(SpendStanding).values(
-        organization_id=organization_id,
-        kind="balance",
-        period_starts_at=EVER.starts_at,
-        period_ends_at=EVER.ends_at,
-        limit_micro=amount.amount_minor * MICRO,
-    )
-    await session.execute(
-        new.on_conflict_do_update(
-            index_elements=["organization_id", "kind", "key_id", "period_starts_at"],
-            set_={
-                "limit_micro": SpendStanding.limit_micro + new.excluded.limit_micro,
-                "updated_at": new.excluded.updated_at,
-            },
-        )
-    )
+    micro = amount.amount_minor * MICRO
+    row = await _lock_balance(session, organization_id)
+    if row is None:
+        await while_no_storing(session)
+        row = await _begin_balance(session, organization_id)
+    row.limit_micro = (row.limit_micro or 0) + micro
+    row.told_of, row.told = EXACT.subtract(Decimal(row.limit_micro), row.used), 0
+    await session.flush()
 
 
 async def settle_balance(
@@ -211,19 +226,45 @@ async def settle_balance(
     out of the balance, in which `left_minor` is left; never more than that is lent from now on.
     Without a balance nothing happens. A system session.
     """
-    await session.execute(
-        text(
-            "UPDATE spend_standings SET limit_micro = greatest(0, least(limit_micro + :more,"
-            " floor(used) + :left))::bigint, updated_at = :moment"
-            " WHERE organization_id = :organization_id AND kind = 'balance'"
-        ),
-        {
-            "organization_id": organization_id,
-            "more": (billed_minor - spent_minor) * MICRO,
-            "left": left_minor * MICRO,
-            "moment": clock.now(),
-        },
+    row = await _lock_balance(session, organization_id)
+    if row is None or row.limit_micro is None:
+        return
+    more = (billed_minor - spent_minor) * MICRO
+    most = int(row.used.to_integral_value(ROUND_FLOOR)) + left_minor * MICRO
+    row.limit_micro = max(0, min(row.limit_micro + more, most))
+    tell_spend(session, row)
+    await session.flush()
+
+
+async def _lock_balance(session: AsyncSession, organization_id: UUID) -> SpendStanding | None:
+    statement = select(SpendStanding).where(
+        SpendStanding.organization_id == organization_id, SpendStanding.kind == "balance"
     )
+    locked = statement.with_for_update(key_share=True).execution_options(populate_existing=True)
+    return await session.scalar(locked)
+
+
+async def _begin_balance(session: AsyncSession, organization_id: UUID) -> SpendStanding:
+    """An empty balance, while nothing is stored; the one that somebody else began meanwhile."""
+    spent = await session.scalar(
+        select(func.coalesce(func.sum(SpendStanding.used), 0)).where(
+            SpendStanding.organization_id == organization_id,
+            SpendStanding.kind == "organization_spend",
+        )
+    )
+    new = postgresql.insert(SpendStanding).values(
+        organization_id=organization_id,
+        kind="balance",
+        period_starts_at=EVER.starts_at,
+        period_ends_at=EVER.ends_at,
+        limit_micro=0,
+        spent_before=spent,
+        told_of=0,
+    )
+    await session.execute(new.on_conflict_do_nothing())
+    row = await _lock_balance(session, organization_id)
+    assert row is not None, "it begins in this transaction at the latest"
+    return row
 
 
 async def next_due(session: AsyncSession) -> datetime | None:
