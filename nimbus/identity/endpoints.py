@@ -446,6 +446,7 @@ def _own_organization_view(
         id=organization.id,
         name=organization.name,
         status=organization.status,
+        time_zone=organization.time_zone,
         role=membership.role,
         permissions=[str(item) for item in MATRIX if has(membership.role, item)],
     )

@@ -199,6 +199,7 @@ class OwnOrganizationView(BaseModel):
     id: UUID
     name: str
     status: str
+    time_zone: str
     role: str
     permissions: list[str]
 

@@ -5892,6 +5892,8 @@ export interface components {
             name: string;
             /** Status */
             status: string;
+            /** Time Zone */
+            time_zone: string;
             /** Role */
             role: string;
             /** Permissions */

@@ -2,6 +2,7 @@
 import createClient from 'openapi-fetch';
 import { useSyncExternalStore } from 'react';
 import { recall, remember } from '@/ui/storage';
+import { showTimesIn } from '@/ui/zone';
 import { Problem, unwrap } from './problem';
 import type { components, paths } from './schema';
 
@@ -26,6 +27,8 @@ const anonymous = createClient<paths>();
 export function openSession({ access_token, expires_in, ...rest }: Granted): void {
   token = { value: access_token, until: Date.now() + expires_in * 1000 };
   session = rest;
+  const current = rest.organizations.find((item) => item.id === rest.organization_id);
+  showTimesIn(current?.time_zone);
   remember(MARKER, '1');
   tell();
 }
@@ -34,6 +37,7 @@ export function openSession({ access_token, expires_in, ...rest }: Granted): voi
 export function closeSession(): void {
   token = null;
   session = null;
+  showTimesIn(undefined);
   remember(MARKER, null);
   tell();
 }

@@ -6,7 +6,12 @@ import classes from './chart.module.css';
 /** One bar: how high it is, how much of that is bad, and what it says in words. */
 export type Bar = { key: string; label: string; value: number; bad?: number; text: string };
 
-type Props = { label: string; bars: Bar[]; top: string };
+type Props = {
+  label: string;
+  bars: Bar[];
+  top: string;
+  legend?: { good: string; bad: string };
+};
 
 const STEPS: Record<string, number> = { ArrowRight: 1, ArrowLeft: -1, PageUp: 7, PageDown: -7 };
 
@@ -14,7 +19,7 @@ const STEPS: Record<string, number> = { ArrowRight: 1, ArrowLeft: -1, PageUp: 7,
  * Bars over time. The chosen one is told in words below: by pointing at it, by touching it, or with
  * the arrow keys. `top` is what the highest bar amounts to.
  */
-export function BarChart({ label, bars, top }: Props) {
+export function BarChart({ label, bars, top, legend }: Props) {
   const [chosen, choose] = useState<number | null>(null);
   const last = bars.length - 1;
   const at = Math.min(chosen ?? last, last);
@@ -28,7 +33,13 @@ export function BarChart({ label, bars, top }: Props) {
   };
   return (
     <div>
-      <Text size="xs" c="dimmed" className={classes.top ?? ''}>
+      <Text size="xs" c="dimmed" className={classes.top ?? ''} component="div">
+        {legend && (
+          <span className={classes.legend}>
+            <span className={classes.good}>{legend.good}</span>
+            <span className={classes.worse}>{legend.bad}</span>
+          </span>
+        )}
         {top}
       </Text>
       <div

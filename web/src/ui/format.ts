@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 import type { Locale } from './i18n';
+import { inZone, lastDay } from './zone.ts';
 
 export type Money = { amount_minor: number; currency: string };
 
@@ -37,25 +38,34 @@ export function formatNumber(value: number | string, locale: Locale): string {
   return new Intl.NumberFormat(TAGS[locale]).format(value as number | `${number}`);
 }
 
-/** A calendar date `YYYY-MM-DD` has no zone; an instant is shown on the reader's own calendar. */
+/** A calendar date `YYYY-MM-DD` has no zone; an instant is shown in the organization's. */
 export function formatDate(value: string, locale: Locale): string {
-  const zone = value.length === 10 ? { timeZone: 'UTC' } : {};
+  const zone = value.length === 10 ? { timeZone: 'UTC' } : inZone();
   return new Intl.DateTimeFormat(TAGS[locale], { dateStyle: 'medium', ...zone }).format(
     new Date(value),
   );
 }
 
+/** A period by its first and its last day. */
+export function formatPeriod(from: string, to: string, locale: Locale): string {
+  return `${formatDate(from, locale)} – ${formatDate(lastDay(to), locale)}`;
+}
+
 export function formatInstant(value: string, locale: Locale): string {
-  return new Intl.DateTimeFormat(TAGS[locale], { dateStyle: 'medium', timeStyle: 'short' }).format(
-    new Date(value),
-  );
+  return new Intl.DateTimeFormat(TAGS[locale], {
+    dateStyle: 'medium',
+    timeStyle: 'short',
+    ...inZone(),
+  }).format(new Date(value));
 }
 
 /** An instant to the second, as a log shows it. */
 export function formatSecond(value: string, locale: Locale): string {
-  return new Intl.DateTimeFormat(TAGS[locale], { dateStyle: 'medium', timeStyle: 'medium' }).format(
-    new Date(value),
-  );
+  return new Intl.DateTimeFormat(TAGS[locale], {
+    dateStyle: 'medium',
+    timeStyle: 'medium',
+    ...inZone(),
+  }).format(new Date(value));
 }
 
 export function countryName(code: string, locale: Locale): string {

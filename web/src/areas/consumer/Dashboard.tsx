@@ -4,15 +4,18 @@ import { Link } from '@tanstack/react-router';
 import type { ReactNode } from 'react';
 import type { Schemas } from '@/api/client';
 import { useMay, useSession } from '@/api/session';
+import { UpcomingCards } from '@/features/billing/UpcomingCards';
 import { OrganizationStatus } from '@/features/identity/OrganizationStatus';
 import { SubscriptionStatus } from '@/features/subscriptions/SubscriptionStatus';
+import { CallsOverview, SalesOverview } from '@/features/usage/Overview';
 import { formatDate, formatMoney, formatNumber } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
 import { InvoiceIcon, KeyIcon, PulseIcon } from '@/ui/icons';
 import { PageHead } from '@/ui/PageHead';
 import { ProblemAlert } from '@/ui/ProblemAlert';
+import { lastDay } from '@/ui/zone';
 import classes from './consumer.module.css';
-import { useDashboard } from './dashboard';
+import { useDashboard, useSells } from './dashboard';
 import { NextStep } from './NextStep';
 import { dashboardTexts } from './texts';
 
@@ -22,6 +25,9 @@ type Figures = Schemas['Dashboard'];
 export function Dashboard() {
   const own = useTexts(dashboardTexts);
   const user = useSession()?.user;
+  const mayUsage = useMay('see_usage');
+  const mayInvoices = useMay('see_invoices');
+  const sells = useSells(useMay('manage_products'));
   const { data, isPending, error, refetch } = useDashboard();
   return (
     <Stack gap="lg">
@@ -49,8 +55,11 @@ export function Dashboard() {
       )}
       {data && (
         <>
-          <NextStep dashboard={data} />
+          {!(sells && !data.subscription) && <NextStep dashboard={data} />}
           <FigureCards data={data} />
+          {sells && <SalesOverview />}
+          {mayUsage && data.subscription && <CallsOverview />}
+          {mayInvoices && data.subscription && <UpcomingCards />}
         </>
       )}
     </Stack>
@@ -74,7 +83,7 @@ function FigureCards({ data }: { data: Figures }) {
             <SubscriptionStatus status={subscription.status} />
             {subscription.period_ends_at && (
               <Text size="sm" c="dimmed">
-                {own.renews(formatDate(subscription.period_ends_at, locale))}
+                {own.renews(formatDate(lastDay(subscription.period_ends_at), locale))}
               </Text>
             )}
           </Group>

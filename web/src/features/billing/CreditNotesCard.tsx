@@ -39,11 +39,13 @@ export function CreditNotesCard({ id }: { id: string }) {
           {rows.map((note) => (
             <Table.Tr key={note.id}>
               <Table.Td data-label={words.number}>
-                <Text fw={600} size="sm">
+                <Text fw={600} size="sm" style={{ whiteSpace: 'nowrap' }}>
                   {note.number}
                 </Text>
               </Table.Td>
-              <Table.Td data-label={words.issued}>{formatDate(note.issued_on, locale)}</Table.Td>
+              <Table.Td data-label={words.issued} style={{ whiteSpace: 'nowrap' }}>
+                {formatDate(note.issued_on, locale)}
+              </Table.Td>
               <Table.Td data-label={own.reason}>{note.reason}</Table.Td>
               <Table.Td data-label={own.becomes}>
                 {note.credit.amount_minor > 0

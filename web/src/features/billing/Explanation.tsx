@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Button, Code, Group, Modal, Stack, Table, Text, Title } from '@mantine/core';
 import { useDisclosure } from '@mantine/hooks';
-import { formatInstant, formatMoney, formatNumber } from '@/ui/format';
+import { formatInstant, formatMoney, formatNumber, formatUnitPrice } from '@/ui/format';
 import { type Locale, useLocale, useTexts } from '@/ui/i18n';
 import { RowsLoading } from '@/ui/Loading';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import { wordTexts } from '@/ui/words';
+import { accountTexts, explainTexts, stepTexts } from './explainTexts';
 import { type Explanation, type Line, useExplanation } from './invoices';
-import { explainTexts, stepTexts } from './texts';
 
 /** Opens the calculation of a line. */
 export function WhyButton({ id, line }: { id: string; line: Line }) {
@@ -52,6 +52,7 @@ function Calculation({ id, line }: { id: string; line: Line }) {
 function Parts({ of }: { of: Explanation }) {
   const own = useTexts(explainTexts);
   const steps: Record<string, string> = useTexts(stepTexts);
+  const accounts: Record<string, string> = useTexts(accountTexts);
   const { locale } = useLocale();
   return (
     <>
@@ -63,7 +64,11 @@ function Parts({ of }: { of: Explanation }) {
       )}
       <Part title={own.steps}>
         {of.steps.map((step) => (
-          <Row key={step.name} label={steps[step.name] ?? step.name} value={step.value} />
+          <Row
+            key={step.name}
+            label={stepName(step.name, steps, own)}
+            value={stepValue(step, of.line, locale)}
+          />
         ))}
       </Part>
       {of.hours.length > 0 && (
@@ -97,13 +102,37 @@ function Parts({ of }: { of: Explanation }) {
         {of.ledger.map((entry) => (
           <Row
             key={entry.sequence}
-            label={`${entry.debit} → ${entry.credit}`}
+            label={own.moved(
+              accountName(entry.debit, accounts),
+              accountName(entry.credit, accounts),
+            )}
             value={formatMoney(entry.amount, locale)}
           />
         ))}
       </Part>
     </>
   );
+}
+
+const COUNTED = new Set(['used', 'included', 'billable', 'billed_before', 'packages']);
+const PRICED = new Set(['unit_price', 'exact']);
+
+function stepName(name: string, steps: Record<string, string>, own: typeof explainTexts.en) {
+  const tier = name.startsWith('tier_') ? own.tier(name.slice('tier_'.length)) : name;
+  return steps[name] ?? tier;
+}
+
+/** A step's number as people write it; a tier is a text of several. */
+function stepValue({ name, value }: Explanation['steps'][number], line: Line, locale: Locale) {
+  if (COUNTED.has(name)) return formatNumber(value, locale);
+  if (PRICED.has(name)) return formatUnitPrice(value, line.amount.currency, locale);
+  return name === 'amount' ? formatMoney(line.amount, locale) : value;
+}
+
+/** An account of the books in words; the cash of a payment provider by its name. */
+function accountName(account: string, names: Record<string, string>): string {
+  const [kind = '', provider] = account.split(':');
+  return provider ? `${names[kind] ?? kind} (${provider})` : (names[kind] ?? kind);
 }
 
 function eventLabel(event: Explanation['events'][number], locale: Locale): string {

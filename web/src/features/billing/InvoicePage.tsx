@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Anchor, Button, Card, Group, Stack, Table, Text } from '@mantine/core';
+import { Anchor, Button, Card, Group, SimpleGrid, Stack, Table, Text } from '@mantine/core';
 import { useMutation } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
-import { formatDate, formatMoney, formatNumber, formatUnitPrice } from '@/ui/format';
+import { formatMoney, formatNumber, formatPeriod, formatUnitPrice } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
-import { DownloadIcon } from '@/ui/icons';
+import { BackIcon, DownloadIcon } from '@/ui/icons';
 import { RowsLoading } from '@/ui/Loading';
 import { PageHead } from '@/ui/PageHead';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import { RowsTable } from '@/ui/RowsTable';
 import { CreditNotesCard } from './CreditNotesCard';
 import { WhyButton } from './Explanation';
+import { InvoiceFacts } from './InvoiceFacts';
 import { downloadInvoice, type InvoiceDetail, useInvoice } from './invoices';
 import { Sums } from './Sums';
 import { invoiceTexts } from './texts';
@@ -22,13 +23,11 @@ export function InvoicePage({ id }: { id: string }) {
   const invoice = useInvoice(id);
   const download = useMutation({ mutationFn: downloadInvoice });
   const known = invoice.data;
-  const period =
-    known &&
-    `${formatDate(known.period_starts_at, locale)} – ${formatDate(known.period_ends_at, locale)}`;
+  const period = known && formatPeriod(known.period_starts_at, known.period_ends_at, locale);
   return (
     <Stack gap="lg">
       <Anchor renderRoot={(props) => <Link to="/invoices" search={{}} {...props} />} size="sm">
-        ← {own.all}
+        <BackIcon size={14} /> {own.all}
       </Anchor>
       <PageHead
         title={known?.number ?? own.invoice}
@@ -59,7 +58,10 @@ export function InvoicePage({ id }: { id: string }) {
             <LinesTable invoice={known} />
           </Card>
           <Card>
-            <Sums invoice={known} />
+            <SimpleGrid cols={{ base: 1, sm: 2 }} spacing="xl">
+              <InvoiceFacts invoice={known} />
+              <Sums invoice={known} />
+            </SimpleGrid>
           </Card>
           <CreditNotesCard id={id} />
         </>

@@ -10,14 +10,12 @@ import { RowsLoading } from '@/ui/Loading';
 import { PageHead } from '@/ui/PageHead';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import { RowsTable } from '@/ui/RowsTable';
-import { StateBadge, type Tone } from '@/ui/StateBadge';
 import { wordTexts } from '@/ui/words';
+import { InvoiceStatus } from './InvoiceStatus';
 import { downloadInvoice, type Invoice, useInvoices } from './invoices';
-import { invoiceStatusTexts, invoiceTexts } from './texts';
-import { UpcomingCard } from './UpcomingCard';
+import { invoiceTexts } from './texts';
+import { UpcomingCards } from './UpcomingCards';
 import { WalletCard } from './WalletCard';
-
-const TONES: Record<string, Tone> = { Sent: 'note', Paid: 'good', Overdue: 'bad' };
 
 /** The organization's invoices, each with its PDF. */
 export function InvoicesPanel() {
@@ -29,7 +27,7 @@ export function InvoicesPanel() {
     <Stack gap="lg">
       <PageHead title={own.title} hint={own.hint} />
       <SimpleGrid cols={{ base: 1, lg: 2 }} spacing="lg">
-        <UpcomingCard />
+        <UpcomingCards />
         <WalletCard />
       </SimpleGrid>
       <ProblemAlert error={invoices.error} retry={() => invoices.refetch()} />
@@ -87,7 +85,6 @@ type RowProps = { invoice: Invoice; pending: boolean; onDownload: () => void };
 
 function InvoiceRow({ invoice, pending, onDownload }: RowProps) {
   const own = useTexts(invoiceTexts);
-  const statuses: Record<string, string> = useTexts(invoiceStatusTexts);
   const { locale } = useLocale();
   const date = (value: string | null) => (value ? formatDate(value, locale) : '–');
   return (
@@ -106,10 +103,7 @@ function InvoiceRow({ invoice, pending, onDownload }: RowProps) {
       <Table.Td data-label={own.issued}>{date(invoice.issued_on)}</Table.Td>
       <Table.Td data-label={own.due}>{date(invoice.due_on)}</Table.Td>
       <Table.Td data-label={own.status}>
-        <StateBadge
-          tone={TONES[invoice.status] ?? 'quiet'}
-          label={statuses[invoice.status] ?? invoice.status}
-        />
+        <InvoiceStatus status={invoice.status} />
       </Table.Td>
       <Table.Td ta="right" fw={600} data-label={own.total}>
         {formatMoney(invoice.total, locale)}

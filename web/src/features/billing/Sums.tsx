@@ -11,19 +11,22 @@ type Summed = {
   credited: Money;
   wallet: Money;
   due: Money;
+  status?: string;
 };
 
 /** What an invoice adds up to, and what was taken off before it is paid. */
 export function Sums({ invoice }: { invoice: Summed }) {
   const own = useTexts(sumTexts);
   return (
-    <Stack gap={6} maw={420} ml="auto" component="dl" m={0}>
+    <Stack gap={6} w="100%" maw={420} component="dl" m={0} ml="auto">
       <Sum label={own.subtotal} money={invoice.subtotal} />
       <Sum label={own.tax} money={invoice.tax} />
       <Sum label={own.total} money={invoice.total} strong />
       {invoice.credited.amount_minor > 0 && <Sum label={own.credited} money={invoice.credited} />}
       {invoice.wallet.amount_minor > 0 && <Sum label={own.wallet} money={invoice.wallet} />}
-      <Sum label={own.due} money={invoice.due} strong />
+      {invoice.status !== 'Cancelled' && (
+        <Sum label={invoice.status === 'Paid' ? own.paid : own.due} money={invoice.due} strong />
+      )}
     </Stack>
   );
 }

@@ -9,13 +9,14 @@ import {
   Text,
   TextInput,
   Title,
+  VisuallyHidden,
 } from '@mantine/core';
 import { useForm } from '@mantine/form';
 import { useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import type { Schemas } from '@/api/client';
 import { useMay } from '@/api/session';
-import { formatMoney } from '@/ui/format';
+import { formatMoney, formatNumber } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import { useSubmit } from '@/ui/useSubmit';
@@ -28,6 +29,7 @@ export function WalletCard() {
   const own = useTexts(walletTexts);
   const wallet = useWallet();
   const coupons = useCoupons();
+  const { locale } = useLocale();
   const mayTopUp = useMay('manage_payment_methods');
   const mayRedeem = useMay('manage_subscriptions');
   return (
@@ -45,10 +47,15 @@ export function WalletCard() {
           <Sum label={own.credit} money={wallet.data.credit} />
         </Stack>
       )}
+      {wallet.data?.top_ups
+        .filter((one) => one.status === 'Pending')
+        .map((one) => (
+          <Alert key={one.id} variant="light" role="note" mt="sm" py="xs">
+            {own.transfer(formatMoney(one.amount, locale), one.payment_reference)}
+          </Alert>
+        ))}
       {coupons.data?.data.map((one) => (
-        <Text key={one.id} size="sm" mt="xs">
-          {own.coupon(one.coupon.code, one.coupon.name)}
-        </Text>
+        <CouponLine key={one.id} coupon={one.coupon} />
       ))}
       <Group align="flex-start" mt="md" gap="xl">
         {mayTopUp && wallet.data && <TopUpForm currency={wallet.data.balance.currency} />}
@@ -58,14 +65,28 @@ export function WalletCard() {
   );
 }
 
-function TopUpForm({ currency }: { currency: string }) {
+/** What a coupon takes off, and how often. */
+function CouponLine({ coupon }: { coupon: Schemas['CouponView'] }) {
   const own = useTexts(walletTexts);
   const { locale } = useLocale();
+  const { amount, percent, times } = coupon;
+  const off = amount ? formatMoney(amount, locale) : `${formatNumber(percent ?? '0', locale)} %`;
+  return (
+    <Text size="sm" mt="xs">
+      {own.coupon(coupon.code, coupon.name)}: {times ? own.offTimes(off, times) : own.off(off)}
+    </Text>
+  );
+}
+
+function TopUpForm({ currency }: { currency: string }) {
+  const own = useTexts(walletTexts);
   const client = useQueryClient();
-  const [asked, setAsked] = useState<Schemas['TopUpView'] | null>(null);
+  const [said, setSaid] = useState('');
+  const { locale } = useLocale();
   const form = useForm({ mode: 'uncontrolled', initialValues: { amount: 50 } });
   const { onSubmit, pending, failure } = useSubmit(form, async ({ amount }) => {
-    setAsked(await topUp(Math.round(amount * 10 ** digitsOf(currency)), currency));
+    const asked = await topUp(Math.round(amount * 10 ** digitsOf(currency)), currency);
+    setSaid(own.transfer(formatMoney(asked.amount, locale), asked.payment_reference));
     await client.invalidateQueries({ queryKey: ['wallet'] });
   });
   return (
@@ -75,6 +96,7 @@ function TopUpForm({ currency }: { currency: string }) {
         <Group align="flex-end" gap="xs">
           <NumberInput
             label={own.amount(currency)}
+            size="sm"
             min={1}
             decimalScale={digitsOf(currency)}
             w={150}
@@ -85,11 +107,7 @@ function TopUpForm({ currency }: { currency: string }) {
             {own.topUp}
           </Button>
         </Group>
-        {asked && (
-          <Alert role="status" maw={360}>
-            {own.transfer(formatMoney(asked.amount, locale), asked.payment_reference)}
-          </Alert>
-        )}
+        <VisuallyHidden aria-live="polite">{said}</VisuallyHidden>
       </Stack>
     </form>
   );
@@ -112,8 +130,8 @@ function CouponForm() {
         <Group align="flex-end" gap="xs">
           <TextInput
             label={own.code}
+            size="sm"
             w={180}
-            required
             key={form.key('code')}
             {...form.getInputProps('code')}
           />

@@ -61,6 +61,7 @@ export const sumTexts = texts(
     credited: 'Paid from credit',
     wallet: 'Paid from your balance',
     due: 'To pay',
+    paid: 'Paid',
   },
   {
     subtotal: 'Subtotaal',
@@ -69,6 +70,28 @@ export const sumTexts = texts(
     credited: 'Betaald uit tegoed',
     wallet: 'Betaald uit uw saldo',
     due: 'Te betalen',
+    paid: 'Betaald',
+  },
+);
+
+export const factTexts = texts(
+  {
+    from: 'From',
+    to: 'To',
+    paid: 'Paid on',
+    reference: 'Payment reference',
+    account: 'To account (IBAN)',
+    taxOf: (rate: string) => `VAT ${rate} %`,
+    taxOver: (tax: string, base: string) => `${tax} over ${base}`,
+  },
+  {
+    from: 'Van',
+    to: 'Aan',
+    paid: 'Betaald op',
+    reference: 'Betalingskenmerk',
+    account: 'Op rekening (IBAN)',
+    taxOf: (rate: string) => `Btw ${rate} %`,
+    taxOver: (tax: string, base: string) => `${tax} over ${base}`,
   },
 );
 
@@ -88,56 +111,6 @@ export const creditTexts = texts(
     kept: 'Gaat af van uw volgende facturen',
     refunded: 'U krijgt het terug',
     lowered: 'U hoeft het niet te betalen',
-  },
-);
-
-export const explainTexts = texts(
-  {
-    why: 'Why this amount?',
-    whyLine: (line: string) => `Why this amount? ${line}`,
-    steps: 'The calculation',
-    hours: 'What was used, by hour',
-    events: 'Some of the calls',
-    ledger: 'In the books',
-    version: (plan: string, number: number, rules: number) =>
-      `Priced by ${plan}, version ${number}; rules of calculation ${rules}.`,
-    leftOut: (hours: number) => `And ${hours} more hours.`,
-  },
-  {
-    why: 'Waarom dit bedrag?',
-    whyLine: (line: string) => `Waarom dit bedrag? ${line}`,
-    steps: 'De berekening',
-    hours: 'Wat er is verbruikt, per uur',
-    events: 'Enkele aanroepen',
-    ledger: 'In de boeken',
-    version: (plan: string, number: number, rules: number) =>
-      `Prijs van ${plan}, versie ${number}; rekenregels ${rules}.`,
-    leftOut: (hours: number) => `En nog ${hours} uren.`,
-  },
-);
-
-export const stepTexts = texts(
-  {
-    used: 'Used',
-    included: 'Included',
-    billable: 'To be billed',
-    unit_price: 'Unit price',
-    packages: 'Packages',
-    rate: 'Rate in percent',
-    exact: 'Exact amount',
-    billed_before: 'On earlier invoices',
-    amount: 'Rounded, on this line',
-  },
-  {
-    used: 'Verbruikt',
-    included: 'Inbegrepen',
-    billable: 'In rekening',
-    unit_price: 'Prijs per stuk',
-    packages: 'Pakketten',
-    rate: 'Tarief in procenten',
-    exact: 'Exact bedrag',
-    billed_before: 'Op eerdere facturen',
-    amount: 'Afgerond, op deze regel',
   },
 );
 
@@ -166,7 +139,10 @@ export const walletTexts = texts(
       `Transfer ${amount}, quoting ${reference}. It counts once it has come in.`,
     code: 'Coupon code',
     redeem: 'Redeem',
-    coupon: (code: string, name: string) => `Coupon ${code}: ${name}`,
+    coupon: (code: string, name: string) => `Coupon ${code}, ${name}`,
+    off: (off: string) => `${off} off every invoice.`,
+    offTimes: (off: string, times: number) =>
+      times === 1 ? `${off} off one invoice.` : `${off} off, on ${times} invoices.`,
   },
   {
     title: 'Saldo en kortingscodes',
@@ -179,6 +155,9 @@ export const walletTexts = texts(
       `Maak ${amount} over onder vermelding van ${reference}. Het telt zodra het binnen is.`,
     code: 'Kortingscode',
     redeem: 'Inwisselen',
-    coupon: (code: string, name: string) => `Kortingscode ${code}: ${name}`,
+    coupon: (code: string, name: string) => `Kortingscode ${code}, ${name}`,
+    off: (off: string) => `${off} van elke factuur af.`,
+    offTimes: (off: string, times: number) =>
+      times === 1 ? `${off} van één factuur af.` : `${off} korting, op ${times} facturen.`,
   },
 );

@@ -2,7 +2,7 @@
 import { Button, Group, Modal, Radio, Stack, Text, TextInput } from '@mantine/core';
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { useState } from 'react';
-import { formatDate, formatInstant } from '@/ui/format';
+import { formatDate, formatInstant, formatMoney } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
 import { RowsLoading } from '@/ui/Loading';
 import { ProblemAlert } from '@/ui/ProblemAlert';
@@ -14,9 +14,10 @@ import {
   type Preview,
   previewChange,
   type Subscription,
+  useOffer,
   useSubscriptionsChanged,
 } from './subscriptions';
-import { changeTexts, titleTexts } from './texts';
+import { changeTexts, intervalTexts, subscriptionTexts, titleTexts } from './texts';
 
 type Props = {
   subscription: Subscription;
@@ -104,6 +105,9 @@ function Asked({ subscription, first, onClose, onDone }: AskedProps) {
       {preview.isPending && <RowsLoading rows={3} />}
       <ProblemAlert error={preview.error} retry={() => preview.refetch()} />
       {preview.data && <Said preview={preview.data} />}
+      {preview.data?.scheduled_at && first.plan && (
+        <Afterwards subscription={subscription} slug={first.plan} />
+      )}
       <ProblemAlert error={confirm.error} />
       <Group justify="flex-end">
         <Button variant="default" onClick={onClose}>
@@ -120,6 +124,20 @@ function Asked({ subscription, first, onClose, onDone }: AskedProps) {
       </Group>
     </Stack>
   );
+}
+
+/** What a plan that is waited for costs, in the words of its offer. */
+function Afterwards({ subscription, slug }: { subscription: Subscription; slug: string }) {
+  const own = useTexts(changeTexts);
+  const words = useTexts(subscriptionTexts);
+  const intervals: Record<string, string> = useTexts(intervalTexts);
+  const { locale } = useLocale();
+  const plan = useOffer(subscription.product.slug).data?.plans.find((one) => one.slug === slug);
+  const price = plan?.prices.find((one) => one.base_fee.currency === subscription.currency);
+  if (!plan || !price) return null;
+  const every = words.every(plan.interval_count, intervals[plan.interval] ?? plan.interval);
+  const fee = words.fee(formatMoney(price.base_fee, locale), every);
+  return <Text size="sm">{own.after(plan.name, fee)}</Text>;
 }
 
 function Said({ preview }: { preview: Preview }) {

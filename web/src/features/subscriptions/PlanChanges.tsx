@@ -23,12 +23,22 @@ export function PlanChanges({ subscription, onChange }: Props) {
     return price && same ? [{ plan, fee: price.base_fee }] : [];
   });
   if (offer.isError) return <ProblemAlert error={offer.error} retry={() => offer.refetch()} />;
-  if (plans.length < 2) return null;
+  const others = plans.filter(({ plan }) => plan.slug !== present.slug);
+  if (others.length === 0) return null;
+  const hidden = plans.length === others.length;
   return (
     <Stack gap="xs">
       <Text fw={600} size="sm">
         {own.plans}
       </Text>
+      {hidden && (
+        <Group justify="space-between">
+          <Text size="sm">{present.name}</Text>
+          <Text size="sm" c="dimmed">
+            {own.present}
+          </Text>
+        </Group>
+      )}
       {plans.map(({ plan, fee }) => {
         const change = plan.rank > present.rank ? 'upgrade' : 'downgrade';
         const every = own.every(plan.interval_count, intervals[plan.interval] ?? plan.interval);
@@ -43,7 +53,7 @@ export function PlanChanges({ subscription, onChange }: Props) {
               </Text>
             ) : (
               <Button
-                size="compact-md"
+                size="compact-sm"
                 variant={change === 'upgrade' ? 'light' : 'default'}
                 aria-label={own[change](plan.name)}
                 onClick={() => onChange({ change, plan: plan.slug } as Change)}

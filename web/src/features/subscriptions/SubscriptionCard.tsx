@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Button, Card, Group, Stack, Text, Title } from '@mantine/core';
 import { useMay } from '@/api/session';
-import { formatDate, formatMoney } from '@/ui/format';
+import { formatDate, formatMoney, formatPeriod } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
 import { StateBadge } from '@/ui/StateBadge';
 import { AddOns } from './AddOns';
@@ -43,7 +43,7 @@ export function SubscriptionCard({ subscription, onChange }: Props) {
           {!over && ends_at && own.ends(date(ends_at))}
           {!ends_at &&
             status === 'Active' &&
-            own.period(date(period.starts_at), date(period.ends_at))}
+            own.period(formatPeriod(period.starts_at, period.ends_at, locale))}
         </Text>
         <Waiting subscription={subscription} />
         {mayChange && !over && (

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-import { Card, Stack, VisuallyHidden } from '@mantine/core';
+import { Button, Card, Stack, VisuallyHidden } from '@mantine/core';
+import { Link } from '@tanstack/react-router';
 import { useState } from 'react';
+import { useMay } from '@/api/session';
 import { EmptyState } from '@/ui/EmptyState';
 import { useTexts } from '@/ui/i18n';
 import { InvoiceIcon } from '@/ui/icons';
@@ -17,6 +19,7 @@ type Wish = { subscription: Subscription; change: Change };
 /** What the organization subscribed to, and every way to change it. */
 export function SubscriptionsPanel() {
   const own = useTexts(subscriptionTexts);
+  const mayChange = useMay('manage_subscriptions');
   const subscriptions = useSubscriptions();
   const [wish, setWish] = useState<Wish | null>(null);
   const [said, setSaid] = useState('');
@@ -29,7 +32,18 @@ export function SubscriptionsPanel() {
       {subscriptions.isPending && <RowsLoading rows={5} />}
       {subscriptions.isSuccess && rows.length === 0 && (
         <Card padding={0}>
-          <EmptyState icon={<InvoiceIcon size={28} />} title={own.none} hint={own.noneHint} />
+          <EmptyState
+            icon={<InvoiceIcon size={28} />}
+            title={own.none}
+            hint={own.noneHint}
+            action={
+              mayChange && (
+                <Button component={Link} to="/onboarding" variant="light">
+                  {own.choose}
+                </Button>
+              )
+            }
+          />
         </Card>
       )}
       {rows.map((subscription) => (

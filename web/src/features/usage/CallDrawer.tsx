@@ -7,6 +7,7 @@ import { formatBytes, formatDuration } from '@/ui/duration';
 import { formatNumber, formatSecond, formatUnitPrice } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
 import { RowsLoading } from '@/ui/Loading';
+import { meterName } from '@/ui/meters';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import page from '@/ui/page.module.css';
 import { wordTexts } from '@/ui/words';
@@ -46,6 +47,7 @@ function Price({ price }: { price: Schemas['CallPriceShape'] }) {
   const { locale } = useLocale();
   const { currency } = price;
   const money = (amount: string) => formatUnitPrice(amount, currency ?? 'EUR', locale);
+  const name = (key: string) => meterName(key, locale);
   const used = price.meters.filter((meter) => meter.quantity !== '0');
   return (
     <Card component="section" aria-label={own.cost}>
@@ -60,8 +62,12 @@ function Price({ price }: { price: Schemas['CallPriceShape'] }) {
         <Group key={meter.meter} justify="space-between" mt="xs">
           <Text size="sm">
             {meter.unit_price && meter.amount !== '0'
-              ? own.each(formatNumber(meter.quantity, locale), meter.meter, money(meter.unit_price))
-              : own.plain(formatNumber(meter.quantity, locale), meter.meter)}
+              ? own.each(
+                  formatNumber(meter.quantity, locale),
+                  name(meter.meter),
+                  money(meter.unit_price),
+                )
+              : own.plain(formatNumber(meter.quantity, locale), name(meter.meter))}
           </Text>
           <Text size="sm" fw={600}>
             {money(meter.amount)}

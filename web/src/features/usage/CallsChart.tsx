@@ -3,8 +3,9 @@ import { Card, Title } from '@mantine/core';
 import { BarChart } from '@/ui/BarChart';
 import { formatDate, formatNumber } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
+import { dayAfter, dayOf, lastDay } from '@/ui/zone';
 import { usageTexts } from './texts';
-import { type Counts, dayAfter } from './usage';
+import type { Counts } from './usage';
 
 type Day = Counts & { day: string };
 type Props = { days: Day[]; from: string; to: string };
@@ -32,7 +33,12 @@ export function CallsChart({ days, from, to }: Props) {
       <Title order={2} size="h4" mb="xs">
         {own.perDay}
       </Title>
-      <BarChart label={own.perDay} bars={bars} top={own.highest(number(highest))} />
+      <BarChart
+        label={own.perDay}
+        bars={bars}
+        top={own.highest(number(highest))}
+        legend={{ good: own.served, bad: own.errors }}
+      />
     </Card>
   );
 }
@@ -40,6 +46,7 @@ export function CallsChart({ days, from, to }: Props) {
 /** The days from one instant to another, and those that have calls, in their order. */
 function everyDay(days: Day[], from: string, to: string): string[] {
   const found = new Set(days.map((day) => day.day));
-  for (let day = from.slice(0, 10); `${day}T00:00:00Z` < to; day = dayAfter(day)) found.add(day);
+  const last = lastDay(to);
+  for (let day = dayOf(from); day <= last; day = dayAfter(day)) found.add(day);
   return [...found].sort();
 }

@@ -2,10 +2,11 @@
 import { Card, Group, Stack, Table, Text, Title } from '@mantine/core';
 import { BarChart } from '@/ui/BarChart';
 import { EmptyState } from '@/ui/EmptyState';
-import { formatDate, formatMoney, formatNumber, formatUnitPrice } from '@/ui/format';
+import { formatDate, formatMoney, formatNumber, formatPeriod, formatUnitPrice } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
 import { InvoiceIcon } from '@/ui/icons';
 import { RowsLoading } from '@/ui/Loading';
+import { meterName } from '@/ui/meters';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import page from '@/ui/page.module.css';
 import { RowsTable } from '@/ui/RowsTable';
@@ -40,8 +41,8 @@ function CostsCard({ costs }: { costs: Costs }) {
   const own = useTexts(costTexts);
   const { locale } = useLocale();
   const money = (amount: string) => formatUnitPrice(amount, costs.currency, locale);
-  const day = (instant: string) => formatDate(instant, locale);
   const { product, plan, period } = costs;
+  const running = formatPeriod(period.starts_at, period.ends_at, locale);
   const bars = costs.days.map((one) => ({
     key: one.day,
     label: formatDate(one.day, locale),
@@ -57,7 +58,7 @@ function CostsCard({ costs }: { costs: Costs }) {
               {own.title}
             </Title>
             <Text size="sm" c="dimmed">
-              {own.until(product.name, plan.name, day(period.starts_at), day(period.ends_at))}
+              {own.until(product.name, plan.name, running)}
             </Text>
           </div>
           <p className={page.number}>{formatMoney(costs.billed, locale)}</p>
@@ -87,7 +88,7 @@ function MetersTable({ costs, money }: TableProps) {
     >
       {costs.meters.map((meter) => (
         <Table.Tr key={meter.meter}>
-          <Table.Td data-label={own.meter}>{meter.unit}</Table.Td>
+          <Table.Td data-label={own.meter}>{meterName(meter.meter, locale)}</Table.Td>
           <Table.Td ta="right" data-label={own.used}>
             {number(meter.quantity)}
           </Table.Td>

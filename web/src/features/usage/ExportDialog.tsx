@@ -12,14 +12,14 @@ import {
 import { useMutation } from '@tanstack/react-query';
 import { type FormEvent, useState } from 'react';
 import { formatBytes } from '@/ui/duration';
-import { formatDate, formatNumber } from '@/ui/format';
+import { formatNumber, formatPeriod } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
 import { DownloadIcon } from '@/ui/icons';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import { wordTexts } from '@/ui/words';
+import { dayAfter, dayOf, startOf } from '@/ui/zone';
 import { exportTexts } from './logTexts';
 import {
-  dayAfter,
   download,
   type Export,
   type Format,
@@ -50,12 +50,12 @@ export function ExportDialog({ search, newest, opened, onClose }: Props) {
   const [to, setTo] = useState<string | null>(null);
   const [format, setFormat] = useState<Format>('csv');
   const start = useStartExport();
-  const last = to ?? search.to ?? (newest ?? new Date().toISOString()).slice(0, 10);
+  const last = to ?? search.to ?? dayOf(newest ?? new Date().toISOString());
   const first = from ?? search.from ?? dayAfter(last, -30);
   const wrong = !first || !last || first > last || dayAfter(first, DAYS_MAX) <= last;
   const onSubmit = (event: FormEvent) => {
     event.preventDefault();
-    const range = { from: `${first}T00:00:00Z`, to: `${dayAfter(last)}T00:00:00Z` };
+    const range = { from: startOf(first), to: startOf(dayAfter(last)) };
     if (!wrong) start.mutate({ format, search, range });
   };
   return (
@@ -90,7 +90,6 @@ export function ExportDialog({ search, newest, opened, onClose }: Props) {
               />
             </Group>
             <NativeSelect
-              size="md"
               label={own.format}
               value={format}
               onChange={(event) => setFormat(event.currentTarget.value as Format)}
@@ -137,8 +136,7 @@ function FileRow({ file }: { file: Export }) {
   const own = useTexts(exportTexts);
   const { locale } = useLocale();
   const fetching = useMutation({ mutationFn: download });
-  const [first, end] = [file.period.starts_at.slice(0, 10), file.period.ends_at.slice(0, 10)];
-  const range = own.range(formatDate(first, locale), formatDate(dayAfter(end, -1), locale));
+  const range = formatPeriod(file.period.starts_at, file.period.ends_at, locale);
   const rows = formatNumber(file.rows, locale);
   const said: Record<string, string> = {
     Waiting: own.waiting,
@@ -154,7 +152,7 @@ function FileRow({ file }: { file: Export }) {
           <Text size="sm" fw={500}>
             {range} ({file.format})
           </Text>
-          <Text size="sm" c={file.status === 'Failed' ? 'red.9' : 'dimmed'}>
+          <Text size="sm" c={file.status === 'Failed' ? 'var(--mantine-color-error)' : 'dimmed'}>
             {said[file.status]}
           </Text>
         </div>

@@ -34,6 +34,7 @@ export function LogFilters({ search, onSearch }: Props) {
           onChosen={set('status')}
         />
         <NativeSelect
+          size="sm"
           label={own.kind}
           value={search.kind ?? ''}
           onChange={(event) => set('kind')(event.currentTarget.value)}
@@ -45,12 +46,14 @@ export function LogFilters({ search, onSearch }: Props) {
           ]}
         />
         <NativeSelect
+          size="sm"
           label={own.method}
           value={search.method ?? ''}
           onChange={(event) => set('method')(event.currentTarget.value)}
           data={[{ value: '', label: own.all }, ...METHODS]}
         />
         <NativeSelect
+          size="sm"
           label={own.environment}
           value={search.environment ?? ''}
           onChange={(event) => set('environment')(event.currentTarget.value)}
@@ -58,6 +61,7 @@ export function LogFilters({ search, onSearch }: Props) {
         />
         {mayKeys && (
           <NativeSelect
+            size="sm"
             label={own.key}
             value={search.key_id ?? ''}
             onChange={(event) => set('key_id')(event.currentTarget.value)}

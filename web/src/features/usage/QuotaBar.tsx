@@ -2,21 +2,23 @@
 import { Box, Group, Progress, Text } from '@mantine/core';
 import { formatDate, formatNumber } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
+import { meterName, periodTexts, type QuotaPeriod } from '@/ui/meters';
 import classes from './quota.module.css';
 import { quotaTexts } from './quotaTexts';
 import { costTexts } from './texts';
 import type { Quota } from './usage';
 
-type Period = 'day' | 'week' | 'month' | 'year' | 'cycle';
 const NEARLY = 80;
 
 /** One quota: how much is used, where people are told, what happens over it. */
 export function QuotaBar({ quota }: { quota: Quota }) {
   const own = useTexts(quotaTexts);
   const cost = useTexts(costTexts);
+  const periods = useTexts(periodTexts);
   const { locale } = useLocale();
   const number = (value: string) => formatNumber(value, locale);
-  const name = `${quota.product.name}: ${quota.meter} ${own[quota.period as Period]}`;
+  const often = periods[quota.period as QuotaPeriod];
+  const name = `${quota.product.name}: ${meterName(quota.meter, locale)} ${often}`;
   const share = quota.limit ? (Number(quota.used) / Math.max(1, Number(quota.limit))) * 100 : 0;
   const reached = quota.thresholds.filter((one) => one.reached).map((one) => `${one.percent} %`);
   return (

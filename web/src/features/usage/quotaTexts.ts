@@ -15,11 +15,6 @@ export const quotaTexts = texts(
     before: (units: string) => `${units} were used in this period before the plan changed.`,
     thresholds: (list: string) => `You get a mail at ${list}.`,
     reached: (list: string) => `Reached: ${list}.`,
-    day: 'a day',
-    week: 'a week',
-    month: 'a month',
-    year: 'a year',
-    cycle: 'a cycle',
   },
   {
     used: (used: string, limit: string) => `${used} van ${limit} verbruikt`,
@@ -33,10 +28,5 @@ export const quotaTexts = texts(
     before: (units: string) => `${units} zijn in deze periode verbruikt vóór de overstap.`,
     thresholds: (list: string) => `U krijgt een mail bij ${list}.`,
     reached: (list: string) => `Bereikt: ${list}.`,
-    day: 'per dag',
-    week: 'per week',
-    month: 'per maand',
-    year: 'per jaar',
-    cycle: 'per cyclus',
   },
 );

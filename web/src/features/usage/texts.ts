@@ -22,6 +22,7 @@ export const usageTexts = texts(
     volume: 'Data',
     received: (bytes: string) => `${bytes} sent to the API`,
     perDay: 'Calls per day',
+    served: 'Served',
     day: (day: string, calls: string, units: string, errors: string) =>
       `${day}: ${calls} calls, ${units} units, ${errors} errors`,
     highest: (calls: string) => `highest day: ${calls}`,
@@ -58,6 +59,7 @@ export const usageTexts = texts(
     volume: 'Gegevens',
     received: (bytes: string) => `${bytes} naar de API gestuurd`,
     perDay: 'Aanroepen per dag',
+    served: 'Gelukt',
     day: (day: string, calls: string, units: string, errors: string) =>
       `${day}: ${calls} aanroepen, ${units} eenheden, ${errors} fouten`,
     highest: (calls: string) => `hoogste dag: ${calls}`,
@@ -79,8 +81,8 @@ export const usageTexts = texts(
 export const costTexts = texts(
   {
     title: 'Costs so far',
-    until: (product: string, plan: string, from: string, to: string) =>
-      `${product} ${plan}, from ${from} to ${to}, before base fee and VAT`,
+    until: (product: string, plan: string, period: string) =>
+      `${product} ${plan}, ${period}, before base fee and VAT`,
     meter: 'Meter',
     used: 'Used',
     included: 'Included',
@@ -104,8 +106,8 @@ export const costTexts = texts(
   },
   {
     title: 'Kosten tot nu toe',
-    until: (product: string, plan: string, from: string, to: string) =>
-      `${product} ${plan}, van ${from} tot ${to}, zonder vaste kosten en btw`,
+    until: (product: string, plan: string, period: string) =>
+      `${product} ${plan}, ${period}, zonder vaste kosten en btw`,
     meter: 'Meter',
     used: 'Verbruikt',
     included: 'Inbegrepen',

@@ -2,6 +2,7 @@
 import { useInfiniteQuery, useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { api, idempotencyKey, type Schemas } from '@/api/client';
 import { unwrap } from '@/api/problem';
+import { dayAfter, dayOf, startOf } from '@/ui/zone';
 
 export type Environment = 'Live' | 'Test';
 export type UsageSearch = { days: number; environment: Environment };
@@ -147,7 +148,7 @@ export async function download(file: Export): Promise<void> {
   const url = URL.createObjectURL((await unwrap(call)) as Blob);
   const link = document.createElement('a');
   link.href = url;
-  link.download = `calls-${file.period.starts_at.slice(0, 10)}.${file.format}`;
+  link.download = `calls-${dayOf(file.period.starts_at)}.${file.format}`;
   link.click();
   URL.revokeObjectURL(url);
 }
@@ -163,16 +164,10 @@ export function useAnalytics(query: UsageSearch) {
 function asked({ kind, from, to, ...rest }: LogSearch) {
   return {
     ...rest,
-    ...(from && { from: `${from}T00:00:00Z` }),
-    ...(to && { to: `${dayAfter(to)}T00:00:00Z` }),
+    ...(from && { from: startOf(from) }),
+    ...(to && { to: startOf(dayAfter(to)) }),
     ...(kind === 'billable' && { billable: true }),
     ...(kind === 'unbilled' && { billable: false, refused: false }),
     ...(kind === 'refused' && { refused: true }),
   };
-}
-
-export function dayAfter(day: string, days = 1): string {
-  const instant = new Date(`${day}T00:00:00Z`);
-  instant.setUTCDate(instant.getUTCDate() + days);
-  return instant.toISOString().slice(0, 10);
 }

@@ -8,7 +8,7 @@ import { Sum, Sums } from './Sums';
 import { upcomingTexts } from './texts';
 
 /** What the next invoices would be now, and what they may become. */
-export function UpcomingCard() {
+export function UpcomingCards() {
   const own = useTexts(upcomingTexts);
   const { locale } = useLocale();
   const upcoming = useUpcoming();
@@ -29,7 +29,7 @@ export function UpcomingCard() {
             ))}
           </Stack>
           <Sums invoice={invoice} />
-          <Stack gap={6} maw={420} ml="auto" mt="sm" component="dl">
+          <Stack gap={6} w="100%" maw={420} m={0} ml="auto" mt="sm" component="dl">
             <Sum label={own.forecast} money={invoice.forecast} />
           </Stack>
         </Card>
