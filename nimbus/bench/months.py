@@ -25,7 +25,7 @@ _CALLS = """
         leased, meters)
     SELECT md5('call' || n)::uuid, %(month)s + n * (interval '1 day' * %(days)s / %(calls)s),
         s.organization_id, s.provider_organization_id, s.id, s.product_id,
-        md5('key' || n %% 3)::uuid, md5('route' || n * 7919 %% %(routes)s)::uuid, 'Live', 'GET',
+        md5('key' || n %% 3)::uuid, md5('route' || n %% %(routes)s)::uuid, 'Live', 'GET',
         CASE WHEN n %% 40 = 0 THEN 404 ELSE 200 END, 2000 + n * 37 %% 9000, 100, 207, '192.0.2.1',
         'bench', md5('bench')::uuid, n, 1500, true, 1, 0, '{}'
     FROM generate_series(0, %(calls)s - 1) n,

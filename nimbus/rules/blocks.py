@@ -38,7 +38,7 @@ from nimbus.rules.metering import (
     parse_meters,
 )
 from nimbus.rules.money import EXACT
-from nimbus.rules.tallies import Kind, Tally, held_by
+from nimbus.rules.tallies import Kind, Tally, held_by, tally_of
 
 Array = NDArray[Any]
 
@@ -322,7 +322,7 @@ def _tallies(calls: Calls, order: Array, starts: Array) -> Iterator[Tally]:
             first_at=_instant(firsts[number]),
             last_at=cell.last_at,
             cells={CALLS: cell, **reported.get(number, {})},
-            calls=_Some(calls, order[start:end]),
+            apart=_Some(calls, order[start:end]),
             leased=sums["leased"][number],
             holds=holds.get(number, {}),
             held=_held(int(one["flags"]), held, totals[number]),
@@ -331,13 +331,13 @@ def _tallies(calls: Calls, order: Array, starts: Array) -> Iterator[Tally]:
 
 @dataclass(frozen=True, slots=True)
 class _Some:
-    """Some calls, decoded when they are asked for."""
+    """A tally for each of some calls, which are decoded when they are asked for."""
 
     calls: Calls
     places: Array
 
-    def __call__(self) -> Sequence[UsageEvent]:
-        return [self.calls.event(place) for place in sorted(self.places.tolist())]
+    def __call__(self) -> Sequence[Tally]:
+        return [tally_of([self.calls.event(place)]) for place in sorted(self.places.tolist())]
 
 
 def _latest(calls: Calls, order: Array, group: Array, last: NDArray[np.bool_]) -> list[int]:

@@ -36,7 +36,6 @@ from uuid import UUID, uuid5
 from zlib import crc32
 
 from nimbus.rules import latency
-from nimbus.rules.meters import Outside
 from nimbus.rules.money import EXACT
 
 MAGIC = b"NIMBJRNL"
@@ -126,8 +125,6 @@ class UsageEvent:
     names; `holds` are the whole units it holds of meters that only the answer tells. Whoever
     stores the event gives exactly that back. All are empty when the gateway has given them back
     itself, as it does for a call that is not billed.
-
-    What comes from `outside` is no call: it has no key, route nor size, and one meter at most.
     """
 
     event_id: UUID
@@ -156,7 +153,6 @@ class UsageEvent:
     held_on: Held = Held.NOTHING
     holds: tuple[tuple[str, int], ...] = ()
     continued: bool = False
-    outside: Outside | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,12 +456,9 @@ def quantities(event: UsageEvent) -> tuple[tuple[str, Decimal], ...]:
 
     A call of weight 2 that reported `assets=10` → (("api_calls", 2), ("assets", 10)); the same
     call answered with 502, or with a test key → (("api_calls", 0),): a call that costs nothing.
-    An event from outside adds to its own meter alone.
     """
     if not is_counted(event):
-        return ((CALLS, Decimal(0)),) if event.outside is None else ()
-    if event.outside is not None:
-        return event.meters
+        return ((CALLS, Decimal(0)),)
     reported = tuple((key, value) for key, value in event.meters if key != CALLS)
     return ((CALLS, Decimal(event.units)), *reported)
 
@@ -535,7 +528,7 @@ def aggregate(meter_key: str, aggregation: str, cell: Cell) -> Decimal:
 
 
 def _cell(event: UsageEvent, meter_key: str, quantity: Decimal) -> Cell:
-    size = meter_key == CALLS and event.outside is None
+    size = meter_key == CALLS
     return Cell(
         events=0 if event.continued else 1,
         total=quantity,

@@ -60,20 +60,6 @@ _PART = re.compile(r"([A-Za-z_][A-Za-z0-9_-]{0,63})((?:\[[0-9]{1,4}\])*)")
 _QUANTITY = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,12}0*)?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outside:
-    """Where an event comes from that no gateway saw: who sent it (a person or a key), under which
-    id of its own and from which `source`; what else it says. `member` stands for its value of the
-    property that a `unique` meter tells apart.
-    """
-
-    source: str
-    external_id: str
-    reported_by: UUID
-    properties: Mapping[str, Any] | None = None
-    member: UUID | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One event of a meter: `member` is its value of the meter's property."""

@@ -6,7 +6,7 @@ A tally is as good as its calls wherever a window holds all of them; where a win
 tests hold the two together. Source: spec 03 "Usage event", spec 09 U-05.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -21,7 +21,6 @@ from nimbus.rules.metering import (
     Held,
     UsageEvent,
     is_counted,
-    quantities,
     roll_up,
 )
 from nimbus.rules.money import EXACT
@@ -50,8 +49,8 @@ class Tally:
 
     `cells` by meter; `leased` units of calls and `holds` units of reported meters were taken from
     leases; `held` is money that was held, in millionths of a minor unit, by what it was held on;
-    and units, on the quota of the key.
-    `calls` gives the calls themselves, in the order of their sequences.
+    and units, on the quota of the key. `members` are the different values that meters saw.
+    `apart` gives a tally for each call, in the order of their sequences.
     """
 
     kind: Kind
@@ -59,18 +58,15 @@ class Tally:
     first_at: datetime
     last_at: datetime
     cells: Mapping[str, Cell]
-    calls: Callable[[], Sequence[UsageEvent]]
+    apart: "Callable[[], Sequence[Tally]]" = field(compare=False)
     leased: int = 0
     holds: Mapping[str, int] = field(default_factory=dict)
     held: Mapping[Held, int] = field(default_factory=dict)
+    members: Mapping[str, Collection[UUID]] = field(default_factory=dict)
 
     def lies_in(self, window: Period) -> bool:
         """Whether all calls are of this window."""
         return self.first_at in window and self.last_at in window
-
-    def apart(self) -> "list[Tally]":
-        """A tally for each call."""
-        return [tally_of([call]) for call in self.calls()]
 
     def held_units(self, meter_key: str) -> int:
         """The units of a meter that their gateway took from its leases."""
@@ -95,15 +91,9 @@ def kind_of(call: UsageEvent) -> Kind:
 def tally(calls: Iterable[UsageEvent]) -> list[Tally]:
     """These served calls by kind: one by one, the law that whoever is quicker is held against."""
     groups: dict[tuple[Kind, bool], list[UsageEvent]] = {}
-    outside: dict[tuple[int, datetime, str], list[UsageEvent]] = {}
     for call in calls:
-        if call.outside is None:
-            groups.setdefault((kind_of(call), is_counted(call)), []).append(call)
-        else:  # all else follows from these; a number is quick to hash
-            hour = call.occurred_at.replace(minute=0, second=0, microsecond=0)
-            place = call.subscription_id.int, hour, call.environment
-            outside.setdefault(place, []).append(call)
-    return [tally_of(group) for group in (*groups.values(), *outside.values())]
+        groups.setdefault((kind_of(call), is_counted(call)), []).append(call)
+    return [tally_of(group) for group in groups.values()]
 
 
 def tally_of(calls: Sequence[UsageEvent]) -> Tally:
@@ -120,10 +110,8 @@ def tally_of(calls: Sequence[UsageEvent]) -> Tally:
         counted=is_counted(calls[0]),
         first_at=min(call.occurred_at for call in calls),
         last_at=max(call.occurred_at for call in calls),
-        cells=_reported(calls)
-        if calls[0].outside is not None
-        else {key.meter_key: cell for key, cell in roll_up(calls).items()},
-        calls=lambda: calls,
+        cells={key.meter_key: cell for key, cell in roll_up(calls).items()},
+        apart=lambda: [tally_of([call]) for call in calls],
         leased=sum(call.leased for call in calls),
         holds=holds,
         held=held,
@@ -138,27 +126,6 @@ def held_by(held_on: Held, micro: int, units: int) -> dict[Held, int]:
     if held_on & Held.KEY_QUOTA and units:
         found[Held.KEY_QUOTA] = units
     return found
-
-
-def _reported(calls: Sequence[UsageEvent]) -> dict[str, Cell]:
-    """What `roll_up` says of events from outside, which have no size: each meter added up once."""
-    by_meter: dict[str, list[tuple[datetime, UUID, Decimal]]] = {}
-    for call in calls:
-        for key, quantity in quantities(call):
-            by_meter.setdefault(key, []).append((call.occurred_at, call.event_id, quantity))
-    cells = {}
-    for key, found in by_meter.items():
-        last_at, last_event_id, last = max(found)
-        amounts = [quantity for _, _, quantity in found]
-        cells[key] = Cell(
-            events=len(found),
-            total=reduce(EXACT.add, amounts),
-            peak=max(amounts),
-            last=last,
-            last_at=last_at,
-            last_event_id=last_event_id,
-        )
-    return cells
 
 
 def within(tallies: Iterable[Tally], window: Period) -> list[Tally]:
@@ -200,13 +167,15 @@ def single_quantities(tallies: Iterable[Tally], meter_key: str) -> tuple[Decimal
     """The quantity of each single call of a meter, where it has one, in the order of their instants
     and ids.
     """
-    calls = [call for one in tallies if meter_key in one.cells for call in one.calls()]
-    return tuple(
-        quantity
-        for call in sorted(calls, key=lambda call: (call.occurred_at, call.event_id))
-        for key, quantity in quantities(call)
-        if key == meter_key and quantity
-    )
+    singles = [
+        call.cells[meter_key]
+        for one in tallies
+        if meter_key in one.cells
+        for call in one.apart()
+        if meter_key in call.cells
+    ]
+    singles.sort(key=lambda cell: (cell.last_at, cell.last_event_id))
+    return tuple(cell.total for cell in singles if cell.total)
 
 
 def placed(

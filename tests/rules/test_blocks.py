@@ -12,6 +12,7 @@ import numpy as np
 from nimbus.rules import latency
 from nimbus.rules.blocks import Block, calls_of, kinds, last_used, read_block, tally_calls
 from nimbus.rules.metering import (
+    CALLS,
     SLOT_SIZE,
     Slot,
     SlotState,
@@ -46,7 +47,7 @@ def comparable(tallies: Iterable[Tally]) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for one in tallies:
         key = one.kind, one.counted
-        calls = {call.event_id: call for call in one.calls()}
+        calls = {call.cells[CALLS].last_event_id: call for call in one.apart()}
         amounts = Counter({"leased": one.leased}) + Counter(one.holds) + Counter(one.held)
         if key not in found:
             found[key] = dict(one.cells), amounts, calls, one.first_at, one.last_at

@@ -24,11 +24,12 @@ from nimbus.rules.metering import (
     aggregate,
 )
 from nimbus.rules.money import EXACT
+from nimbus.rules.reports import Reported
 from nimbus.rules.tallies import Tally, within
 from nimbus.usage.models import Mark, Producer, QuotaLease, QuotaStanding
 from nimbus.usage.service import gauges, spending
 from nimbus.usage.service.allowances import additive, tell, used_in
-from nimbus.usage.service.lots import NO_CALLS, Lot, append_cells, new_lot, write
+from nimbus.usage.service.lots import Lot, append_cells, new_lot, write
 from nimbus.usage.service.quotas import while_storing
 from nimbus.usage.service.rating import rate
 
@@ -84,23 +85,14 @@ async def store_batch(
     return row.mark()
 
 
-async def record(
-    session: AsyncSession,
-    events: Sequence[UsageEvent],
-    *,
-    producer: UUID = NIL,
-    sequences: Sequence[int] | None = None,
-) -> None:
-    """Store served events that are not stored yet, with everything that is summed up from them:
-    what they cost, roll-ups, quota and spend standings.
+async def record(session: AsyncSession, events: Sequence[Reported]) -> None:
+    """Store events from outside that are not stored yet, with everything that is summed up from
+    them: what they cost, roll-ups, quota and spend standings.
 
-    Each comes here once: the caller has seen to that in this transaction, by the watermark of their
-    `producer` (NIL: they are of no gateway) or by keys of its own. Needs a system session.
+    Each comes here once: the caller has seen to that in this transaction, by keys of its own.
+    Needs a system session.
     """
-    numbers = sequences if sequences is not None else [0] * len(events)
-    await _record(
-        session, producer, Lot(list(zip(numbers, events, strict=True)), NO_CALLS, NO_CALLS)
-    )
+    await _record(session, NIL, Lot(reported=events))
 
 
 async def _record(session: AsyncSession, producer: UUID, lot: Lot) -> None:

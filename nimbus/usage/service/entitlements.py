@@ -8,10 +8,9 @@ was consumed is counted, shown and billed as what was called.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
-from ipaddress import ip_address
 from typing import Final, Literal
 from uuid import UUID, uuid5
 
@@ -24,9 +23,9 @@ from nimbus.base.events import FACTS, announced
 from nimbus.catalog import EntitlementFacts
 from nimbus.errors import Refusal, field_error
 from nimbus.rules import quotas as law
-from nimbus.rules.metering import CALLS, NIL, UsageEvent
-from nimbus.rules.meters import Outside
+from nimbus.rules.metering import CALLS
 from nimbus.rules.periods import Period
+from nimbus.rules.reports import Reported, Target
 from nimbus.rules.spending import hold
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
@@ -46,7 +45,8 @@ SERVED: Final = frozenset(("Active", "Trial", "PastDue", "Cancelled"))
 """The states of a subscription that entitle to anything: those that the gateway serves."""
 SOURCE: Final = "entitlements"
 CONSUMED_BY: Final = frozenset(("sum", "count"))
-_NOWHERE = ip_address("::")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,37 +279,28 @@ def _event(  # noqa: PLR0917 - what `consume` has found out
     event_id: UUID,
     event_key: str,
     as_of: datetime,
-) -> UsageEvent:
-    return UsageEvent(
-        event_id=event_id,
-        occurred_at=as_of,
+) -> Reported:
+    target = Target(
         organization_id=contract.organization_id,
         provider_organization_id=contract.provider_organization_id,
-        key_id=NIL,
         subscription_id=contract.id,
         product_id=contract.product_id,
-        route_id=NIL,
-        environment="Test" if actor.test else "Live",
-        method="",
-        status=0,
-        refusal="",
-        duration_us=0,
-        upstream_us=0,
-        bytes_in=0,
-        bytes_out=0,
-        units=0,
-        leased=0,
-        billable=not actor.test,
-        ip=_NOWHERE,
+        meter_key=meter_key,
+        live=not actor.test,
+        reported_by=actor.key_id or actor.user_id,
         request_id=actor.request_id or "",
-        meters=((meter_key, asked.quantity),),
-        outside=Outside(
-            source=SOURCE,
-            external_id=event_key,
-            reported_by=actor.key_id or actor.user_id,
-            properties=None,
-            member=None,
-        ),
+    )
+    return Reported(
+        target=target,
+        event_id=event_id.bytes,
+        occurred_us=(as_of - _EPOCH) // _MICROSECOND,
+        quantity=asked.quantity,
+        amount=f"{asked.quantity:f}",
+        counts=True,
+        source=SOURCE,
+        external_id=event_key,
+        properties="",
+        member=None,
     )
 
 

@@ -42,22 +42,18 @@ async def keep(session: AsyncSession, tallies: Sequence[Tally]) -> None:
     if not telling:
         return
     weighted = await catalog.weighted_meters(session, {one.kind.product_id for one in telling})
-    reporting = [
-        event
-        for one in telling
-        if _is_outside(one) or any((one.kind.product_id, key) in weighted for key in one.cells)
-        for event in one.calls()
-    ]
     gauges: set[tuple[Whose, str, datetime, UUID, Decimal]] = set()
     members: set[tuple[Whose, str, datetime, UUID]] = set()
-    for event in reporting:
-        whose = event.organization_id, event.provider_organization_id, event.subscription_id
-        for key, quantity in event.meters:
-            if (event.product_id, key) in weighted:
-                gauges.add((whose, key, event.occurred_at, event.event_id, quantity))
-        if event.outside is not None and event.outside.member is not None:
-            hour = event.occurred_at.replace(minute=0, second=0, microsecond=0)
-            members.add((whose, event.meters[0][0], hour, event.outside.member))
+    for one in telling:
+        kind = one.kind
+        whose = kind.organization_id, kind.provider_organization_id, kind.subscription_id
+        for key, values in one.members.items():
+            members.update((whose, key, kind.hour, value) for value in values)
+        levels = [key for key in one.cells if (kind.product_id, key) in weighted]
+        for call in one.apart() if levels else ():
+            for key in levels:
+                if (cell := call.cells.get(key)) is not None:
+                    gauges.add((whose, key, cell.last_at, cell.last_event_id, cell.last))
     for statement, rows in ((_ADD_GAUGES, sorted(gauges)), (_ADD_MEMBERS, sorted(members))):
         if rows:
             await session.execute(statement, _columns(rows))

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from hashlib import blake2b
-from ipaddress import ip_address
-from typing import Any, Final
-from uuid import UUID, uuid5
+from hashlib import blake2b, sha1
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,8 +23,9 @@ from nimbus import catalog, subscriptions
 from nimbus.base.actors import Actor
 from nimbus.base.events import announce
 from nimbus.catalog import MeterFacts
-from nimbus.rules.metering import CALLS, NIL, UsageEvent
-from nimbus.rules.meters import MODES, Outside, matches, property_text, read_quantity
+from nimbus.rules.metering import CALLS
+from nimbus.rules.meters import MODES, matches, property_text, read_quantity
+from nimbus.rules.reports import Reported, Target
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage.events import UsageReported
 from nimbus.usage.service.batches import record
@@ -49,8 +49,20 @@ _INSTANT = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _CANONICAL = json.JSONEncoder(sort_keys=True).encode  # one encoder: json.dumps makes many
-_ONE = Decimal(1)
-_NOWHERE = ip_address("::")
+# Those that are not taken now were taken before.
+_CLAIM = text(
+    "WITH taken AS (INSERT INTO usage_dedupe (organization_id, event_id, content)"
+    " SELECT :provider, * FROM unnest(CAST(:ids AS uuid[]), CAST(:contents AS uuid[]))"
+    " ON CONFLICT DO NOTHING RETURNING event_id)"
+    " SELECT unnest(CAST(:ids AS uuid[])) EXCEPT SELECT event_id FROM taken"
+)
+_CLAIMED = text(
+    "SELECT event_id, content FROM usage_dedupe"
+    " WHERE organization_id = :provider AND event_id = ANY (CAST(:ids AS uuid[]))"
+)
+_ONE = Decimal(1), "1"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +84,35 @@ class Report:
     rejected: tuple[Rejected, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
+class _Read(NamedTuple):
     """An event that is well formed; `content` stands for all that it says but its id."""
 
-    index: int
-    content: UUID
-    event: UsageEvent
+    position: int
+    content: bytes
+    event: Reported
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
     """What events count for that name the same subscription, meter and mode; `content` stands for
-    the three.
+    the three, `quantities` are those that were read already.
     """
 
     contract: SubscriptionFacts
     meter: MeterFacts
+    target: Target
     content: str
+    quantities: dict[str, tuple[Decimal, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sender:
-    """Who reports to which contracts, and when; `meters` by product, and the meters that stand
-    behind a plan's entitlements by plan version and key.
+    """Who reports to which contracts, and when; the `namespace` of ids; `meters` by product, and
+    the meters that stand behind a plan's entitlements by plan version and key.
     """
 
     actor: Actor
-    reported_by: UUID
+    namespace: bytes
     as_of: datetime
     contracts: Mapping[str, SubscriptionFacts]
     meters: Mapping[UUID, Mapping[str, MeterFacts]]
@@ -138,14 +151,14 @@ async def report(
             read.append(_read(sender, index, given))
         except _BadError as bad:
             rejected.append(Rejected(index, *bad.args))
-    first: dict[UUID, _Read] = {}
+    first: dict[bytes, _Read] = {}
     for one in read:
         first.setdefault(one.event.event_id, one)
     known = await _claim(session, actor.organization_id, first)
     fresh = [one.event for event_id, one in first.items() if event_id not in known]
     holds = {event_id: one.content for event_id, one in first.items()} | known
     conflicts = [one for one in read if one.content != holds[one.event.event_id]]
-    rejected += [Rejected(one.index, "id", "conflict", CONFLICT) for one in conflicts]
+    rejected += [Rejected(one.position, "id", "conflict", CONFLICT) for one in conflicts]
     if fresh:
         await record(session, fresh)
     found = Report(
@@ -184,7 +197,8 @@ async def _sender(
         for one in entitlements
         if one.meter_key is not None
     }
-    return _Sender(actor, actor.key_id or actor.user_id, as_of, contracts, meters, entitled)
+    namespace = actor.organization_id.bytes
+    return _Sender(actor, namespace, as_of, contracts, meters, entitled)
 
 
 def _read(sender: _Sender, index: int, given: Any) -> _Read:
@@ -204,19 +218,44 @@ def _read(sender: _Sender, index: int, given: Any) -> _Read:
         place = sender.places[given["subscription_id"], given["meter"], given.get("mode")]
     except (KeyError, TypeError):
         place = _place(sender, given)
-    contract, meter = place.contract, place.meter
-    value = _quantity(given, meter)
-    at = _instant(given, contract, sender.as_of)
+    meter, said_at = place.meter, given.get("at")
+    quantity, amount = _quantity(given, place)
+    at = _instant(said_at, place.contract, sender.as_of)
     properties = _properties(given)
-    said_at = "" if given.get("at") is None else at.isoformat()
     members = "" if properties is None else _CANONICAL(properties)
-    content = f"{place.content}\n{value:f}\n{said_at}\n{members}"
-    event_id = uuid5(sender.actor.organization_id, external_id)
-    return _Read(
-        index,
-        UUID(bytes=blake2b(content.encode(), digest_size=16).digest()),
-        _event(sender, contract, meter, event_id, at, value, source, external_id, properties),
+    content = f"{place.content}\n{amount}\n{at.isoformat() if said_at else ''}\n{members}"
+    counts = not meter.filters or matches(meter.filters, properties)
+    member = _member(meter, properties) if counts and meter.property is not None else None
+    event = Reported(
+        place.target,
+        _event_id(sender.namespace, external_id),
+        (at - _EPOCH) // _MICROSECOND,
+        quantity,
+        amount,
+        counts,
+        source,
+        external_id,
+        members,
+        member if place.target.live else None,
     )
+    return _Read(index, blake2b(content.encode(), digest_size=16).digest(), event)
+
+
+def _event_id(namespace: bytes, external_id: str) -> bytes:
+    """The bytes of uuid5(namespace, external_id)."""
+    digest = bytearray(sha1(namespace + external_id.encode()).digest()[:16])  # noqa: S324 - the id's definition
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    return bytes(digest)
+
+
+def _member(meter: MeterFacts, properties: Mapping[str, Any] | None) -> UUID:
+    """What stands for the value of the property that the meter tells apart."""
+    named = property_text((properties or {}).get(meter.property or ""))
+    if named is None:
+        text = "The meter tells the values of this property apart: a text or a number."
+        raise _BadError(f"properties.{meter.property}", "missing", text)
+    return UUID(bytes=blake2b(named.encode(), digest_size=16).digest())
 
 
 def _place(sender: _Sender, given: Mapping[str, Any]) -> _Place:
@@ -233,62 +272,19 @@ def _place(sender: _Sender, given: Mapping[str, Any]) -> _Place:
         modes = " or ".join(MODES[meter.aggregation])
         raise _BadError("mode", "not_allowed", f"A {meter.aggregation} meter takes {modes}.")
     content = f"{contract.id}\n{meter.key}\n{mode or MODES[meter.aggregation][0]}"
-    place = _Place(contract, meter, content)
-    sender.places[given["subscription_id"], given["meter"], mode] = place
-    return place
-
-
-def _event(  # noqa: PLR0917 - what `_read` has found out
-    sender: _Sender,
-    contract: SubscriptionFacts,
-    meter: MeterFacts,
-    event_id: UUID,
-    at: datetime,
-    value: Decimal,
-    source: str,
-    external_id: str,
-    properties: dict[str, Any] | None,
-) -> UsageEvent:
-    counts = matches(meter.filters, properties)
-    member = None
-    if counts and meter.property is not None:
-        named = property_text((properties or {}).get(meter.property))
-        if named is None:
-            text = "The meter tells the values of this property apart: a text or a number."
-            raise _BadError(f"properties.{meter.property}", "missing", text)
-        member = UUID(bytes=blake2b(named.encode(), digest_size=16).digest())
-    live = not sender.actor.test
-    return UsageEvent(
-        event_id=event_id,
-        occurred_at=at,
+    target = Target(
         organization_id=contract.organization_id,
         provider_organization_id=contract.provider_organization_id,
-        key_id=NIL,
         subscription_id=contract.id,
         product_id=contract.product_id,
-        route_id=NIL,
-        environment="Live" if live else "Test",
-        method="",
-        status=0,
-        refusal="",
-        duration_us=0,
-        upstream_us=0,
-        bytes_in=0,
-        bytes_out=0,
-        units=0,
-        leased=0,
-        billable=live,
-        ip=_NOWHERE,
+        meter_key=meter.key,
+        live=not sender.actor.test,
+        reported_by=sender.actor.key_id or sender.actor.user_id,
         request_id=sender.actor.request_id or "",
-        meters=((meter.key, value),) if counts else (),
-        outside=Outside(
-            source=source,
-            external_id=external_id,
-            reported_by=sender.reported_by,
-            properties=properties,
-            member=member if live else None,
-        ),
     )
+    place = _Place(contract, meter, target, content)
+    sender.places[given["subscription_id"], given["meter"], mode] = place
+    return place
 
 
 def _text(given: Mapping[str, Any], name: str, default: str | None) -> str:
@@ -300,37 +296,44 @@ def _text(given: Mapping[str, Any], name: str, default: str | None) -> str:
     return value
 
 
-def _quantity(given: Mapping[str, Any], meter: MeterFacts) -> Decimal:
-    value = given.get("value")
+def _quantity(given: Mapping[str, Any], place: _Place) -> tuple[Decimal, str]:
+    """The quantity, and the same as a plain decimal text."""
+    value, meter = given.get("value"), place.meter
     if value is None and meter.aggregation in {"count", "unique"}:
         return _ONE
     if value is None:
         raise _BadError("value", "missing", "It has to be said.")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _BadError("value", "invalid", 'A decimal number as a text, such as "0.5".')
-    number = read_quantity(str(value))
-    if number is None and str(value).startswith("-") and read_quantity(str(value)[1:]) is not None:
+    said = str(value)
+    known = place.quantities.get(said)
+    if known is not None:
+        return known
+    number = read_quantity(said)
+    if number is None and said.startswith("-") and read_quantity(said[1:]) is not None:
         raise _BadError("value", "negative", "No quantity is negative.")
     if number is None:
         text = 'A decimal number such as "0.5": at most 15 digits and 12 decimals.'
         raise _BadError("value", "invalid", text)
     if meter.key == CALLS and number % 1:
         raise _BadError("value", "invalid", "Calls are whole.")
-    return number
+    found = place.quantities[said] = number, f"{number:f}"
+    return found
 
 
-def _instant(given: Mapping[str, Any], contract: SubscriptionFacts, as_of: datetime) -> datetime:
-    said = given.get("at")
+def _instant(said: Any, contract: SubscriptionFacts, as_of: datetime) -> datetime:
     if said is None:
         at = as_of
     else:
-        wrong = _BadError("at", "invalid", "An instant such as 2026-05-01T00:00:00Z.")
+        wrong = "at", "invalid", "An instant such as 2026-05-01T00:00:00Z."
         if not isinstance(said, str) or not _INSTANT.fullmatch(said):
-            raise wrong
+            raise _BadError(*wrong)
         try:
-            at = datetime.fromisoformat(said.upper()).astimezone(UTC)
+            at = datetime.fromisoformat(said.upper())
+            if at.tzinfo is not UTC:
+                at = at.astimezone(UTC)
         except (ValueError, OverflowError):
-            raise wrong from None
+            raise _BadError(*wrong) from None
         if at < as_of - MAX_AGE:
             raise _BadError("at", "too_old", f"At most {MAX_AGE.days} days back.")
         if at > as_of + MAX_AHEAD:
@@ -358,31 +361,27 @@ def _properties(given: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 async def _claim(
-    session: AsyncSession, provider: UUID, first: Mapping[UUID, _Read]
-) -> dict[UUID, UUID]:
+    session: AsyncSession, provider: UUID, first: Mapping[bytes, _Read]
+) -> dict[bytes, bytes]:
     """Take these ids for this transaction's events; those that were taken before, with what was
     said under them. In one order for everybody, because who comes second waits for who came first.
     """
     if not first:
         return {}
     ids = sorted(first)
-    values = {"provider": provider, "ids": ids, "contents": [first[one].content for one in ids]}
-    taken = await session.scalars(
-        text(
-            "INSERT INTO usage_dedupe (organization_id, event_id, content)"
-            " SELECT :provider, * FROM unnest(CAST(:ids AS uuid[]), CAST(:contents AS uuid[]))"
-            " ON CONFLICT DO NOTHING RETURNING event_id"
-        ),
-        values,
-    )
-    known = first.keys() - set(taken)
-    if not known:
+    values = {
+        "provider": provider,
+        "ids": _uuids(ids),
+        "contents": _uuids([first[one].content for one in ids]),
+    }
+    known = await session.scalars(_CLAIM, values)
+    ids = [one.bytes for one in known]
+    if not ids:
         return {}
-    rows = await session.execute(
-        text(
-            "SELECT event_id, content FROM usage_dedupe"
-            " WHERE organization_id = :provider AND event_id = ANY (:known)"
-        ),
-        {"provider": provider, "known": list(known)},
-    )
-    return {row.event_id: row.content for row in rows}
+    rows = await session.execute(_CLAIMED, {"provider": provider, "ids": _uuids(ids)})
+    return {row.event_id.bytes: row.content.bytes for row in rows}
+
+
+def _uuids(ids: Iterable[bytes]) -> str:
+    """A uuid[] as a text: one parameter is quicker than a thousand."""
+    return f"{{{','.join([one.hex() for one in ids])}}}"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lots: the calls that one transaction stores, one by one or in arrays, and their rows.
 
-A gateway's journal comes in blocks, read by arrays; what arrays can't hold, what completed late and
-what comes from outside comes as single events. Both make the same tallies and the same rows.
+A gateway's journal comes in blocks, read by arrays; what arrays can't hold and what completed late
+comes as single events. Both make the same tallies and the same rows. Events that were reported from
+outside are no calls, and stand beside them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.rules.blocks import SLOT, Block, Calls, calls_of, tally_calls
 from nimbus.rules.metering import NIL, UsageEvent, event_id, is_counted
+from nimbus.rules.reports import Reported, tally_reported
 from nimbus.rules.tallies import Tally, tally
 from nimbus.usage.models import Mark
 from nimbus.usage.service.reported import reported_rows
@@ -49,11 +51,12 @@ NO_CALLS = Calls(NIL, np.empty(0, SLOT))
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """Calls that are stored together: events by their sequences, and calls in arrays."""
+    """What is stored together: calls by their sequences, calls in arrays, and reported events."""
 
-    events: Sequence[tuple[int, UsageEvent]]
-    served_calls: Calls
-    refused_calls: Calls
+    events: Sequence[tuple[int, UsageEvent]] = ()
+    served_calls: Calls = NO_CALLS
+    refused_calls: Calls = NO_CALLS
+    reported: Sequence[Reported] = ()
 
     def has(self, sequence: int) -> bool:
         """Whether the call of this slot is in the lot."""
@@ -72,13 +75,15 @@ class Lot:
         return sum(bool(event.refusal) for _, event in self.events) + len(self.refused_calls)
 
     def tallies(self) -> list[Tally]:
-        """What the served calls count for."""
+        """What the served calls and the reported events count for."""
         own = tally(event for _, event in self.events if not event.refusal)
-        return own + tally_calls(self.served_calls)
+        return own + tally_calls(self.served_calls) + tally_reported(self.reported)
 
     def months(self) -> list[datetime]:
         """The beginnings of the months, in UTC, in which the calls were made."""
         instants = [event.occurred_at for _, event in self.events]
+        own = {event.occurred_us // _DAY_US for event in self.reported}
+        instants += [_EPOCH + day * timedelta(days=1) for day in own]
         for calls in (self.served_calls, self.refused_calls):
             days = np.unique(calls.slots["occurred_us"] // _DAY_US).tolist()
             instants += [_EPOCH + day * timedelta(days=1) for day in days]
@@ -115,18 +120,15 @@ async def write(session: AsyncSession, producer: UUID, lot: Lot) -> None:
     await _make_partitions(session, lot)
     served: list[tuple[Any, ...]] = []
     refused: list[tuple[Any, ...]] = []
-    outside: list[UsageEvent] = []
     for sequence, event in lot.events:
-        if event.outside is not None:
-            outside.append(event)
-        elif event.refusal:
+        if event.refusal:
             refused.append((*_call(producer, sequence, event, unknown=None), event.refusal))
         else:
             served.append((*_call(producer, sequence, event, unknown=NIL), *_measures(event)))
     await _copy(session, "usage_events", SERVED_COLUMNS, served)
     await _copy(session, "refused_calls", REFUSED_COLUMNS, refused)
-    if outside:
-        await _copy_binary(session, "usage_events", *reported_rows(outside))
+    if lot.reported:
+        await _copy_binary(session, "usage_events", *reported_rows(lot.reported))
     await _copy_rows(session, "usage_events", served_rows, lot.served_calls)
     await _copy_rows(session, "refused_calls", refused_rows, lot.refused_calls)
 

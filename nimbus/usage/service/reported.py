@@ -3,14 +3,12 @@
 events of a subscription is laid out once.
 """
 
-import json
 import struct
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from nimbus.rules.metering import NIL, UsageEvent, is_counted
-from nimbus.rules.meters import Outside
+from nimbus.rules.metering import NIL
+from nimbus.rules.reports import Reported, Target
 
 COLUMNS: Final = (
     "event_id", "occurred_at", "organization_id", "provider_organization_id", "subscription_id",
@@ -24,72 +22,69 @@ _END = b"\xff\xff"
 _HEAD = struct.Struct(">hi16siq")
 _SIZE = struct.Struct(">i")
 _NULL = _SIZE.pack(-1)
+_NO_METERS = b"\x01{}"  # a jsonb has its version before its text
 _ZERO, _SMALL = _SIZE.pack(8) + bytes(8), _SIZE.pack(2) + bytes(2)  # a bigint, a smallint
 _NOWHERE = _SIZE.pack(20) + bytes((3, 128, 0, 16)) + bytes(16)  # the inet address ::
-_TEXT = json.JSONEncoder().encode
-_PG_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_PG_EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000
 
 
-def reported_rows(events: Sequence[UsageEvent]) -> tuple[Sequence[str], bytes]:
+def reported_rows(events: Sequence[Reported]) -> tuple[Sequence[str], bytes]:
     """The columns and rows of `usage_events` for events from outside."""
-    same: dict[tuple[int, str], bytes] = {}
+    same: dict[Target, tuple[bytes, bytes, bytes]] = {}
+    head, size = _HEAD.pack, _SIZE.pack
+    count = len(COLUMNS)
     parts = [_BEGIN]
     for event in events:
-        outside = event.outside
-        assert outside is not None, "it comes from outside"
-        known = event.subscription_id.int, event.environment
-        middle = same.get(known)
-        if middle is None:
-            middle = same[known] = _same(event)
-        at = (event.occurred_at - _PG_EPOCH) // _MICROSECOND
-        parts += (_HEAD.pack(len(COLUMNS), 16, event.event_id.bytes, 8, at), middle)
-        parts.append(_own(event, outside))
+        target, event_id, occurred_us, _, amount, counts, source, external_id, said, member = event
+        known = same.get(target)
+        if known is None:
+            known = same[target] = _same(target)
+        middle, meter, reporter = known
+        meters = b'\x01{"%b":"%b"}' % (meter, amount.encode()) if counts else _NO_METERS
+        whence, own = source.encode(), external_id.encode()
+        parts += (
+            head(count, 16, event_id, 8, occurred_us - _PG_EPOCH_US),
+            middle,
+            size(len(meters)),
+            meters,
+            size(len(whence)),
+            whence,
+            size(len(own)),
+            own,
+            reporter,
+            _field(b"\x01" + said.encode()) if said else _NULL,
+            _field(member.bytes) if member else _NULL,
+        )
     parts.append(_END)
     return COLUMNS, b"".join(parts)
 
 
-def _same(event: UsageEvent) -> bytes:
-    """From `organization_id` to `leased`: what all events of a request and subscription share."""
+def _same(target: Target) -> tuple[bytes, bytes, bytes]:
+    """What all events of a target share: the columns from `organization_id` to `leased`, the
+    meter's name, and the column of who reports.
+    """
     ids = (
-        event.organization_id,
-        event.provider_organization_id,
-        event.subscription_id,
-        event.product_id,
+        target.organization_id,
+        target.provider_organization_id,
+        target.subscription_id,
+        target.product_id,
         NIL,
         NIL,
         NIL,
     )
-    return b"".join(
-        (
-            *(_field(one.bytes) for one in ids),
-            _field(event.environment.encode()),
-            _field(b""),
-            _SMALL,
-            _ZERO * 3,
-            _NOWHERE,
-            _field(event.request_id.encode()),
-            _ZERO * 2,
-            _field(bytes((is_counted(event),))),
-            _ZERO * 2,
-        )
+    columns = (
+        *(_field(one.bytes) for one in ids),
+        _field(b"Live" if target.live else b"Test"),
+        _field(b""),
+        _SMALL,
+        _ZERO * 3,
+        _NOWHERE,
+        _field(target.request_id.encode()),
+        _ZERO * 2,
+        _field(bytes((target.live,))),
+        _ZERO * 2,
     )
-
-
-def _own(event: UsageEvent, outside: Outside) -> bytes:
-    """From `meters` on. A jsonb has its version before its text."""
-    meters = ",".join(f'"{key}":"{value:f}"' for key, value in event.meters)
-    properties, member = outside.properties, outside.member
-    return b"".join(
-        (
-            _field(b"\x01{%b}" % meters.encode()),
-            _field(outside.source.encode()),
-            _field(outside.external_id.encode()),
-            _field(outside.reported_by.bytes),
-            _NULL if properties is None else _field(b"\x01" + _TEXT(properties).encode()),
-            _NULL if member is None else _field(member.bytes),
-        )
-    )
+    return b"".join(columns), target.meter_key.encode(), _field(target.reported_by.bytes)
 
 
 def _field(data: bytes) -> bytes:
