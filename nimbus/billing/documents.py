@@ -137,6 +137,7 @@ _LABELS: dict[Language, dict[str, str]] = {
         "credit_note": "Credit note",
         "credits": "On invoice",
         "credit": "Credit",
+        "reason": "Reason",
         "credit_open": "This amount need not be paid any more.",
         "credit_refund": "You will get this amount back the way you paid it.",
         "credit_credit": "We take this amount off your next invoices.",
@@ -191,6 +192,7 @@ _LABELS: dict[Language, dict[str, str]] = {
         "credit_note": "Creditnota",
         "credits": "Bij factuur",
         "credit": "Tegoed",
+        "reason": "Reden",
         "credit_open": "Dit bedrag hoeft u niet meer te betalen.",
         "credit_refund": "U krijgt dit bedrag terug langs de weg waarop u betaalde.",
         "credit_credit": "Dit bedrag gaat af van uw volgende facturen.",
@@ -357,7 +359,7 @@ def _page(document: InvoiceDocument, language: Language) -> dict[str, Any]:
         "totals": _totals(document, labels, written),
         "payment": _payment(document, labels, written),
         "legal_text": document.legal_text,
-        "notes": document.notes,
+        "notes": document.notes and f"{labels['reason']}: {document.notes}",
         "usage": [
             [
                 row.meter,

@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus import subscriptions
+from nimbus import catalog, subscriptions
 from nimbus.base import clock, web
 from nimbus.base.actors import Actor
 from nimbus.base.problems import documented
@@ -32,6 +32,7 @@ router = Router(tags=["billing"])
 Reader = Annotated[Actor, allowed(Permission.SEE_INVOICES, scope="billing.read")]
 Payer = Annotated[Actor, allowed(Permission.MANAGE_PAYMENT_METHODS)]
 OPERATIONS_A_MINUTE = 50
+LEVELS = frozenset({"max", "last", "unique"})
 PDF: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/pdf": {}}, "description": "The document"}
 }
@@ -86,7 +87,10 @@ async def list_upcoming_invoices(request: Request, actor: Reader) -> schemas.Upc
     running = [one for one in live if one.next_billing_at is not None]
     now = clock.now()
     proposals = await runs.upcoming(session, running, now)
-    forecasts = [forecast(one, now) for one in proposals]
+    forecasts = [
+        forecast(one, now, await _levels(session, one.case.wish.subscription.product_id))
+        for one in proposals
+    ]
     return schemas.UpcomingInvoices(
         data=[_upcoming(one, total) for one, total in zip(proposals, forecasts, strict=True)]
     )
@@ -335,6 +339,12 @@ def _tax(tax: InvoiceTax, currency: str) -> schemas.TaxView:
         base=Money(amount_minor=tax.base_minor, currency=currency),
         tax=Money(amount_minor=tax.tax_minor, currency=currency),
     )
+
+
+async def _levels(session: AsyncSession, product_id: UUID) -> set[str]:
+    """The meters of a product whose value does not grow by being used on."""
+    meters = await catalog.meter_facts(session, product_id)
+    return {key for key, meter in meters.items() if meter.aggregation in LEVELS}
 
 
 def _upcoming(proposal: Proposal, forecast_minor: int) -> schemas.UpcomingInvoice:

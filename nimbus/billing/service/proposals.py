@@ -4,6 +4,7 @@
 A preview, the bill of one subscription and a run over all of them are this same function.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -129,10 +130,11 @@ def propose(case: Case, as_of: datetime) -> Proposal:
     )
 
 
-def forecast(proposal: Proposal, as_of: datetime) -> int:
+def forecast(proposal: Proposal, as_of: datetime, levels: Collection[str]) -> int:
     """The total of a running period at its end, in minor units, if each meter goes on as it went.
 
-    100 calls in 10 of 31 days → 310. Levels (`last`, `max` meters) are scaled too: it is a guess.
+    100 calls in 10 of 31 days → 310. The meters of `levels` stay where they are: 160 assets after
+    10 days are 160 at the end.
     """
     case, served = proposal.case, proposal.closing.served
     gone = min(as_of, served.ends_at) - served.starts_at
@@ -141,7 +143,7 @@ def forecast(proposal: Proposal, as_of: datetime) -> int:
     share = Fraction(_microseconds(served.ends_at - served.starts_at), _microseconds(gone))
     usage = {
         key: replace(used, quantity=Decimal(round_half_up(Fraction(used.quantity) * share)))
-        if key[1].starts_at >= served.starts_at
+        if key[1].starts_at >= served.starts_at and key[0] not in levels
         else used
         for key, used in case.usage.items()
     }

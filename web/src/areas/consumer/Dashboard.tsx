@@ -55,8 +55,12 @@ export function Dashboard() {
       )}
       {data && (
         <>
-          {!(sells && !data.subscription) && <NextStep dashboard={data} />}
-          <FigureCards data={data} />
+          {(data.subscription || !sells) && (
+            <>
+              <NextStep dashboard={data} />
+              <FigureCards data={data} />
+            </>
+          )}
           {sells && <SalesOverview />}
           {mayUsage && data.subscription && <CallsOverview />}
           {mayInvoices && data.subscription && <UpcomingCards />}
