@@ -40,10 +40,10 @@ from nimbus.rules.metering import (
     SLOTS_PER_SEGMENT,
     SegmentHeader,
     encode_call,
-    encode_completed,
     encode_header,
     record_ids,
     segment_name,
+    write_completed,
 )
 from nimbus.usage import DELTAS, fold
 
@@ -205,9 +205,7 @@ def write_journal(
         for place in range(SLOTS_PER_SEGMENT):
             sequence += 1
             payload = _payload(callers, sequence, epoch_us + sequence * step_us, reporting)
-            slot = encode_completed(sequence, payload) + payload
-            at = HEADER_SIZE + place * SLOT_SIZE
-            data[at : at + len(slot)] = slot
+            write_completed(data, HEADER_SIZE + place * SLOT_SIZE, sequence, payload)
         (folder / segment_name(number)).write_bytes(data)
     folder.rename(journal_dir / str(producer))
     return producer

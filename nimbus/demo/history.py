@@ -27,12 +27,11 @@ from nimbus.demo import wind
 from nimbus.demo.traffic import Call, Program, Traffic
 from nimbus.rules.blocks import read_block
 from nimbus.rules.metering import (
-    SLOT_HEAD_SIZE,
     SLOT_SIZE,
     UsageEvent,
-    encode_completed,
     encode_record,
     event_id,
+    write_completed,
 )
 from nimbus.rules.periods import Period
 from nimbus.subscriptions.service import consumers
@@ -289,8 +288,8 @@ class _Meter:
         )
 
 
-def _slot(sequence: int, event: UsageEvent) -> bytes:
+def _slot(sequence: int, event: UsageEvent) -> bytearray:
     """A finished call as a gateway writes it down."""
-    payload = encode_record(event)
-    head = encode_completed(sequence, payload)
-    return (head.ljust(SLOT_HEAD_SIZE, b"\0") + payload).ljust(SLOT_SIZE, b"\0")
+    slot = bytearray(SLOT_SIZE)
+    write_completed(slot, 0, sequence, encode_record(event))
+    return slot

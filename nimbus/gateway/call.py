@@ -110,13 +110,21 @@ class Call:
     leased: bool | None
     sequence: int
 
-    def __init__(self, gate: Gate, head: RequestHead, origin: Origin, request_id: bytes) -> None:
+    def __init__(  # noqa: PLR0917 - one is made for each call, and names cost time
+        self,
+        gate: Gate,
+        head: RequestHead,
+        origin: Origin,
+        request_id: bytes,
+        as_of: int,
+        started: int,
+    ) -> None:
         self.gate = gate
         self.head = head
         self.origin = origin
         self.request_id = request_id
-        self.as_of = clock.now_us()
-        self.started = clock.monotonic_ns() // 1000
+        self.as_of = as_of
+        self.started = started
         self.forwarded_at = 0
         self.answered_at = 0
         self.bytes_in = 0
@@ -219,20 +227,20 @@ def answer_lines(gate: Gate, permit: Permit, now: int) -> bytes:
     machine time. Of several quotas the one with the least left is told, none while nothing
     is known.
     """
-    limiters, quotas = permit.limiters, permit.quotas
+    limiters, lease = permit.limiters, permit.lease
     if permit.generation != gate.windows.generation:
         limiters = permit.limits(gate.windows, now)
+    if len(limiters) == 1 and lease is not None and lease.known and lease.left is not None:
+        calls, seconds = promise(limiters[0][1], now)
+        least = lease.left + lease.available - permit.beyond
+        return permit.told % (calls, seconds, max(0, least))
     promises: tuple[int, ...] = ()
     for _, limiter in limiters:
         promises += promise(limiter, now)
-    if len(quotas) == 1:
-        standing, told = quotas[0]
-        least = gate.leases.remaining(standing)
-    else:
-        least, told = gate.leases.scarcest(quotas)
-    if least is None:
+    scarcest, told = gate.leases.scarcest(permit.quotas)
+    if scarcest is None:
         return permit.rate_lines % promises
-    return b"%b%b%d\r\n" % (permit.rate_lines % promises, told, max(0, least))
+    return b"%b%b%d\r\n" % (permit.rate_lines % promises, told, max(0, scarcest))
 
 
 def locate(call: Call, product: Product | None, path: bytes) -> Refused | None:

@@ -43,8 +43,9 @@ _FAILING: Final = "It has failed several times and is tried again soon."
 class Carried(Protocol):
     """What a connection carries: an exchange, or a usual call, which can become one."""
 
-    method: bytes
-    request_sent: bool
+    @property
+    def takes_whole(self) -> bool:
+        """Whether its request is sent and an answer to it may have a payload."""
 
     def general(self) -> "Exchange":
         """Itself, or what goes on with a call that is no usual one any more."""
@@ -56,6 +57,8 @@ class Carried(Protocol):
 class Exchange(Carried, Protocol):
     """One request and its answer, as the pool sees it."""
 
+    method: bytes
+    request_sent: bool
     retryable: bool
 
     def upstream_ready(self, connection: "UpstreamConnection") -> bytes:
@@ -107,7 +110,7 @@ class Lane:
 
 class UpstreamConnection(BoundedReads):
     """One connection; carries one exchange at a time. `deadline` (0: none) and `idle_since` are
-    microseconds of machine time.
+    microseconds of machine time; the latter is 0 before it has carried an exchange.
     """
 
     __slots__ = (
@@ -119,7 +122,6 @@ class UpstreamConnection(BoundedReads):
         "_left",
         "_pool",
         "_reader",
-        "_reused",
         "_transport",
         "deadline",
         "exchange",
@@ -140,7 +142,6 @@ class UpstreamConnection(BoundedReads):
         self._head: ResponseHead | None = None
         self._reader: BodyReader | None = None
         self._left = _NO_LENGTH  # bytes of an answer's payload that says its length
-        self._reused = False  # it has carried an exchange before
         self._answered = False  # a byte of the answer has come
         self._interim = 0
         self._held = False  # the caller does not take more of the answer now
@@ -161,9 +162,6 @@ class UpstreamConnection(BoundedReads):
         if transport is None or transport.is_closing():
             return False
         self.exchange = exchange
-        self._head = None
-        self._answered = self._held = False
-        self._interim = 0
         transport.write(request)
         self.deadline = self._pool.now + self.upstream.answer_us
         return True
@@ -227,11 +225,10 @@ class UpstreamConnection(BoundedReads):
             self._discard()
             return
         known = None
-        if self._head is None and not self._buffer and exchange.method != b"HEAD":
+        if not self._answered:
             known = known_answer(data)
-            if known is not None and known.whole == len(data) <= _COPIED and exchange.request_sent:
+            if known is not None and known.whole == len(data) <= _COPIED and exchange.takes_whole:
                 self.exchange = None
-                self._reused = True
                 self._pool.release(self)
                 exchange.upstream_whole(known, data[known.size :])
                 return
@@ -240,7 +237,7 @@ class UpstreamConnection(BoundedReads):
         try:
             if self._head is not None:
                 self._take_payload(general, data)
-            elif known is None:
+            elif known is None or general.method == b"HEAD":
                 self._read_head(general, data)
             else:
                 self._begin(general, known)
@@ -342,7 +339,9 @@ class UpstreamConnection(BoundedReads):
         self.exchange = None
         head = self._head
         if head is not None and head.keep_alive and exchange.request_sent:
-            self._reused = True
+            self._head = None
+            self._answered = self._held = False
+            self._interim = 0
             self._pool.release(self)
         else:
             self._discard()
@@ -358,7 +357,7 @@ class UpstreamConnection(BoundedReads):
         self._discard()
         if exchange is None:
             return
-        stale = self._reused and not self._answered and code == "upstream_unreachable"
+        stale = self.idle_since and not self._answered and code == "upstream_unreachable"
         if stale and exchange.retryable:
             exchange.retryable = False
             self._pool.send(exchange, self.upstream, self.lane, True)

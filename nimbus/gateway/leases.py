@@ -68,10 +68,15 @@ class Shortage:
 
 
 @dataclass(slots=True)
-class _Lease:
+class Lease:
+    """What is borrowed on one standing. It is `known` once the house has spoken of it, or could not
+    for too long, and until it is forgotten; who keeps it looks for another one then.
+    """
+
     standing_id: UUID
+    renew: Callable[["Lease"], None]
     available: int = 0
-    known: bool = False  # the house has spoken of it, or could not for too long
+    known: bool = False
     left: int | None = None  # neither used nor lent, as last heard
     asked: int = 0  # units asked for and not answered yet
     empty_until: float = 0
@@ -86,6 +91,17 @@ class _Lease:
     grain: int = 1  # the most that one call needed: leases are sized in multiples of it
     unused: int = 0  # what would be left if all that is lent came back, as last heard
     answered: list[asyncio.Future[bool]] = field(default_factory=list)
+
+    def take(self, units: int) -> bool:
+        """Take units that are at hand, and see to the next ones; whether they were."""
+        available = self.available - units
+        if available < 0 or not self.known:
+            return False
+        self.available = available
+        self.taken += units
+        if available < self.low:
+            self.renew(self)
+        return True
 
 
 class Leases:
@@ -102,7 +118,7 @@ class Leases:
         self._gateways = gateways
         self._ask = ask
         self._give_back = give_back
-        self._leases: dict[int, _Lease] = {}  # by the number of the id, which is quick to find
+        self._leases: dict[int, Lease] = {}  # by the number of the id, which is quick to find
 
     def take(self, needs: Needs) -> bool | None:
         """Take the units of each need without waiting: True when they were leased, False when
@@ -111,18 +127,6 @@ class Leases:
         Leased is all or nothing. The first call on a standing waits for what the house says of
         it under every policy, so that each answer can tell the truth about the quota.
         """
-        if len(needs) == 1:  # the usual call, without a list
-            standing, units = needs[0]
-            if standing.limit is None:
-                return False
-            lease = self._leases.get(standing.id.int)
-            if lease is None or not lease.known or lease.available < units:
-                return self._take_short(needs)
-            lease.taken += units
-            lease.available = available = lease.available - units
-            if available < lease.low:
-                self._renew(lease.standing_id, 0)
-            return True
         covered = []
         for standing, units in needs:
             if standing.limit is not None:
@@ -131,11 +135,16 @@ class Leases:
                     return self._take_short(needs)
                 covered.append((lease, units))
         for lease, units in covered:
-            lease.taken += units
-            lease.available -= units
-            if lease.available < lease.low:
-                self._renew(lease.standing_id, 0)
+            lease.take(units)
         return bool(covered)
+
+    def only(self, needs: Needs) -> Lease | None:
+        """The lease that covers calls with these needs alone, when there is one: the usual call
+        takes from it without a look-up.
+        """
+        if len(needs) != 1 or needs[0][0].limit is None:
+            return None
+        return self._leases.get(needs[0][0].id.int)
 
     def _take_short(self, needs: Needs) -> bool | None:
         """Not every need is covered: whether the call may go on all the same (False, not None)."""
@@ -143,7 +152,7 @@ class Leases:
             return None
         for standing, units in needs:
             if standing.limit is not None and self._of(standing.id).available < units:
-                self._renew(standing.id, units)
+                self._renew(self._of(standing.id), units)
         return False
 
     def _blocking(self, needs: Needs) -> tuple[Standing, int] | None:
@@ -168,7 +177,7 @@ class Leases:
             lease = self._of(standing.id)
             lease.grain = max(lease.grain, units)
             if not standing.ends:
-                await self._hear_of(standing, lease, units)
+                await self._hear_of(lease, units)
                 continue
             now = clock.monotonic()
             if lease.empty_until > now:
@@ -177,23 +186,21 @@ class Leases:
                     return _exceeded(standing, as_of, comes_back=comes_back)
                 await asyncio.sleep(lease.empty_until - now)
                 continue
-            if not await self._answered(standing, lease, units, deadline - clock.monotonic()):
+            if not await self._answered(lease, units, deadline - clock.monotonic()):
                 return Shortage("unavailable", 1, standing.ends_at)
         return taken
 
-    async def _hear_of(self, standing: Standing, lease: _Lease, units: int) -> None:
+    async def _hear_of(self, lease: Lease, units: int) -> None:
         """Wait for the first word on a standing whose policy needs none: not for long."""
-        await self._answered(standing, lease, units, FIRST_WORD_SECONDS)
+        await self._answered(lease, units, FIRST_WORD_SECONDS)
         lease.known = True
 
-    async def _answered(
-        self, standing: Standing, lease: _Lease, units: int, seconds: float
-    ) -> bool:
+    async def _answered(self, lease: Lease, units: int, seconds: float) -> bool:
         """Whether the house has said anything about the standing within this time."""
         lease.waiting += units
         try:
             async with asyncio.timeout(max(0, seconds)):
-                return await self._answer_of(standing.id, lease)
+                return await self._answer_of(lease)
         except TimeoutError:
             return False
         finally:
@@ -254,6 +261,7 @@ class Leases:
             if lease.available and (idle or (self._scarce(lease) and not lease.waiting)):
                 self._return(lease)
             if idle and not lease.available and not lease.asked and not lease.answered:
+                lease.known = False
                 del self._leases[number]
 
     def return_all(self) -> None:
@@ -262,15 +270,15 @@ class Leases:
             if lease.available:
                 self._return(lease)
 
-    def _of(self, standing_id: UUID) -> _Lease:
+    def _of(self, standing_id: UUID) -> Lease:
         lease = self._leases.get(standing_id.int)
         if lease is None:
             now = clock.monotonic()
-            lease = _Lease(standing_id, used_at=now, measured_at=now)
+            lease = Lease(standing_id, self._renew, used_at=now, measured_at=now)
             self._leases[standing_id.int] = lease
         return lease
 
-    def _measure(self, lease: _Lease, now: float) -> None:
+    def _measure(self, lease: Lease, now: float) -> None:
         if lease.taken != lease.used:
             lease.used, lease.used_at = lease.taken, now
         if now - lease.measured_at >= MEASURE_SECONDS:
@@ -278,29 +286,28 @@ class Leases:
             lease.measured, lease.measured_at = lease.taken, now
             lease.low = lease.recent // 2
 
-    def _renew(self, standing_id: UUID, needed: int) -> None:
-        lease = self._of(standing_id)
+    def _renew(self, lease: Lease, needed: int = 0) -> None:
         if lease.asked or lease.empty_until > clock.monotonic():
             return
         recent = max(lease.recent, lease.taken - lease.measured)
         units = _sized(lease, needed, recent, self._gateways)
         if units:
             lease.asked = units
-            self._ask(standing_id, units)
+            self._ask(lease.standing_id, units)
 
-    async def _answer_of(self, standing_id: UUID, lease: _Lease) -> bool:
+    async def _answer_of(self, lease: Lease) -> bool:
         waiter = asyncio.get_running_loop().create_future()
         lease.answered.append(waiter)
         # What is asked for already may be enough for those before us only: we ask again then.
-        self._renew(standing_id, max(1, lease.waiting - lease.available))
+        self._renew(lease, max(1, lease.waiting - lease.available))
         return bool(await waiter)
 
-    def _scarce(self, lease: _Lease) -> bool:
+    def _scarce(self, lease: Lease) -> bool:
         if lease.left is None:
             return False
         return _sized(lease, 0, SECOND * lease.grain, self._gateways) == 0
 
-    def _return(self, lease: _Lease) -> None:
+    def _return(self, lease: Lease) -> None:
         units, lease.available = lease.available, 0
         lease.empty_until = 0
         if lease.left is not None:
@@ -308,7 +315,7 @@ class Leases:
         self._give_back(lease.standing_id, units)
 
 
-def _sized(lease: _Lease, needed: int, recent: int, gateways: int) -> int:
+def _sized(lease: Lease, needed: int, recent: int, gateways: int) -> int:
     """`lease_size` in whole grains: what a call needs of money is no single unit."""
     grain = lease.grain
     left = None if lease.left is None else lease.left // grain

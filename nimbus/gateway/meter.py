@@ -23,15 +23,14 @@ from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.rules.metering import (
     LOCK_NAME,
-    SLOT_HEAD_SIZE,
     SLOT_SIZE,
     SLOTS_PER_SEGMENT,
     SegmentHeader,
-    encode_completed,
     encode_header,
-    encode_reserved,
     segment_name,
     slot_offset,
+    write_completed,
+    write_reserved,
 )
 
 log = get_logger("gateway.meter")
@@ -93,8 +92,7 @@ class Journal:
         if sequence > self._last and not self._advance():
             return None
         segment = self._filling
-        offset = segment.base + sequence * SLOT_SIZE
-        segment.memory[offset : offset + SLOT_HEAD_SIZE] = encode_reserved(sequence)
+        write_reserved(segment.memory, segment.base + sequence * SLOT_SIZE, sequence)
         segment.open_calls += 1
         segment.dirty = True
         self._sequence = sequence
@@ -103,11 +101,7 @@ class Journal:
     def complete(self, sequence: int, payload: bytes) -> None:
         """Write down what came of the call that holds this slot: a payload of `rules.metering`."""
         segment = self._filling if sequence >= self._first else self._segment_of(sequence)
-        offset = segment.base + sequence * SLOT_SIZE
-        start = offset + SLOT_HEAD_SIZE
-        memory = segment.memory
-        memory[start : start + len(payload)] = payload
-        memory[offset:start] = encode_completed(sequence, payload)
+        write_completed(segment.memory, segment.base + sequence * SLOT_SIZE, sequence, payload)
         segment.dirty = True
         segment.open_calls -= 1
 

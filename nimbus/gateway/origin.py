@@ -18,7 +18,6 @@ from nimbus.gateway.upstream import Address, Network
 from nimbus.gateway.windows import PER_ADDRESS, RateWindows, Window
 from nimbus.rules.metering import IPV6
 
-MILLISECOND: Final = 1_000_000  # nanoseconds
 MAX_ORIGINS: Final = 4_096  # remembered, of callers behind trusted proxies
 
 
@@ -102,41 +101,41 @@ _ENDS: Final = tuple(b"%03x" % number for number in range(4_096))
 _own: Final = int.from_bytes(os.urandom(4), "big")
 _blocks: Final = itertools.count(int.from_bytes(os.urandom(4), "big"))
 _ends: Iterator[bytes] = iter(())
-_prefix = _trace = _span = b""
+_prefix = _trace = b""
 _until = 0
 
 
-def new_request_id() -> bytes:
-    """A request's id: a UUIDv7 in its usual text form, unique beyond this process."""
-    now = clock.machine_ns()
-    if not _until - MILLISECOND <= now < _until:
-        _renew(now // MILLISECOND)
-    for end in _ends:
-        return _prefix + end
-    _renew(now // MILLISECOND)
-    return new_request_id()
+def new_request_id(now: int) -> bytes:
+    """A request's id: a UUIDv7 in its usual text form, unique beyond this process; `now` in
+    microseconds of machine time.
+    """
+    if now < _until:
+        for end in _ends:
+            return _prefix + end
+    _renew(now)
+    return new_request_id(now)
 
 
 def trace_line(request_id: bytes) -> bytes:
     """The traceparent header line of a request that brought none of its own."""
-    if request_id[:-3] == _prefix:
+    if request_id.startswith(_prefix):
         end = request_id[-3:]
-        return b"".join((_trace, end, _span, end, b"-01\r\n"))
+        return _trace % (end, end)
     trace = request_id.replace(b"-", b"")
     return b"traceparent: 00-%b-%b-01\r\n" % (trace, trace[16:])
 
 
-def _renew(millisecond: int) -> None:
-    """What the next ids begin with: the time, what is this process's own, and a number that comes
-    once; each has another end.
+def _renew(now: int) -> None:
+    """What the ids of the next millisecond begin with: the time, what is this process's own, and a
+    number that comes once; each has another end.
     """
-    global _prefix, _trace, _span, _ends, _until  # noqa: PLW0603 - one sequence a process
-    high, low = divmod(millisecond, 0x10000)
+    global _prefix, _trace, _ends, _until  # noqa: PLW0603 - one sequence a process
+    high, low = divmod(clock.machine_ns() // 1_000_000, 0x10000)
     own = (_own & 0xFFF, 0x8000 | _own >> 12 & 0x3FFF)
     _prefix = b"%08x-%04x-7%03x-%04x-%09x" % (high, low, *own, next(_blocks))
     plain = _prefix.replace(b"-", b"")
-    _trace, _span = b"traceparent: 00-" + plain, b"-" + plain[16:]
-    _ends, _until = iter(_ENDS), (millisecond + 1) * MILLISECOND
+    _trace = b"traceparent: 00-%b%%b-%b%%b-01\r\n" % (plain, plain[16:])
+    _ends, _until = iter(_ENDS), now + 1_000
 
 
 def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from nimbus.base import clock
 from nimbus.gateway import respond
-from nimbus.gateway.leases import Needs
+from nimbus.gateway.leases import Lease, Needs
 from nimbus.gateway.respond import Refused
 from nimbus.gateway.state import Product, Way
 from nimbus.gateway.upstream import Address, Upstream
@@ -43,6 +43,9 @@ class Permit:
     `ids` and `flags` those of the journal record. `held` is what a call takes beside its quota and
     whoever stores it gives back: `held_micro` of money, and `holds` of meters that only the answer
     tells.
+    Where `needs` and `quotas` are about one and the same standing, `told` is all that is told of
+    limits, with a place for what is left of the quota, too, which ends `beyond` units before what
+    may be lent; and `lease` is what is borrowed on it, once a usual call has looked for it.
     `origins` are the addresses from which it was used, `starts` what an upstream is sent first of
     all for a request that comes again and again.
     """
@@ -72,6 +75,9 @@ class Permit:
     held_micro: int
     held_flags: int
     holds: bytes
+    told: bytes
+    beyond: int
+    lease: Lease | None = None
     origins: set[bytes] = field(default_factory=set)
     starts: dict[Way, bytes] = field(default_factory=dict)
 
@@ -104,6 +110,13 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
     subjects = _subjects(grant, route)
     held = _held(grant, route, as_of) if live else _NOTHING_HELD
     policy_line = respond.policy_line((name, rate) for name, _, rate in subjects)
+    rate_lines = policy_line + respond.rate_template(name for name, _, _ in subjects)
+    quotas = tuple(
+        (standing, respond.quota_lines(standing.limit, standing.ends_at))
+        for standing in (*standings, *(one for one, _ in held.needs if one.meter_key == CALLS))
+        if standing.limit is not None
+    )
+    alone = quotas[0] if len(quotas) == 1 and standings == (quotas[0][0],) else None
     closed = _closed(grant, upstream, needs_quota=asks_quota, open_=standings) or held.closed
     return Permit(
         route=route,
@@ -118,15 +131,11 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         base_path=b" " if upstream is None else b" " + upstream.base_path,
         head=b"" if upstream is None else _head(upstream, grant.subscription),
         subjects=subjects,
-        rate_lines=policy_line + respond.rate_template(name for name, _, _ in subjects),
+        rate_lines=rate_lines,
         limiters=(),
         generation=-1,
         needs=tuple((standing, route.weight) for standing in standings),
-        quotas=tuple(
-            (standing, respond.quota_lines(standing.limit, standing.ends_at))
-            for standing in (*standings, *(one for one, _ in held.needs if one.meter_key == CALLS))
-            if standing.limit is not None
-        ),
+        quotas=quotas,
         units=route.weight if live else 0,
         billable=product.billable if live else _NOT_BILLED,
         ids=call_ids(grant, product, route),
@@ -135,6 +144,8 @@ def compile_permit(grant: Grant, product: Product, route: Route, as_of: datetime
         held_micro=held.micro,
         held_flags=held.flags,
         holds=held.text,
+        told=b"" if alone is None else b"%b%b%%d\r\n" % (rate_lines, alone[1]),
+        beyond=0 if alone is None else alone[0].overage_cap or 0,
     )
 
 

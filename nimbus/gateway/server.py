@@ -47,7 +47,7 @@ from nimbus.rules.limits import SECOND
 log = get_logger("gateway.server")
 
 HEAD_SECONDS: Final = 10
-IDLE_SECONDS: Final = 75
+IDLE_SECONDS: Final = 75  # between an answer and the next request
 API_BODY: Final = 1_048_576  # what the API takes; said here, or it is lost while the body comes
 BODY_SECONDS: Final = 30  # for a body to come at BODY_RATE or faster; what is ahead is not saved up
 BODY_RATE: Final = 240  # bytes a second
@@ -123,9 +123,9 @@ class ClientConnection(BoundedReads):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self._peer = self._door.origins.of_peer(peer[0])
-        self._due(IDLE_SECONDS)
+        self.deadline = self._door.pool.now + IDLE_SECONDS * SECOND
         if not self._door.came(self, self._peer):
-            self.request_id = new_request_id()
+            self.request_id = new_request_id(clock.monotonic_us())
             self.refuse(_TOO_MANY, close=True)
 
     def data_received(self, data: bytes) -> None:
@@ -197,7 +197,7 @@ class ClientConnection(BoundedReads):
         if exchange is not None:
             exchange.client_writable(writable=True)
         elif self._state is _State.HEAD:
-            self._due(IDLE_SECONDS)
+            self.deadline = self._door.pool.now + IDLE_SECONDS * SECOND
             self._advance()
 
     # What the exchange and the door call.
@@ -211,6 +211,17 @@ class ClientConnection(BoundedReads):
         """Send a part of the answer."""
         if self._transport is not None:
             self._transport.write(data)
+
+    def answer(self, data: bytes) -> None:
+        """Send the whole answer of a usual call."""
+        if self._transport is not None:
+            self._transport.write(data)
+        door = self._door
+        if self._reader.buffer or self._ended or not self._reading or door.stopping:
+            self.finished()
+        else:
+            self._state = _HEAD
+            self.deadline = door.pool.now + IDLE_SECONDS * SECOND
 
     def refuse(self, refused: Refused, *, close: bool) -> None:
         """Answer the request with a problem, and go on with the next one unless `close`."""
@@ -339,7 +350,8 @@ class ClientConnection(BoundedReads):
     def _begin(self, request: RequestHead) -> None:
         door, block = self._door, request.block
         self.request = request
-        self.request_id = request_id = new_request_id()
+        door.pool.now = now = clock.monotonic_us()
+        self.request_id = request_id = new_request_id(now)
         self.origin = origin = door.origins.of_call(self._peer, block)
         state = door.gate.state
         place = request.line.place
@@ -353,8 +365,7 @@ class ClientConnection(BoundedReads):
             if product is None and state.complete:
                 self.refuse(Refused("unknown_host"), close=request.has_body)
                 return
-        call = Call(door.gate, request, origin, request_id)
-        door.pool.now = call.started
+        call = Call(door.gate, request, origin, request_id, clock.now_us(), now)
         refused = locate(call, product, path)
         if refused is not None:
             self._refuse_call(refused)
@@ -498,7 +509,7 @@ class ClientConnection(BoundedReads):
     def _refuse_message(self, code: str, detail: str) -> None:
         """Refuse bytes that are no request: what follows them can't be trusted."""
         self.request = None
-        self.request_id = new_request_id()
+        self.request_id = new_request_id(clock.monotonic_us())
         self.refuse(Refused(code, detail), close=True)
 
     def _throw_away(self, data: bytes) -> None:

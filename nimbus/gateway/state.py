@@ -83,11 +83,14 @@ class Block:
 @dataclass(frozen=True, slots=True, eq=False)
 class Way:
     """What follows from the bytes of a request without its credential, which stood at `at`: the
-    head (without the secret), and which route of which product is asked for.
+    head (without the secret), its method and traceparent line, and which route of which product is
+    asked for.
     """
 
     at: int
     head: RequestHead
+    method: bytes
+    trace: bytes
     product: Product
     number: int  # of the product: what its grants are kept under
     match: Match

@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING
 
 from nimbus.base import clock
 from nimbus.gateway.call import Call, Gate, answer_lines
-from nimbus.gateway.exchange import UNREPORTED, ClientExchange, start_for_upstream
+from nimbus.gateway.exchange import ClientExchange
 from nimbus.gateway.forward import Lane, Pool, UpstreamConnection
 from nimbus.gateway.head import RequestHead, ResponseHead
+from nimbus.gateway.headers import UNREPORTED, start_for_upstream
 from nimbus.gateway.origin import Origin, new_request_id, trace_line
 from nimbus.gateway.permit import Permit
 from nimbus.gateway.state import Way
 from nimbus.gateway.upstream import Upstream
 from nimbus.gateway.windows import Window, count
 from nimbus.rules.grants import Grant
-from nimbus.rules.metering import BILLABLE, encode_call
+from nimbus.rules.metering import BILLABLE, CALL
 
 if TYPE_CHECKING:
     from nimbus.gateway.server import ClientConnection
 
 MAX_STARTS = 8  # remembered by a permit
+_pack = CALL.pack
 
 
 class UsualCalls:
@@ -50,16 +52,14 @@ class UsualCalls:
         "_past",
         "_permit",
         "_pool",
-        "_request_id",
         "_sequence",
         "_size",
         "_started",
         "_way",
-        "method",
         "under_way",
     )
 
-    request_sent = True
+    takes_whole = True
     _as_of: int
     _connection: UpstreamConnection
     _grant: Grant
@@ -67,11 +67,9 @@ class UsualCalls:
     _leased: bool | None
     _limiter: Window
     _permit: Permit
-    _request_id: bytes
     _sequence: int
     _started: int
     _way: Way
-    method: bytes
 
     def __init__(self, client: "ClientConnection", gate: Gate, pool: Pool, origin: Origin) -> None:
         self._client = client
@@ -104,7 +102,8 @@ class UsualCalls:
         self._past = past = at + len(secret)
         self._size = len(data)
         plain = RequestHead(head.line, block, head.prefix, None, head.size)
-        way = Way(at, plain, call.product, call.product.id.int, match)
+        number, method = call.product.id.int, plain.line.method
+        way = Way(at, plain, method, block.trace, call.product, number, match)
         state.keep_way(data[:at] + data[past:], way)
 
     def begin(self, data: bytes) -> bool:
@@ -121,41 +120,51 @@ class UsualCalls:
         grant = state.grants.get((gate.keyed_hash(data[at:past]), way.number))
         if grant is None:
             return False
-        match, origin = way.match, self._origin
-        permit = grant.permits.get(match.key)
-        as_of = clock.now_us()
+        permit = grant.permits.get(way.match.key)
+        if permit is None:
+            return False
+        start = permit.starts.get(way)
+        if start is None:
+            if not permit.plain or permit.route is not way.match.route:
+                return False
+            start = _start(permit, way)
+        as_of, generation = clock.now_us(), windows.generation
         if (
-            permit is None
-            or not permit.plain
-            or permit.route is not match.route
-            or permit.generation != windows.generation
+            permit.generation != generation
             or not permit.since <= as_of < permit.until
-            or origin.packed not in permit.origins
+            or self._origin.packed not in permit.origins
         ):
             return False
         upstream = permit.upstream
         lane = pool.lanes.get(upstream.place)
-        if lane is None or not lane.idle or lane.busy >= upstream.max_concurrent:
-            return False
-        if lane.breaker.failures:
+        if (
+            lane is None
+            or not lane.idle
+            or lane.busy >= upstream.max_concurrent
+            or lane.breaker.failures
+        ):
             return False
         pool.now = now = clock.monotonic_ns() // 1000
-        if self._generation != windows.generation:
-            self._limiter, self._generation = origin.limiter(windows, now), windows.generation
+        if self._generation != generation:
+            self._limiter, self._generation = self._origin.limiter(windows, now), generation
         if self._limiter.admit(now):
             return False  # refused without being counted; the general way refuses it, too
 
         # From here on the call is counted: only the general way's next step may take it over.
         client = self._client
-        client.request_id = self._request_id = new_request_id()
-        client.request = way.head
+        client.request_id = new_request_id(now)
         self._way, self._grant, self._permit = way, grant, permit
         self._as_of, self._started = as_of, now
         limiters = permit.limiters
         if limiters[0][1].admit(now) if len(limiters) == 1 else count(limiters, now):
             client.admit(self._call(), now)
             return True
-        self._leased = leased = gate.leases.take(permit.needs)
+        lease = permit.lease
+        leased: bool | None = True
+        if lease is None or not lease.take(permit.units):
+            leased = gate.leases.take(permit.needs)
+            permit.lease = gate.leases.only(permit.needs) if permit.told else None
+        self._leased = leased
         if leased is None or (permit.held and not gate.leases.take(permit.held)):
             client.borrow(self._call(leased))
             return True
@@ -165,25 +174,20 @@ class UsualCalls:
             return True
         self._sequence = sequence
 
-        self._send(client, permit, upstream, lane)
+        self._send(client, start, upstream, lane)
         return True
 
     def _send(
-        self, client: "ClientConnection", permit: Permit, upstream: Upstream, lane: Lane
+        self, client: "ClientConnection", start: bytes, upstream: Upstream, lane: Lane
     ) -> None:
-        way, request_id = self._way, self._request_id
-        head = way.head
-        start = permit.starts.get(way)
-        if start is None:
-            start = self._start()
-        trace = head.block.trace or trace_line(request_id)
+        request_id = client.request_id
+        trace = self._way.trace or trace_line(request_id)
         lines = self._origin.lines
         request = b"".join((start, lines, b"X-Request-Id: ", request_id, b"\r\n", trace, b"\r\n"))
         self._lane = lane
         lane.busy += 1
         self._connection = connection = lane.idle.pop()
         connection.upstream = upstream
-        self.method = head.line.method
         self.under_way = True
         client.forwards()
         if not connection.take(self, request):
@@ -198,39 +202,40 @@ class UsualCalls:
             return
         self.under_way = False
         lane.busy -= 1
-        started, origin, request_id = self._started, self._origin, self._request_id
+        client, way, started, origin = self._client, self._way, self._started, self._origin
+        request_id = client.request_id
         now = clock.monotonic_ns() // 1000
+        duration = now - started
         limits = answer_lines(gate, permit, now)
-        flags, units, held, holds = permit.flags | origin.flags, 0, 0, b""
         if head.status in permit.billable:
-            flags, units = flags | BILLABLE, permit.units
-            if permit.held:
-                flags, held, holds = flags | permit.held_flags, permit.held_micro, permit.holds
+            flags, units = permit.flags | BILLABLE | permit.held_flags, permit.units
+            held, holds = permit.held_micro, permit.holds
         else:
+            flags, units, held, holds = permit.flags, 0, 0, b""
             self._give_back()
-        record = encode_call(
+        fixed = _pack(
             self._as_of,
             permit.ids,
             head.status,
-            flags,
-            now - started,
-            now - started,
+            flags | origin.flags,
+            duration,
+            duration,
             0,
             len(payload),
             units,
             units if self._leased else 0,
             held,
             origin.packed,
-            self.method,
-            b"",
-            request_id,
-            b"",
-            holds,
+            len(way.method),
+            0,
+            len(request_id),
+            0,
+            len(holds),
         )
-        gate.journal.complete(self._sequence, record)
-        client = self._client
-        client.write(b"".join((start, limits, b"X-Request-Id: ", request_id, b"\r\n\r\n", payload)))
-        client.finished()
+        gate.journal.complete(self._sequence, b"".join((fixed, way.method, request_id, holds)))
+        client.answer(
+            b"".join((start, limits, b"X-Request-Id: ", request_id, b"\r\n\r\n", payload))
+        )
 
     def general(self) -> ClientExchange:
         """What goes on with the call that is under way, which is no usual one any more."""
@@ -250,8 +255,9 @@ class UsualCalls:
 
     def _call(self, leased: bool | None = None, *, held: bool = False) -> Call:
         """The call as far as it has come: admitted up to its limits, or also with its units."""
-        call = Call(self._gate, self._way.head, self._origin, self._request_id)
-        call.as_of, call.started = self._as_of, self._started
+        client, head = self._client, self._way.head
+        client.request = head
+        call = Call(self._gate, head, self._origin, client.request_id, self._as_of, self._started)
         call.product, call.match, call.query = self._way.product, self._way.match, None
         call.grant, call.permit = self._grant, self._permit
         call.leased, call.held = leased, held
@@ -270,10 +276,10 @@ class UsualCalls:
         )
         return client.exchange
 
-    def _start(self) -> bytes:
-        """The head for the upstream up to the lines that differ with each call."""
-        starts = self._permit.starts
-        if len(starts) >= MAX_STARTS:
-            starts.clear()
-        start = starts[self._way] = start_for_upstream(self._way.head, self._call())
-        return start
+
+def _start(permit: Permit, way: Way) -> bytes:
+    """The head for the upstream up to the lines that differ with each call."""
+    if len(permit.starts) >= MAX_STARTS:
+        permit.starts.clear()
+    start = permit.starts[way] = start_for_upstream(way.head, permit, way.match, None)
+    return start

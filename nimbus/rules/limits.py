@@ -219,8 +219,7 @@ def promise(limiter: Promising, now: int) -> tuple[int, int]:
     elif remaining > limiter.promised:
         remaining = limiter.promised
     limiter.promised = remaining
-    seconds = (limiter.promised_until - now - 1) // SECOND
-    return remaining, max(0, seconds)
+    return remaining, (limiter.promised_until - now - 1) // SECOND
 
 
 def limiter(rate: Rate, opens: int | None = None) -> Limiter:

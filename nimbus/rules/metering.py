@@ -2,8 +2,7 @@
 """The journal: how a metered call lies on disk between the gateway and the drain.
 
 A segment is a preallocated file: one header of HEADER_SIZE bytes, then slots of SLOT_SIZE bytes.
-Slot n of a segment holds sequence `first_sequence + n`, so sequences have no holes. All numbers
-are little-endian.
+Slot n holds sequence `first_sequence + n`, so sequences have no holes. Numbers are little-endian.
 
     header   magic 8s · version u16 · slot size u16 · slots u32 · producer 16s · number u64
              · first sequence u64 · crc32 u32 of what stands before it · zeros
@@ -31,6 +30,7 @@ from decimal import Decimal
 from enum import IntEnum, IntFlag
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from mmap import mmap
 from typing import Literal, NamedTuple
 from uuid import UUID, uuid5
 from zlib import crc32
@@ -57,7 +57,7 @@ SLOT_HEAD_SIZE = _SLOT.size + _CRC.size
 # occurred_at µs · six ids · status · flags · duration · upstream · in · out · units · leased
 # · held money · ip
 _FIXED = struct.Struct("<q16s16s16s16s16s16sHHQQQQQQQ16s")
-_CALL = struct.Struct("<q96sHHQQQQQQQ16sBBBBB")  # the same, and the lengths of the texts
+CALL = struct.Struct("<q96sHHQQQQQQQ16sBBBBB")  # with the lengths of the texts, see `encode_call`
 _TEXTS = struct.Struct("<BBBBB")  # lengths of method, refusal, request id, meters, holds
 LIVE, BILLABLE, IPV6, CONTINUED = 1, 2, 4, 128  # flags of a call
 _HELD_SHIFT, _HELD_ALL = 3, 15  # these flags are those of `Held`
@@ -227,19 +227,19 @@ def slot_offset(header: SegmentHeader, sequence: int) -> int:
     return HEADER_SIZE + (sequence - header.first_sequence) * SLOT_SIZE
 
 
-def encode_reserved(sequence: int) -> bytes:
-    """The head of a slot that a call in flight holds."""
+def write_reserved(memory: bytearray | mmap, offset: int, sequence: int) -> None:
+    """Write the slot at `offset` that a call in flight holds."""
     check = crc32(_SLOT.pack(sequence, _RESERVED, VERSION, 0))
-    return _SLOT_HEAD.pack(sequence, _RESERVED, VERSION, 0, check)
+    _SLOT_HEAD.pack_into(memory, offset, sequence, _RESERVED, VERSION, 0, check)
 
 
-def encode_completed(sequence: int, payload: bytes) -> bytes:
-    """The head of a finished call's slot. The payload goes to `offset + SLOT_HEAD_SIZE` and must
-    be written before the head.
-    """
+def write_completed(memory: bytearray | mmap, offset: int, sequence: int, payload: bytes) -> None:
+    """Write the slot at `offset` of a finished call: the head that vouches for it last."""
     length = len(payload)
+    start = offset + SLOT_HEAD_SIZE
+    memory[start : start + length] = payload
     check = crc32(payload, crc32(_SLOT.pack(sequence, _COMPLETED, VERSION, length)))
-    return _SLOT_HEAD.pack(sequence, _COMPLETED, VERSION, length, check)
+    _SLOT_HEAD.pack_into(memory, offset, sequence, _COMPLETED, VERSION, length, check)
 
 
 def encode_record(record: UsageEvent) -> bytes:
@@ -314,7 +314,7 @@ def encode_call(  # noqa: PLR0917 - names cost time here, and the order is that 
         len(meters) > MAX_USAGE_TEXT or len(refusal) + len(holds) > MAX_HOLDS_TEXT
     ):
         raise ValueError("the reported usage does not fit a slot")
-    fixed = _CALL.pack(
+    fixed = CALL.pack(
         occurred_us,
         ids,
         status,

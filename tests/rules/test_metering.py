@@ -21,14 +21,14 @@ from nimbus.rules.metering import (
     SegmentHeader,
     SlotState,
     UsageEvent,
-    encode_completed,
     encode_header,
     encode_record,
-    encode_reserved,
     event_id,
     parse_meters,
     read_segment,
     slot_offset,
+    write_completed,
+    write_reserved,
 )
 
 PRODUCER = UUID("0190c0de-0000-7000-8000-000000000001")
@@ -111,7 +111,7 @@ def segment(states: str) -> bytearray:
         sequence = HEADER.first_sequence + index
         offset = slot_offset(HEADER, sequence)
         if state == "r":
-            data[offset : offset + SLOT_HEAD_SIZE] = encode_reserved(sequence)
+            write_reserved(data, offset, sequence)
         if state == "c":
             head, payload = completed(sequence, event(sequence))
             data[offset : offset + len(head) + len(payload)] = head + payload
@@ -121,7 +121,9 @@ def segment(states: str) -> bytearray:
 def completed(sequence: int, record: UsageEvent) -> tuple[bytes, bytes]:
     """Head and payload of a finished call."""
     payload = encode_record(record)
-    return encode_completed(sequence, payload), payload
+    slot = bytearray(SLOT_HEAD_SIZE + len(payload))
+    write_completed(slot, 0, sequence, payload)
+    return bytes(slot[:SLOT_HEAD_SIZE]), payload
 
 
 @given(records)

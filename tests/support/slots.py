@@ -14,10 +14,10 @@ from nimbus.rules.metering import (
     SLOT_SIZE,
     Held,
     UsageEvent,
-    encode_completed,
     encode_record,
-    encode_reserved,
     event_id,
+    write_completed,
+    write_reserved,
 )
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
@@ -76,10 +76,7 @@ def some_slots(
     choice: random.Random, owners: Sequence[dict[str, UUID]], producer: UUID, count: int
 ) -> bytes:
     """`count` slots from sequence 1 on: most of them completed, some open, some never used."""
-    return b"".join(
-        _slot(choice, owners, producer, sequence).ljust(SLOT_SIZE, b"\0")
-        for sequence in range(1, count + 1)
-    )
+    return b"".join(_slot(choice, owners, producer, sequence) for sequence in range(1, count + 1))
 
 
 def damaged(choice: random.Random, data: bytes) -> bytes:
@@ -109,10 +106,12 @@ def owners(choice: random.Random, count: int) -> list[dict[str, UUID]]:
 
 def _slot(
     choice: random.Random, owners: Sequence[dict[str, UUID]], producer: UUID, sequence: int
-) -> bytes:
+) -> bytearray:
+    slot = bytearray(SLOT_SIZE)
     if choice.random() < 0.03:
-        return b""
+        return slot
     if choice.random() < 0.05:
-        return encode_reserved(sequence)
-    payload = encode_record(some_call(choice, owners, producer, sequence))
-    return encode_completed(sequence, payload) + payload
+        write_reserved(slot, 0, sequence)
+        return slot
+    write_completed(slot, 0, sequence, encode_record(some_call(choice, owners, producer, sequence)))
+    return slot
