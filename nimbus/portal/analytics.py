@@ -327,6 +327,7 @@ async def _use(
         "by_status": {
             f"{one.status_class}xx": one.calls
             for one in sorted(statuses, key=lambda one: one.status_class or 0)
+            if one.calls
         },
         "slices": [
             SliceShape(at=shown.moment(one.at), **dict(shown.counts(one, waits.get((one.at,)))))

@@ -99,7 +99,8 @@ async def counted(
 ) -> list[CallCounts]:
     """Calls added up: in the order of time where there is one, the most called first otherwise.
 
-    At most `limit` groups. An uncounted call (a test, a failure) is a call and has no units.
+    At most `limit` groups. An uncounted call (a test, a failure) is a call and has no units; what
+    was reported from outside for the meter of calls has units and no status, and is no call.
     """
     source, values = _source(scope, grouping)
     columns = "".join(f"{name}, " for name in grouping.columns)
@@ -107,8 +108,8 @@ async def counted(
     order += [name for name in grouping.columns if name != "at"]
     groups = f" GROUP BY {', '.join(grouping.columns)}" if grouping.columns else ""
     statement = (
-        f"SELECT {columns} coalesce(sum(events), 0)::bigint AS calls,"  # noqa: S608 - our own names
-        " coalesce(sum(quantity_sum), 0) AS units,"
+        f"SELECT {columns} coalesce(sum(events) FILTER (WHERE status_class > 0),"  # noqa: S608 - ours
+        " 0)::bigint AS calls, coalesce(sum(quantity_sum), 0) AS units,"
         " coalesce(sum(events) FILTER (WHERE status_class >= 4), 0)::bigint AS errors,"
         " coalesce(sum(bytes_in), 0)::bigint AS bytes_in,"
         " coalesce(sum(bytes_out), 0)::bigint AS bytes_out,"
@@ -146,6 +147,7 @@ async def consumers(session: AsyncSession, scope: Scope) -> int:
     """How many organizations called."""
     source, values = _source(scope, Grouping(by=("consumer",)))
     statement = f"SELECT count(DISTINCT organization_id) FROM ({source}) AS cells"  # noqa: S608
+    statement += " WHERE status_class > 0"
     return int(await session.scalar(text(statement), values) or 0)
 
 

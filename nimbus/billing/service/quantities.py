@@ -26,7 +26,7 @@ done, so what it stored may be newer than what a bill read after its beginning.
 """
 _LATE = text(
     "SELECT meter_key, sum(greatest(quantity, 0)) AS more, sum(least(quantity, 0)) AS less,"
-    " sum(calls) AS calls FROM usage_measured"
+    " max(quantity) AS peak, sum(calls) AS calls FROM usage_measured"
     " WHERE subscription_id = :subscription_id AND environment = 'Live'"
     " AND occurred_at >= :starts_at AND occurred_at < :ends_at AND created_at > :since"
     " GROUP BY meter_key"
@@ -100,7 +100,8 @@ async def _came_late(
     session: AsyncSession, case: Case, row: BillingPeriod, since: datetime
 ) -> dict[str, tuple[Decimal, Decimal] | None]:
     """By how much at most what is stored since an instant can have lowered and raised the meters of
-    a period; None where that can't be said, because the meter does not add up.
+    a period; None where that can't be said, because the meter does not add up. A peak moves only by
+    what is as high as it is now.
     """
     values = {
         "subscription_id": row.subscription_id,
@@ -114,8 +115,13 @@ async def _came_late(
         kind = meters[one.meter_key].aggregation
         if one.meter_key == CALLS or kind == "sum":
             late[one.meter_key] = one.less, one.more
-        else:
-            late[one.meter_key] = (Decimal(0), Decimal(one.calls)) if kind == "count" else None
+        elif kind == "count":
+            late[one.meter_key] = Decimal(0), Decimal(one.calls)
+        elif kind != "max" or any(
+            key == one.meter_key and one.peak >= used.quantity
+            for (key, _), used in case.usage.items()
+        ):
+            late[one.meter_key] = None
     return late
 
 

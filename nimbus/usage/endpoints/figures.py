@@ -72,6 +72,7 @@ async def read_summary(
         by_status={
             f"{one.status_class}xx": one.calls
             for one in sorted(statuses, key=lambda one: one.status_class or 0)
+            if one.calls
         },
         days=[
             schemas.DayShape(day=str(one.at), **dict(shown.counts(one, histograms.get((one.at,)))))

@@ -280,6 +280,8 @@ async def _apply(
         absent = Quota(amount=None, policy=plan.over_quota_policy)
         quota = known.get((row.meter_key, row.period), absent)  # type: ignore[arg-type]
         changed = row.plan_version_id not in {None, plan.plan_version_id}
+        if changed and row.aggregation == "time_weighted":  # its months may begin elsewhere now
+            row.used = await used_in(session, row)
         if changed and quota.on_change == "reset" and row.used and as_of in row.window():
             await close(session, row, as_of, "plan_change")
         allow(row, quota, plan.plan_version_id, increase_of(given, row, as_of), as_of)

@@ -10,7 +10,7 @@ from nimbus import usage
 from nimbus.base import db
 from nimbus.base.proofs import Report
 from tests.support.bills import Sale, bill, use_as_in_the_reference
-from tests.support.metered import END, START, event, store
+from tests.support.metered import END, START, event, reported, store
 
 UNGUARDED = "SET session_replication_role = replica; "
 
@@ -48,10 +48,47 @@ async def test_usage_that_came_after_its_bill_is_under_way_until_the_next_one(
 ) -> None:
     await use_as_in_the_reference(sale.contract)
     await bill(sale.subscription_id)
+    owner("UPDATE usage_events SET created_at = created_at - interval '2 minutes'")
     producer = uuid4()
     await store(producer, [event(sale.contract, producer, 1, END - timedelta(hours=1))])
     assert (await proved(tmp_path)).differences == ()
 
     # A call that was there before, and is on no bill.
-    owner("UPDATE usage_events SET created_at = '2026-05-20'")
+    owner("UPDATE usage_events SET created_at = created_at - interval '2 minutes'")
     assert {one["problem"] for one in (await proved(tmp_path)).differences} == {"billed"}
+
+
+async def test_late_usage_hides_no_more_than_what_came_late(
+    sale: Sale, owner: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Business time is months from the machine's, as on a test clock: it is the machine's that says
+    what a bill could have read.
+    """
+    await use_as_in_the_reference(sale.contract)
+    await bill(sale.subscription_id)
+    owner("UPDATE usage_events SET created_at = created_at - interval '2 minutes'")
+    producer = uuid4()
+    late = {**reported(reports="2", assets="9"), "units": 0, "billable": True}
+    await store(producer, [event(sale.contract, producer, 1, END - timedelta(hours=1), **late)])
+    assert (await proved(tmp_path)).differences == ()
+
+    def say(meter: str, quantity: int) -> None:
+        owner(
+            f"{UNGUARDED} UPDATE invoice_lines SET quantity = {quantity}"
+            f" WHERE meter_key = '{meter}'"
+        )
+
+    # Ten reports by now, of which two came late; and still no more than 25 assets at once.
+    for meter, wrongly, expected in (
+        ("reports", 7, "10"),
+        ("reports", 11, "10"),
+        ("reports", 8, None),
+        ("assets", 14, "15"),
+        ("assets", 15, None),
+        ("api_calls", 12_499, "12500"),
+    ):
+        say(meter, wrongly)
+        named = [
+            (one["meter_key"], one["expected"]) for one in (await proved(tmp_path)).differences
+        ]
+        assert named == ([] if expected is None else [(meter, expected)]), (meter, wrongly)

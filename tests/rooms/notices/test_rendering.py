@@ -30,6 +30,8 @@ DATA = {
     "product": "Wind API",
     "meter": "api_calls",
     "used": "8,000",
+    "left": "€2.00",
+    "goes_on": "yes",
     "limit": "10,000",
     "resets_on": "1 June 2026",
     "behavior": "deny",

@@ -14,7 +14,7 @@ from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM
 from nimbus.base.ids import new_id
 from nimbus.errors import Refusal
-from nimbus.subscriptions import jobs
+from nimbus.subscriptions import jobs, queries
 from nimbus.subscriptions.models import Subscription
 from tests.support.market import PRODUCTS, PROFESSIONAL, STARTER, make_wind, sent, subscribe
 from tests.support.people import make_owner
@@ -284,6 +284,59 @@ async def test_a_trial_with_a_payment_goes_on_by_itself_and_is_billed_from_its_e
     assert (row.status, row.period_starts_at, row.period_number) == ("Active", end, 0)
     assert row.next_billing_at == row.period_ends_at == datetime(2026, 6, 15, tzinfo=UTC)
     assert await names() == ["created", "changed", "changed"]
+
+
+async def due_notices(at):
+    """Run what is due at an instant, as the scanner and the worker do, twice."""
+    clock.set_instant(at)
+    async with db.system_session("test") as session:
+        due = await queries.due_trial_notices(session, at, 9)
+    for _ in range(2):
+        for subscription_id, due_at in due:
+            await jobs.tell_of_trial(entity_id=str(subscription_id), as_of=clock.to_wire(due_at))
+    return len(due)
+
+
+async def mails():
+    async with db.system_session("test") as session:
+        found = text("SELECT data, locale FROM notices WHERE template = 'trial_ending'")
+        return [dict(row) for row in (await session.execute(found)).mappings()]
+
+
+@pytest.mark.parametrize("paid", [True, False])
+async def test_a_trial_tells_of_its_end_three_days_before_it_once(api, provider, consumer, paid):
+    await new_trial_plan(api, provider)
+    await subscribe(consumer, "try", payment=None)
+    if paid:
+        await subscribe(consumer, "try")
+    told_at = START + timedelta(days=11)
+    async with db.system_session("test") as session:
+        assert await queries.next_trial_notice(session) == told_at
+
+    assert await due_notices(told_at - timedelta(microseconds=1)) == 0
+    assert await due_notices(told_at) == 1
+    assert await due_notices(told_at + timedelta(days=9)) == 0
+
+    assert (await names()).count("trial_ending") == 1
+    [mail] = await mails()
+    assert mail["data"]["product"] == "Wind API"
+    assert (mail["data"]["on"], mail["data"]["goes_on"]) == ("15 May 2026", "yes" if paid else "")
+
+
+async def test_no_trial_tells_of_its_end_that_has_ended_or_was_cancelled(api, provider, consumer):
+    await new_trial_plan(api, provider)
+    trial = await subscribe(consumer, "try", payment=None)
+    path = f"{SUBSCRIPTIONS}/{trial.subscription.id}"
+    told_at = START + timedelta(days=11)
+    await sent(api, consumer, "POST", f"{path}/cancel", {"reason": "no", "version": 1})
+    assert await due_notices(told_at) == 0
+    await sent(api, consumer, "POST", f"{path}/reactivate", {"version": 2})
+    # The worker was away until the trial was over.
+    assert await due_notices(START + timedelta(days=14)) == 1
+
+    assert await mails() == []
+    async with db.system_session("test") as session:
+        assert await queries.next_trial_notice(session) is None
 
 
 async def test_suspended_and_restored_each_once(consumer):

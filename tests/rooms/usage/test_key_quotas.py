@@ -85,6 +85,13 @@ async def test_a_key_s_quota_is_lent_to_its_end_and_settled_with_its_calls(
     assert await proof(tmp_path) == []
     [told] = await rows("SELECT payload FROM outbox WHERE name = 'usage.threshold_reached'")
     assert (told["payload"]["kind"], told["payload"]["threshold"]) == ("key_quota", 50)
+    async with db.system_session(STORING) as session:
+        await session.execute(
+            text("UPDATE spend_standings SET used = 5 WHERE id = :id"), {"id": may["id"]}
+        )
+    [wrong] = await proof(tmp_path)
+    assert (wrong["problem"], wrong["key_id"]) == ("key_quota", key_id)
+    assert (wrong["expected"], wrong["found"]) == ("6", "5")
 
 
 async def test_a_quota_that_a_key_gets_later_has_counted_what_its_month_already_had(

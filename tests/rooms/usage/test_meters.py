@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from nimbus import usage as room
 from nimbus.base import clock, db
@@ -175,3 +176,9 @@ async def test_a_quota_of_any_kind_counts_what_the_period_counts(
         found = await stored(contract, window)
         assert row["used"] == found.get(row["meter_key"], 0), row
     assert await proof(tmp_path) == []
+    async with db.system_session(STORING) as session:
+        await session.execute(
+            text("UPDATE quota_standings SET used = used + 1 WHERE meter_key = ANY (:meters)"),
+            {"meters": list(KINDS)},
+        )
+    assert {one["meter_key"] for one in await proof(tmp_path)} == set(KINDS)

@@ -21,9 +21,10 @@ from nimbus.rules.periods import Period, zone
 from nimbus.usage import queries_log
 from nimbus.usage.models import Export
 from nimbus.usage.queries_log import LogFilter, LoggedCall
-from nimbus.usage.queries_rollup import Grouping, Scope, counted, histograms
+from nimbus.usage.queries_rollup import Grouping, Scope, consumers, counted, histograms
 from nimbus.usage.service import costs, exports
 from nimbus.usage.service.files import COLUMNS, harmless
+from nimbus.usage.service.ingest import report
 from nimbus.usage.service.prices import CallPrice, Contracts
 from tests.support.metered import (
     END,
@@ -43,6 +44,7 @@ from tests.support.metered import (
     settings,
     store,
 )
+from tests.support.reported import usage
 from tests.support.soak import Soak
 
 __all__ = ["contract", "metered_market", "settings"]
@@ -162,6 +164,40 @@ async def test_figures_by_anything_are_a_recount_of_the_calls(
                 assert {at: one.units for at, one in by_key.items()} == dict(units_of)
                 assert {at: one.errors for at, one in by_key.items()} == dict(errors_of)
                 assert waits == {at: dict(counts) for at, counts in waits_of.items()}
+
+
+async def test_what_is_reported_for_the_meter_of_calls_has_units_and_is_no_call(
+    contract: Contract, metered_market: Market
+) -> None:
+    kinds: list[dict[str, Any]] = [{}, {"status": 404}, failed()]
+    producer = uuid4()
+    calls = [event(contract, producer, n, START, **kind) for n, kind in enumerate(kinds, 1)]
+    told = [usage(contract, "a", "api_calls", value="40"), usage(contract, "b", "reports")]
+    scope = Scope(period=MAY, organization_id=contract.organization_id)
+
+    async def figures() -> tuple[Any, ...]:
+        async with db.transaction(contract.organization_id) as session:
+            [one] = await counted(session, scope, Grouping())
+            statuses = await counted(session, scope, Grouping(by=("status",)))
+            measured = await histograms(session, scope, Grouping())
+            return (
+                one.calls,
+                one.errors,
+                int(one.units),
+                {each.status_class: each.calls for each in statuses if each.calls},
+                sum(sum(found.values()) for found in measured.values()),
+                await consumers(session, scope),
+            )
+
+    async with db.system_session("usage from outside") as session:
+        found = await report(session, metered_market.provider.actor, told, START)
+    assert found.accepted == 2
+    assert await figures() == (0, 0, 40, {}, 0, 0)
+    await store(producer, calls)
+    assert await figures() == (3, 2, 42, {2: 1, 4: 1, 5: 1}, 3, 1)
+    log = await log_of(contract)
+    assert Counter(call.source for call in log) == {None: 3, "api": 2}
+    assert len(await log_of(contract, status_class=2)) == 1
 
 
 async def test_the_prices_of_all_calls_add_up_to_what_the_period_is_rated_at(

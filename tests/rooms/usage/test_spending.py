@@ -414,6 +414,82 @@ async def test_a_balance_is_what_was_credited_and_the_book_has_it(
         assert (await ledger.check(session)).differences == ()
 
 
+async def told(consumer: Person) -> list[tuple[int, int, int]]:
+    """Threshold, used and of how much, in cents, of each notice that was announced."""
+    found = await rows(
+        "SELECT payload FROM outbox WHERE name = 'usage.threshold_reached'"
+        " AND organization_id = :id ORDER BY id",
+        id=consumer.organization_id,
+    )
+    said = [row["payload"] for row in found]
+    assert {(one["kind"], one["resets_at"]) for one in said} <= {("balance", None)}
+    return [
+        (one["threshold"], int(Decimal(one["used"]) / CENT), int(Decimal(one["limit"]) / CENT))
+        for one in said
+    ]
+
+
+async def test_a_balance_tells_at_50_80_and_100_percent_of_what_was_there_when_money_came_in(
+    contract: Contract, consumer: Person, keys: Sequence[UUID], tmp_path: Path
+) -> None:
+    producer, made = uuid4(), 0
+
+    async def spend(reports: str) -> None:
+        nonlocal made
+        made += 1
+        report = {"key_id": keys[0], **reported(reports=reports)}
+        await store(producer, [event(contract, producer, made, START, **report)], first=made)
+
+    await spend("3")  # before there is a balance
+    await give_balance(consumer, 1_000)
+    await spend("1")
+    assert await told(consumer) == []
+    await spend("1")
+    assert await told(consumer) == [(50, 500, 1_000)]
+    await give_balance(consumer, 500)  # 1,000 cents again
+    await spend("1.5")
+    assert await told(consumer) == [(50, 500, 1_000)]
+    await spend("1.75")
+    assert await told(consumer) == [(50, 500, 1_000), (50, 812, 1_000), (80, 812, 1_000)]
+    # An invoice takes the rest for something else.
+    async with db.system_session("platform pages") as session:
+        for _ in range(2):
+            await usage.settle_balance(
+                session, consumer.organization_id, billed_minor=0, spent_minor=187, left_minor=0
+            )
+    assert (await told(consumer))[3:] == [(100, 1_000, 1_000)]
+    mails = await rows("SELECT data FROM notices WHERE template = 'balance_threshold' ORDER BY id")
+    assert [(mail["data"]["percent"], mail["data"]["left"]) for mail in mails] == [
+        ("50", "€5.00"),
+        ("80", "€1.88"),
+        ("100", "€0.00"),
+    ]
+    assert await proof(tmp_path) == []
+
+
+async def test_a_balance_that_begins_while_calls_are_stored_counts_each_of_them_or_none(
+    contract: Contract, consumer: Person, keys: Sequence[UUID], tmp_path: Path
+) -> None:
+    async def keep_storing() -> None:
+        producer = uuid4()
+        for number in range(1, 9):
+            report = {"key_id": keys[0], **reported(reports="1")}
+            await store(producer, [event(contract, producer, number, START, **report)], number)
+
+    async def credit() -> None:
+        for _ in range(2):
+            await give_balance(consumer, 100)
+
+    async with asyncio.TaskGroup() as group:
+        for work in (keep_storing, keep_storing, credit, credit):
+            group.create_task(work())
+
+    [balance] = await standings(consumer, "balance")
+    assert balance["limit_micro"] == 400 * CENT
+    assert balance["used"] + balance["spent_before"] == 16 * REPORT
+    assert await proof(tmp_path) == []
+
+
 async def test_storing_changing_limits_and_changing_plans_at_once_come_to_an_end(
     contract: Contract, consumer: Person, keys: Sequence[UUID], tmp_path: Path
 ) -> None:
@@ -456,10 +532,18 @@ async def test_the_proof_finds_money_that_is_wrong(
         lease(gateway, producer, now, 7)
     report = {"key_id": keys[0], **reported(reports="1")}
     await store(producer, [event(contract, producer, 1, START, **report)])
+    await give_balance(consumer, 2_000)
+    # Of a key that is not known any more, and after the balance began.
+    await store(producer, [event(contract, producer, 2, START, **reported(reports="1"))], first=2)
     assert await proof(tmp_path) == []
 
     for statement, problem in (
-        ("UPDATE spend_standings SET used = used + 1", "spend"),
+        ("UPDATE spend_standings SET used = used + 1 WHERE kind = 'balance'", "balance"),
+        ("UPDATE spend_standings SET used = used + 1 WHERE kind = 'key_spend'", "key_spend"),
+        (
+            "UPDATE spend_standings SET used = used + 1 WHERE kind = 'organization_spend'",
+            "spend",
+        ),
         ("UPDATE spend_standings SET leased = leased + 1", "money_lease"),
         ("UPDATE rated_periods SET cost = cost + 1", "rated"),
         ("UPDATE usage_producers SET ended_at = now()", "money_lease_of_the_dead"),
