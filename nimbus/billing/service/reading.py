@@ -298,7 +298,8 @@ def _concerns(row: BilledLine, closing: Closing) -> bool:
     if closing.kind == "progress":
         usage = row.text in {"usage", "maximum"}
         return usage and row.starts_at >= closing.served.starts_at
-    return bool(row.text == "base_fee" or row.starts_at < closing.at)
+    begins_then = row.text == "base_fee" and row.starts_at == closing.at
+    return bool(begins_then or row.starts_at < closing.at)
 
 
 def _usage_only(segments: Sequence[Segment]) -> tuple[Segment, ...]:

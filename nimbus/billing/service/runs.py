@@ -320,6 +320,8 @@ async def _refuse_undrained(session: AsyncSession, wishes: Sequence[Wish]) -> No
 
 async def _owes_at_start(session: AsyncSession, subscription: SubscriptionFacts) -> bool:
     """Whether the first fee is to be paid in advance and has no invoice yet."""
+    if subscription.period_number:
+        return False  # the bill of the period before asked for it
     terms = await catalog.plan_terms(session, subscription.plan_version_id, subscription.currency)
     if terms.timing != "advance" or not terms.base_fee_minor:
         return False
