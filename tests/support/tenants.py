@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from nimbus.rules.bill import Bill, BillFacts, draft
 from nimbus.rules.contracts import (
@@ -24,11 +25,14 @@ from nimbus.rules.contracts import (
 )
 from nimbus.rules.coupons import Coupon
 from nimbus.rules.invoicing import LineDraft, MeterUsage
+from nimbus.rules.meters import Aggregation, Reading, period_value
 from nimbus.rules.periods import Anchor, Period, period
 from nimbus.rules.pricing import Charge, Tier
 from nimbus.rules.tax import TaxTreatment
 
 Facts = dict[str, Any]
+Terms = list[tuple[datetime, list[Facts]]]
+"""(from, the plan and its add-ons); none while paused."""
 
 ZONES = (
     "UTC", "Europe/Amsterdam", "Europe/London", "America/New_York", "America/Sao_Paulo",
@@ -37,7 +41,14 @@ ZONES = (
 )  # fmt: skip
 MONTHS_14 = timedelta(days=426)
 LATE = timedelta(days=35)
-METERS = ("api_calls", "assets", "reports", "storage")
+EVER = datetime(1, 1, 1, tzinfo=UTC)
+METERS = ("api_calls", "assets", "reports", "storage", "seats", "users", "disk")
+KINDS: dict[str, Aggregation] = {
+    "assets": "max",
+    "seats": "last",
+    "users": "unique",
+    "disk": "time_weighted",
+}
 MODELS = (
     "unit", "unit", "unit", "graduated", "graduated_percentage", "volume", "package", "percentage",
     "stair_step", "capacity", "cost_plus",
@@ -59,20 +70,33 @@ def tenant(rng: random.Random) -> Facts:
         "calendar": rng.random() < 0.3,
         "digits": 2,
         "ends_at": None,
-        "peaks": ["assets"],
-        "one_off": [],
+        "kinds": KINDS,
     }
     until = start + MONTHS_14
     ends = list(_ends(facts, until))
     if rng.random() < 0.3:
         facts["ends_at"] = _moment(rng, start, until, ends)
-    facts["terms"] = _terms(rng, facts, until, ends)
-    edges = [moment for one in facts["terms"] for moment in (one["from"], one["to"]) if moment]
-    facts["events"] = _events(rng, start, until, ends + edges)
+    told = rng.choice((start, facts["ends_at"] or start))
+    terms = _terms(rng, facts, until, ends)
+    edges = [begin for begin, _ in terms]
+    facts["events"] = _events(rng, start, until, [*ends, *edges])
+    items = []
     if rng.random() < 0.2:
-        facts["one_off"] = [(_moment(rng, start, until, ends), rng.randrange(1, 10**5))]
+        items = [(_moment(rng, start, until, ends), str(UUID(int=100)), rng.randrange(1, 10**5))]
     facts["runs"] = _runs(rng, facts, ends, edges)
+    for number, run in enumerate(facts["runs"]):
+        run |= {"invoice": number, "kind": "period", "since": EVER, "gifts": {}}
+        run["ends_at"] = facts["ends_at"] if told <= run["at"] else None
+        run["terms"] = _known_terms(terms, run["at"])
+        run["one_off"] = [(source, minor) for at, source, minor in items if at <= run["at"]]
     return facts
+
+
+def _known_terms(terms: Terms, at: datetime) -> list[tuple[datetime, datetime | None, list[Facts]]]:
+    """The terms that were agreed by an instant, each until the next; a change is a surprise."""
+    known = [one for one in terms if one[0] <= at]
+    ends = [*(begin for begin, _ in known[1:]), None]
+    return [(a, b, items) for (a, items), b in zip(known, ends, strict=True)]
 
 
 def _ends(facts: Facts, until: datetime) -> Sequence[datetime]:
@@ -91,9 +115,7 @@ def _moment(
     return start + timedelta(microseconds=rng.randrange((until - start) // timedelta.resolution))
 
 
-def _terms(
-    rng: random.Random, facts: Facts, until: datetime, ends: Sequence[datetime]
-) -> list[Facts]:
+def _terms(rng: random.Random, facts: Facts, until: datetime, ends: Sequence[datetime]) -> Terms:
     plans = [_item(rng, number) for number in range(3)]
     add_ons = [_item(rng, number) for number in range(3, 6)]
     changes = {_moment(rng, facts["anchor"], until, ends) for _ in range(rng.randrange(5))}
@@ -103,10 +125,8 @@ def _terms(
         if number:
             plan = rng.choice(plans)
             taken = rng.sample(add_ons, rng.randrange(3))
-        if number and rng.random() < 0.15:
-            continue  # paused
-        following = starts[number + 1] if number + 1 < len(starts) else facts["ends_at"]
-        found.append({"from": begin, "to": following, "items": [plan, *taken]})
+        paused = number and rng.random() < 0.15
+        found.append((begin, [] if paused else [plan, *taken]))
     return found
 
 
@@ -125,7 +145,7 @@ def _item(rng: random.Random, number: int) -> Facts:
 
 
 def _charge(rng: random.Random, meter: str) -> Facts:
-    model = rng.choice(MODELS)
+    model = rng.choice(MODELS if meter not in KINDS else MODELS[:7])
     charge: Facts = {"meter": meter, "model": model}
     if model == "unit":
         charge["unit_price"] = rng.choice(("0.002", "1.50", "0.0000123", "2.005", "0.333"))
@@ -184,40 +204,41 @@ def _runs(
     known = facts["anchor"]
     for moment in sorted(moments):
         coupons = []
-        for meter in rng.sample((None, None, *METERS), rng.choice((0, 0, 0, 1, 2))):
+        for meter in rng.sample((None, None, None, *METERS), rng.choice((0, 0, 0, 1, 2, 3))):
             off = {"percent": rng.choice(("10", "33.3", "100"))} if rng.random() < 0.5 else {}
-            coupons.append({"meter": meter} | (off or {"amount": rng.randrange(10**4)}))
+            plan = str(UUID(int=rng.randrange(1, 4))) if meter is None else None
+            where = {"meter": meter, "source": rng.choice((None, plan))}
+            coupons.append(where | (off or {"amount": rng.randrange(10**4)}))
         known = max(known, moment + timedelta(hours=rng.choice((0, 0, 1, 72))))
         run = {
             "at": moment,
-            "known": known,
+            "stored": known,
             "rate": rng.choice((None, "21", "21", "25.5", "0")),
             "coupons": coupons,
             "credit": rng.choice((0, 0, rng.randrange(10**4))),
             "wallet": rng.choice((0, 0, rng.randrange(10**5))),
         }
-        found += [run] * (2 if rng.random() < 0.1 else 1)
+        found += [dict(run) for _ in range(2 if rng.random() < 0.1 else 1)]
     return found
 
 
 def law_of(facts: Facts) -> list[dict[str, int]]:
     """What the law bills in each run, as the oracle says it."""
-    contract = contract_of(facts)
+    anchor = anchor_of(facts)
     billed: list[LineDraft] = []
     found = []
     looked = facts["anchor"]
     for run in facts["runs"]:
-        first = _first_open(contract.anchor, looked)
-        looked = run["known"]
-        window = Contract(contract.anchor, first, contract.segments, contract.ends_at)
-        begins = period(contract.anchor, first).starts_at
-        periods = tuple(contract_periods(window, run["at"]))
+        first = _first_open(anchor, looked)
+        looked = run["stored"]
+        begins = period(anchor, first).starts_at
+        periods = tuple(contract_periods(_contract_of(anchor, first, run), run["at"]))
         bill = draft(
             BillFacts(
                 currency="EUR",
                 periods=periods,
-                usage=usage_of(facts, periods, run["known"]),
-                items=items_of(facts),
+                usage=usage_of(facts, periods, run["stored"]),
+                items=items_of(run),
                 billed=tuple(
                     line
                     for line in billed
@@ -261,13 +282,14 @@ def anchor_of(facts: Facts) -> Anchor:
     )
 
 
-def contract_of(facts: Facts) -> Contract:
-    """The contract as the law's value."""
+def _contract_of(anchor: Anchor, first: int, run: Facts) -> Contract:
+    """The contract, as it was known at a run, as the law's value."""
     segments = []
-    for terms in facts["terms"]:
-        plan, *add_ons = map(_plan_terms, terms["items"])
-        segments.append(Segment(terms["from"], terms["to"], plan, tuple(add_ons)))
-    return Contract(anchor_of(facts), 0, tuple(segments), facts["ends_at"])
+    for begins, ends, items in run["terms"]:
+        if items:
+            plan, *add_ons = map(_plan_terms, items)
+            segments.append(Segment(begins, ends, plan, tuple(add_ons)))
+    return Contract(anchor, first, tuple(segments), run["ends_at"])
 
 
 def _plan_terms(item: Facts) -> PlanTerms:
@@ -303,28 +325,30 @@ def usage_of(
     facts: Facts, periods: Sequence[ContractPeriod], known: datetime
 ) -> dict[tuple[str, Period], MeterUsage]:
     """The usage of each span that the law prices, from what was stored by `known`."""
-    by_meter: defaultdict[str, list[tuple[datetime, Decimal]]] = defaultdict(list)
-    for at, stored, meter, value in facts["events"]:
+    by_meter: defaultdict[str, list[Reading]] = defaultdict(list)
+    for number, (at, stored, meter, value) in enumerate(facts["events"]):
         if stored <= known:
-            by_meter[meter].append((at, Decimal(value)))
+            reading = Reading(at, UUID(int=number), Decimal(value), value)
+            by_meter[meter].append(reading)
+    local = facts["anchor"].astimezone(ZoneInfo(facts["zone"]))
+    months = datetime(2000, 1, 1, tzinfo=local.tzinfo) if facts["calendar"] else local
     found = {}
     for of in periods:
         for one in metered(of):
             meter = one.charge.meter_key
-            events = tuple(value for at, value in by_meter[meter] if at in one.span)
-            peak = meter in facts["peaks"]
-            total = max(events, default=Decimal(0)) if peak else sum(events, Decimal(0))
+            readings = by_meter[meter]
+            total = period_value(KINDS.get(meter, "sum"), readings, one.span, months)
+            events = tuple(reading.quantity for reading in readings if reading.at in one.span)
             found[meter, one.span] = MeterUsage(total, events)
     return found
 
 
-def items_of(facts: Facts) -> tuple[LineDraft, ...]:
-    """The one-off items as the law's lines."""
+def items_of(run: Facts) -> tuple[LineDraft, ...]:
+    """The one-off items known at a run as the law's lines."""
+    span = Period(run["at"], run["at"])
     return tuple(
-        LineDraft(
-            "Other", None, "item", Decimal(1), None, minor, Period(at, at), UUID(int=100 + number)
-        )
-        for number, (at, minor) in enumerate(facts["one_off"])
+        LineDraft("Other", None, "item", Decimal(1), None, minor, span, UUID(source))
+        for source, minor in run["one_off"]
     )
 
 
@@ -336,6 +360,7 @@ def coupons_of(run: Facts) -> tuple[Coupon, ...]:
             Decimal(coupon["percent"]) if "percent" in coupon else None,
             coupon.get("amount"),
             frozenset({coupon["meter"]}) if coupon["meter"] else None,
+            frozenset({UUID(coupon["source"])}) if coupon["source"] else None,
         )
         for number, coupon in enumerate(run["coupons"])
     )

@@ -14,6 +14,7 @@ import pytest
 from nimbus import billing, identity, subscriptions
 from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM
+from nimbus.billing.service.proving import prove
 from nimbus.catalog import published_plan
 from nimbus.errors import Refusal
 from nimbus.payments.service import changes
@@ -202,6 +203,19 @@ async def two_at_once(life, chance, subscription):
     life.done.append(f"two at once: {outcomes}")
 
 
+async def disproved(life):
+    """The invoices that the second reading of the law finds otherwise, whenever they were made."""
+    found = []
+    for row in await rows(
+        "SELECT id, kind FROM invoices WHERE organization_id = :id AND status <> 'Cancelled'",
+        id=life.person.organization_id,
+    ):
+        async with db.system_session("proofs") as session:
+            report = await prove(session, str(row["id"]))
+        found += [(row["kind"], one) for one in report.differences]
+    return found
+
+
 async def live_a_life(life, chance, steps):
     for _ in range(steps):
         live = await life.live()
@@ -253,3 +267,4 @@ async def test_each_instant_of_any_history_is_paid_once(product, sale, soak: Soa
         )
         told = "\n".join([*life.done, f"TEST_SEED={soak.seed}, life {number}"])
         assert abs(billed["minor"] - life.owed) <= life.stretches, (billed, float(life.owed), told)
+        assert await disproved(life) == [], told
