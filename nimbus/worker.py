@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from nimbus import ledger, usage
 from nimbus.base import audit, clock, db, jobs, log, process, proofs
 from nimbus.base.config import Settings
+from nimbus.base.garbage import collect_rarely
 from nimbus.base.proofs import Report
 from nimbus.base.secrets import database_login
 from nimbus.rooms import JOBS
@@ -22,6 +23,7 @@ SCAN_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 600.0
 RETENTION_SECONDS = 21_600.0
 CONCURRENCY = 4
+GARBAGE = 200_000  # objects more than there were, before a collection looks at the young ones
 STALLED_SECONDS = 30
 logger = log.get_logger("worker")
 
@@ -49,6 +51,7 @@ async def prove(proof: str) -> None:
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; a job under way is finished first."""
     log.configure(settings.log_level, "worker")
+    collect_rarely(GARBAGE)
     uvloop.run(_work(settings))
 
 

@@ -132,21 +132,26 @@ async def settle(session: AsyncSession) -> None:
 
 async def _write(session: AsyncSession, facts: Sequence[tuple[Actor, Event]]) -> None:
     moment = clock.now()
-    trail, told = [], []
+    occurred_at = moment.isoformat()
+    trail: list[tuple[str, str, str]] = []
+    told: list[dict[str, Any]] = []
     for actor, event in facts:
+        organization_id = str(event.organization_id)
+        provider_id = event.provider_organization_id
+        entity_id = str(event.entity_id)
         after = _masked(event.after)
-        body = to_json(_body(actor, event, after, moment))
-        trail.append((str(new_id()), str(event.organization_id), body))
+        body = _body(actor, event, entity_id, after, moment)
+        trail.append((str(new_id()), organization_id, to_json(body)))
         told.append(
             {
-                "id": new_id(),
-                "organization_id": event.organization_id,
-                "provider_organization_id": event.provider_organization_id,
+                "id": str(new_id()),
+                "organization_id": organization_id,
+                "provider_organization_id": provider_id and str(provider_id),
                 "name": event.name,
                 "entity_type": event.entity_type,
-                "entity_id": event.entity_id,
+                "entity_id": entity_id,
                 "payload": after,
-                "occurred_at": moment,
+                "occurred_at": occurred_at,
             }
         )
     audit = text("SELECT audit_append(CAST(:rows AS jsonb))")
@@ -164,11 +169,13 @@ _INTO_OUTBOX = text(
 )
 
 
-def _body(actor: Actor, event: Event, after: Mapping[str, Any], moment: datetime) -> dict[str, Any]:
+def _body(
+    actor: Actor, event: Event, entity_id: str, after: Mapping[str, Any], moment: datetime
+) -> dict[str, Any]:
     return {
         "action": event.action,
         "entity_type": event.entity_type,
-        "entity_id": event.entity_id,
+        "entity_id": entity_id,
         "actor_kind": actor.kind,
         "user_id": actor.user_id if actor.user_id != NIL else None,
         "key_id": actor.key_id,
@@ -184,9 +191,7 @@ def _body(actor: Actor, event: Event, after: Mapping[str, Any], moment: datetime
 
 def to_json(value: Any) -> str:
     """Canonical JSON: sorted keys, no blanks; ids, instants and decimals as their text."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain
-    )
+    return _CANONICAL.encode(value)
 
 
 def _plain(value: Any) -> str:
@@ -195,6 +200,11 @@ def _plain(value: Any) -> str:
     if hasattr(value, "isoformat"):
         return str(value.isoformat())
     return str(value)
+
+
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain
+)
 
 
 def _masked(values: Mapping[str, Any]) -> dict[str, Any]:

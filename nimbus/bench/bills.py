@@ -23,9 +23,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from nimbus import payments, rooms
+from nimbus import payments, rooms, worker
 from nimbus.base import clock, db, secrets
 from nimbus.base.config import Settings
+from nimbus.base.garbage import collect_rarely
 from nimbus.bench import crowd, market
 from nimbus.billing import jobs
 from nimbus.demo import people, wind
@@ -104,6 +105,7 @@ async def bill(settings: Settings) -> None:
     """One bill run of the month, in this process; what the bench measures."""
     assert rooms.JOBS, "every reaction is in force"
     clock.set_instant(END)
+    collect_rarely(worker.GARBAGE)
     await db.open_database(settings)
     try:
         async for outcome in jobs.run(END):

@@ -1,38 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Billing's reads for many subscriptions at once: one statement for each kind of fact."""
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.billing.models import BilledLine, BillingPeriod, OpenCoupon, OpenItem
+from nimbus.base.db import json_of
+from nimbus.billing.models import BilledLine, OpenCoupon, OpenItem
 
 Scope = tuple[UUID, UUID, datetime]
 """(organization, subscription, since)"""
 Row = TypeVar("Row")
 
 
-async def closed_periods(
-    session: AsyncSession, since: Mapping[UUID, datetime]
-) -> Sequence[BillingPeriod]:
+async def closed_periods(session: AsyncSession, scopes: Sequence[Scope]) -> Sequence[Any]:
     """The closed periods of each subscription that ended after its instant, oldest first."""
-    if not since:
+    if not scopes:
         return []
-    asked = (
-        select(BillingPeriod)
-        .where(
-            BillingPeriod.subscription_id.in_(since),
-            BillingPeriod.ends_at > min(since.values()),
-        )
-        .order_by(BillingPeriod.starts_at)
+    statement = text(
+        """SELECT p.subscription_id, p.plan_version_id, p.anchor_at, p.time_zone, p.number,
+                p.starts_at, p.ends_at
+            FROM unnest(CAST(:organizations AS uuid[]), CAST(:subscriptions AS uuid[]),
+                CAST(:since AS timestamptz[])) AS a (organization_id, subscription_id, since)
+            JOIN billing_periods p ON p.organization_id = a.organization_id
+                AND p.subscription_id = a.subscription_id AND p.ends_at > a.since
+            ORDER BY p.starts_at"""
     )
-    rows = await session.scalars(asked)
-    return [row for row in rows if row.ends_at > since[row.subscription_id]]
+    return (await session.execute(statement, _arrays(scopes))).all()
 
 
 async def last_ends(session: AsyncSession, scopes: Sequence[Scope]) -> dict[UUID, datetime]:
@@ -149,7 +147,7 @@ async def open_money(
 async def send(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
     """Set drafts to what their rows say: sent, with number, seller and days."""
     if rows:
-        body = json.dumps([{name: row[name] for name in _SENT} for row in rows], default=str)
+        body = json_of([{name: row[name] for name in _SENT} for row in rows])
         await session.execute(_SEND, {"rows": body})
 
 

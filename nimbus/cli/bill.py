@@ -45,8 +45,11 @@ def bill(
 async def _run(settings: Settings, as_of: datetime, *, preview: bool) -> int:
     from nimbus import rooms  # noqa: F401 - every reaction is in force
     from nimbus.base import db
+    from nimbus.base.garbage import collect_rarely
     from nimbus.billing import jobs
+    from nimbus.worker import GARBAGE
 
+    collect_rarely(GARBAGE)
     await db.open_database(settings)
     failed = billed = 0
     try:

@@ -6,7 +6,6 @@
 
 import asyncio
 import fcntl
-import gc
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ import uvloop
 
 from nimbus.base import log
 from nimbus.base.config import Settings
+from nimbus.base.garbage import collect_rarely
 from nimbus.base.ids import new_id
 from nimbus.base.process import announce_ready
 from nimbus.base.secrets import secret, unseal
@@ -105,7 +105,7 @@ async def _serve(settings: Settings) -> None:
         server = await loop.create_server(
             lambda: ClientConnection(door), sock=listener, ssl=tls, backlog=BACKLOG
         )
-        _spare_collections()
+        collect_rarely(GARBAGE)
         announce_ready()
         _logger.info("ready", port=settings.port, gateway=str(journal.producer), index=index)
         await stop.wait()
@@ -122,15 +122,6 @@ async def _serve(settings: Settings) -> None:
     journal.close()
     os.close(place)
     _logger.info("stopped")
-
-
-def _spare_collections() -> None:
-    """Let the garbage collector pass over all there is now, which stays, and come rarely: a call's
-    own objects go with their last reference, so that it only finds what faults leave.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE)
 
 
 async def _finish(door: Door) -> None:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Posting: the only way into the ledger."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from nimbus.base.db import json_of
 from nimbus.base.ids import new_id
 from nimbus.rules.ledger import Transfer
 
@@ -43,16 +44,16 @@ async def post(session: AsyncSession, postings: Iterable[Posting]) -> None:
     ]
     if legs:
         statement = text("SELECT ledger_append(CAST(:legs AS jsonb))")
-        await session.execute(statement, {"legs": json.dumps(legs)})
+        await session.execute(statement, {"legs": json_of(legs)})
 
 
-def _leg(posting: Posting, transfer: Transfer) -> dict[str, str | int]:
+def _leg(posting: Posting, transfer: Transfer) -> dict[str, Any]:
     return {
-        "id": str(new_id()),
-        "organization_id": str(posting.organization_id),
+        "id": new_id(),
+        "organization_id": posting.organization_id,
         "source_kind": posting.source_kind,
-        "source_id": str(posting.source_id),
-        "occurred_at": posting.occurred_at.isoformat(),
+        "source_id": posting.source_id,
+        "occurred_at": posting.occurred_at,
         "debit_account": transfer.debit,
         "credit_account": transfer.credit,
         "amount_minor": transfer.amount_minor,

@@ -12,7 +12,6 @@ invoices lie in the portal); the other choice would cost a customer two of the s
 Message-ID is made from the notice's id either way.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -26,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import billing, identity
 from nimbus.base import clock, db, mail
+from nimbus.base.db import json_of
 from nimbus.base.ids import new_id
 from nimbus.base.log import get_logger
 from nimbus.notices.models import Mail, Notice
@@ -89,7 +89,7 @@ async def request_all(session: AsyncSession, wanted: Sequence[Wanted]) -> list[U
     """
     if not wanted:
         return []
-    body = json.dumps([_row(one) for one in wanted], default=str)
+    body = json_of([_row(one) for one in wanted])
     return list(await session.scalars(_REQUEST_ALL, {"rows": body}))
 
 

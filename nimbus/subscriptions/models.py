@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of subscriptions and of their terms over time, and the facts that other rooms get."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -47,6 +48,7 @@ class SubscriptionFacts:
     next_billing_at: datetime | None
     auto_renew: bool
     payment: Literal["invoice", "method"] | None
+    scheduled_change: Mapping[str, Any] | None
     version: int
 
 

@@ -6,12 +6,15 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, and_, case, exists, func, or_, select, text
+from sqlalchemy import Select, all_, and_, any_, case, exists, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.util import identity_key
 
 from nimbus.base import clock
+from nimbus.base.db import uuids
 from nimbus.errors import Refusal
 from nimbus.rules.periods import Period
 from nimbus.subscriptions.models import (
@@ -37,6 +40,17 @@ ENDING = and_(
 )
 # A trial that was cancelled may be one again: what was not told waits until then.
 UNTOLD = and_(Subscription.status == "Trial", Subscription.trial_notice_at.is_not(None))
+# What bill runs read of very many, without the objects that other changes go through.
+FACTS = tuple(getattr(Subscription, name) for name in SubscriptionFacts.__dataclass_fields__)
+TERMS = (
+    ContractTerms.id,
+    ContractTerms.subscription_id,
+    ContractTerms.effective_at,
+    ContractTerms.plan_id,
+    ContractTerms.plan_version_id,
+    ContractTerms.served,
+    ContractTerms.reason,
+)
 ENDING_AT = func.coalesce(Subscription.ends_at, Subscription.trial_ends_at)
 
 
@@ -122,26 +136,30 @@ async def lock_due(
     """The subscriptions that are to be billed by `as_of`, the earliest first, locked; those that
     somebody else holds, and those in `but`, are passed over.
     """
-    rows = await session.scalars(
-        select(Subscription)
+    rows = await session.execute(
+        select(*FACTS)
         .where(
             BILLABLE,
             Subscription.next_billing_at <= as_of,
-            Subscription.id.not_in(but),
+            Subscription.id != all_(uuids(but)),
         )
         .order_by(Subscription.next_billing_at, Subscription.id)
         .limit(limit)
-        .with_for_update(skip_locked=True)
-        .execution_options(populate_existing=True)
+        .with_for_update(skip_locked=True, of=Subscription)
     )
-    return [row.facts() for row in rows]
+    return [SubscriptionFacts(**row) for row in rows.mappings()]
 
 
-async def move_periods(session: AsyncSession, rows: Sequence[Subscription]) -> None:
-    """Write down the running period of rows that the session does not hold."""
+async def move_periods(session: AsyncSession, moved: Sequence[SubscriptionFacts]) -> None:
+    """Write down the running periods of locked subscriptions; the session forgets its rows."""
     names = ("id", "period_number", "period_starts_at", "period_ends_at", "next_billing_at")
-    columns: dict[str, object] = {name: [getattr(row, name) for row in rows] for name in names}
+    columns: dict[str, object] = {name: [getattr(one, name) for one in moved] for name in names}
     await session.execute(_MOVE, {**columns, "moment": clock.now()})
+    known = session.sync_session.identity_map
+    for one in moved:
+        row = known.get(identity_key(Subscription, one.id))
+        if row is not None:
+            session.expunge(row)
 
 
 _MOVE = text(
@@ -363,10 +381,10 @@ async def terms_of_periods(
 ) -> dict[UUID, tuple[Terms, ...]]:
     """The same of many subscriptions, each in its own period; three statements however many."""
     ids = list(periods)
-    rows: defaultdict[UUID, list[ContractTerms]] = defaultdict(list)
-    for row in await session.scalars(
-        select(ContractTerms)
-        .where(ContractTerms.subscription_id.in_(ids))
+    rows: defaultdict[UUID, list[Any]] = defaultdict(list)
+    for row in await session.execute(
+        select(*TERMS)
+        .where(ContractTerms.subscription_id == any_(uuids(ids)))
         .order_by(ContractTerms.number)
     ):
         rows[row.subscription_id].append(row)
@@ -374,12 +392,12 @@ async def terms_of_periods(
     for taken in await session.scalars(
         select(ContractAddOn)
         .join(ContractTerms, ContractTerms.id == ContractAddOn.terms_id)
-        .where(ContractTerms.subscription_id.in_(ids))
+        .where(ContractTerms.subscription_id == any_(uuids(ids)))
         .order_by(ContractAddOn.plan_id)
     ):
         add_ons[taken.terms_id].append(taken.terms())
     ends = await session.execute(
-        select(Subscription.id, Subscription.ends_at).where(Subscription.id.in_(ids))
+        select(Subscription.id, Subscription.ends_at).where(Subscription.id == any_(uuids(ids)))
     )
     return {
         subscription_id: _tiles(rows[subscription_id], add_ons, periods[subscription_id], ends_at)
@@ -388,7 +406,7 @@ async def terms_of_periods(
 
 
 def _tiles(
-    rows: Sequence[ContractTerms],
+    rows: Sequence[Any],
     add_ons: Mapping[UUID, list[AddOnTerms]],
     period: Period,
     ends_at: datetime | None,

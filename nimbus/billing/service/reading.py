@@ -4,9 +4,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import identity, subscriptions, usage
@@ -161,8 +162,8 @@ async def read_cases(
     return cases
 
 
-def closing_of(closed: BillingPeriod) -> Closing:
-    """A closed period as it was billed."""
+def closing_of(closed: BillingPeriod | Row[Any]) -> Closing:
+    """A closed period, as it is stored, as it was billed."""
     return Closing(
         kind="period",
         plan_version_id=closed.plan_version_id,
@@ -180,12 +181,16 @@ def _pairs(wishes: Sequence[Wish], others: Sequence[Other]) -> Iterator[tuple[Wi
 async def _earlier(session: AsyncSession, wishes: Sequence[Wish]) -> dict[UUID, list[Closing]]:
     """The closed periods that may still get usage."""
     found: dict[UUID, list[Closing]] = {}
-    since = {
-        wish.subscription.id: wish.closing.served.starts_at - LATE_USAGE
+    scopes = [
+        (
+            wish.subscription.organization_id,
+            wish.subscription.id,
+            wish.closing.served.starts_at - LATE_USAGE,
+        )
         for wish in wishes
         if wish.closing.kind == "period"
-    }
-    for row in await queries_sets.closed_periods(session, since):
+    ]
+    for row in await queries_sets.closed_periods(session, scopes):
         found.setdefault(row.subscription_id, []).append(closing_of(row))
     return found
 

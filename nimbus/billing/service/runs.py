@@ -261,7 +261,7 @@ async def _bill(
     before = await queries_sets.last_ends(session, scopes)
     if closed:
         # A change of plan that waited for the period's end holds for the fee of the next one.
-        ended = {wish.subscription.id: wish.closing.at for wish in closed}
+        ended = [(wish.subscription, wish.closing.at) for wish in closed]
         await subscriptions.renew_periods(session, actor, ended)
         await session.flush()
 

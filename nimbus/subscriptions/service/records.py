@@ -25,7 +25,13 @@ from nimbus.rules.lifecycles import SubscriptionState
 from nimbus.rules.periods import Period, period, period_containing
 from nimbus.subscriptions import queries
 from nimbus.subscriptions.events import SubscriptionChanged, SubscriptionExpired
-from nimbus.subscriptions.models import AddOnTerms, ContractAddOn, ContractTerms, Subscription
+from nimbus.subscriptions.models import (
+    AddOnTerms,
+    ContractAddOn,
+    ContractTerms,
+    Subscription,
+    SubscriptionFacts,
+)
 
 Payment = Literal["invoice", "method"] | None
 Side = Literal["consumer", "provider", "operator"]
@@ -197,13 +203,24 @@ async def write_terms(
 
 def enter_period(subscription: Subscription, plan: PlanFacts, number: int) -> None:
     """Make period `number` the running one; it is to be billed when it or the service ends."""
+    for name, value in entered(subscription, plan, number).items():
+        setattr(subscription, name, value)
+
+
+def entered(
+    subscription: Subscription | SubscriptionFacts, plan: PlanFacts, number: int
+) -> dict[str, Any]:
+    """What a subscription says once its period `number` runs."""
     span = period(plan.anchor(subscription.anchor_at, subscription.time_zone), number)
-    subscription.period_number = number
-    subscription.period_starts_at = span.starts_at
-    subscription.period_ends_at = span.ends_at
-    subscription.next_billing_at = span.ends_at
+    due_at = span.ends_at
     if subscription.ends_at is not None:
-        subscription.next_billing_at = min(span.ends_at, subscription.ends_at)
+        due_at = min(due_at, subscription.ends_at)
+    return {
+        "period_number": number,
+        "period_starts_at": span.starts_at,
+        "period_ends_at": span.ends_at,
+        "next_billing_at": due_at,
+    }
 
 
 def running_period(subscription: Subscription, plan: PlanFacts, as_of: datetime) -> Period:
@@ -238,7 +255,7 @@ def tell(
     session: AsyncSession,
     actor: Actor,
     fact: Any,
-    subscription: Subscription,
+    subscription: Subscription | SubscriptionFacts,
     plan: PlanFacts,
     *,
     before: dict[str, Any] | None = None,

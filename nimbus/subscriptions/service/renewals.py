@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The next period begins once the one before it is billed: the bill run's side of the door."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog
@@ -14,8 +14,8 @@ from nimbus.catalog import PlanFacts
 from nimbus.rules import lifecycles
 from nimbus.subscriptions import queries
 from nimbus.subscriptions.events import SubscriptionRenewed
-from nimbus.subscriptions.models import Subscription, SubscriptionFacts
-from nimbus.subscriptions.service.records import apply_scheduled, enter_period, state, tell
+from nimbus.subscriptions.models import SubscriptionFacts
+from nimbus.subscriptions.service.records import apply_scheduled, enter_period, entered, state, tell
 
 
 async def renew_period(
@@ -46,29 +46,27 @@ async def renew_period(
 
 
 async def renew_periods(
-    session: AsyncSession, actor: Actor, ended: Mapping[UUID, datetime]
+    session: AsyncSession, actor: Actor, ended: Sequence[tuple[SubscriptionFacts, datetime]]
 ) -> None:
     """Begin the next period of many subscriptions, each as `renew_period` does one.
 
-    `ended`: when the period of each ended. They are locked by the caller. Those that just go on
-    are moved in one statement.
+    `ended`: each with when its period ended, as it is stored and locked by the caller. Those that
+    just go on are moved in one statement.
     """
-    asked = select(Subscription).where(Subscription.id.in_(ended)).order_by(Subscription.id)
-    rows = list(await session.scalars(asked.execution_options(populate_existing=True)))
     plans: dict[UUID, PlanFacts] = {}
     moved = []
-    for row in rows:
-        ends = row.ends_at is not None and row.ends_at <= row.period_ends_at
-        if ends or row.scheduled_change is not None or row.status not in {"Active", "PastDue"}:
-            await renew_period(session, actor, row.id, ended[row.id])
+    for one, ended_at in ended:
+        ends = one.ends_at is not None and one.ends_at <= one.period_ends_at
+        if ends or one.scheduled_change is not None or one.status not in {"Active", "PastDue"}:
+            await renew_period(session, actor, one.id, ended_at)
             continue
-        if row.next_billing_at is None or ended[row.id] < row.next_billing_at:
+        if one.next_billing_at is None or ended_at < one.next_billing_at:
             continue
-        if row.plan_version_id not in plans:
-            plans[row.plan_version_id] = await catalog.plan_facts(session, row.plan_version_id)
-        session.expunge(row)
-        plan = plans[row.plan_version_id]
-        enter_period(row, plan, row.period_number + 1)
-        tell(session, actor, SubscriptionRenewed, row, plan)
-        moved.append(row)
-    await queries.move_periods(session, moved)
+        if one.plan_version_id not in plans:
+            plans[one.plan_version_id] = await catalog.plan_facts(session, one.plan_version_id)
+        plan = plans[one.plan_version_id]
+        next_one = replace(one, **entered(one, plan, one.period_number + 1))
+        tell(session, actor, SubscriptionRenewed, next_one, plan)
+        moved.append(next_one)
+    if moved:
+        await queries.move_periods(session, moved)
