@@ -24,7 +24,7 @@ from nimbus.identity import resolve_actor
 from nimbus.notices import endpoints as notices
 from nimbus.payments import endpoints as payments
 from nimbus.payments import endpoints_changes as payments_changes
-from nimbus.portal import analytics, clock, consumer, metrics
+from nimbus.portal import analytics, clock, consumer, metrics, provider
 from nimbus.portal.metrics import Counted
 from nimbus.portal.pages import pages
 from nimbus.subscriptions import endpoints as subscriptions
@@ -42,6 +42,7 @@ ROUTERS: Sequence[APIRouter] = (
     notices.router,
     consumer.router,
     analytics.router,
+    provider.router,
     clock.router,
     metrics.router,
     pages,

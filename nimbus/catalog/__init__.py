@@ -26,7 +26,7 @@ from nimbus.catalog.models import (
     RouteFacts,
 )
 from nimbus.catalog.schemas import ChargeShape, ContractShape
-from nimbus.catalog.service.contracts import write_contract
+from nimbus.catalog.service.contracts import contract_terms, write_contract
 from nimbus.catalog.service.shapes import charge_of
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "RouteFacts",
     "charge_of",
     "charge_texts",
+    "contract_terms",
     "meter_facts",
     "own_plan",
     "plan_entitlements",

@@ -203,6 +203,29 @@ class MoveBody(Input):
     not_before: AwareDatetime | None = None
 
 
+class MovedVersion(BaseModel):
+    """Subscribers who signed one version of a plan: how many, how many of them a move leaves out,
+    and the fee before and after it; null where there is none in their currency.
+    """
+
+    plan_version: int
+    contract: bool
+    subscribers: int
+    left_out: int
+    fee: Money | None
+    fee_then: Money | None
+
+
+class MovePreview(BaseModel):
+    """What a move of subscribers would do: to which version, and to how many of which."""
+
+    to_plan: str
+    to_plan_version: int
+    total: int
+    left_out: int
+    versions: list[MovedVersion]
+
+
 class PlanMoveShape(BaseModel):
     """How far a move of subscribers is: `moved` of `total` are told; those with a contract or a
     change of their own are left out.

@@ -81,7 +81,7 @@ NEEDS = {
         list_product_hosts add_product_host remove_product_host""",
     "manage_consumers": """provider_reset_quota provider_increase_quota list_consumers
         set_consumer_plan set_consumer_contract revoke_consumer ban_consumer readmit_consumer
-        list_plan_moves move_plan_subscribers""",
+        list_plan_moves move_plan_subscribers preview_plan_move read_consumer""",
     "platform_reader": """admin_list_subscriptions admin_read_usage_analytics admin_read_top_users
         admin_read_user_analytics admin_read_revenue_analytics list_alerts list_blocks
         admin_list_invoices admin_list_coupons

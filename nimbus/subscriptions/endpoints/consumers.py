@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog, identity
@@ -167,6 +167,42 @@ async def list_moves(
     return Page(data=[await _move_shape(session, row) for row in rows], next_cursor=next_cursor)
 
 
+@router.get(
+    f"{MOVES}/preview",
+    operation_id="preview_plan_move",
+    responses=documented(401, 403, 404, 422),
+)
+async def preview_move(
+    product_id: UUID,
+    plan_id: UUID,
+    request: Request,
+    actor: Provider,
+    to_plan: Annotated[str | None, Query(max_length=63, pattern=r"^[a-z0-9-]+$")] = None,
+) -> schemas.MovePreview:
+    """Whom a move would take to which version, from which fees to which; nothing is changed.
+    Without `to_plan`: to the plan's own current version.
+    """
+    session = await _system(request)
+    target, groups = await consumers.would_move(session, actor, product_id, plan_id, to_plan)
+    return schemas.MovePreview(
+        to_plan=target.slug,
+        to_plan_version=target.number,
+        total=sum(group.subscribers for group in groups),
+        left_out=sum(group.left_out for group in groups),
+        versions=[
+            schemas.MovedVersion(
+                plan_version=group.plan.number,
+                subscribers=group.subscribers,
+                left_out=group.left_out,
+                contract=group.plan.contract,
+                fee=await _fee(session, group.plan, group.currency),
+                fee_then=await _fee(session, target, group.currency),
+            )
+            for group in groups
+        ],
+    )
+
+
 @router.post(
     MOVES,
     operation_id="move_plan_subscribers",
@@ -240,6 +276,13 @@ async def _system(request: Request) -> AsyncSession:
 
 async def _shown(session: AsyncSession, row: Subscription) -> schemas.ConsumerShape:
     return (await consumer_shapes(session, [row]))[0]
+
+
+async def _fee(session: AsyncSession, plan: catalog.PlanFacts, currency: str) -> Money | None:
+    if currency not in plan.currencies:
+        return None
+    fee, _ = await catalog.shown_price(session, plan.plan_version_id, currency)
+    return Money(amount_minor=fee, currency=currency)
 
 
 async def _move_shape(session: AsyncSession, row: PlanMove) -> schemas.PlanMoveShape:

@@ -2,6 +2,7 @@
 """What a provider does about its subscribers: contract prices, bans, moves to another version."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -42,6 +43,16 @@ from nimbus.subscriptions.service.records import (
 
 MOVED_AT_ONCE = 200
 """How many subscribers one transaction of a move takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveGroup:
+    """Subscribers who signed the same version of a plan, in one currency."""
+
+    plan: PlanFacts
+    currency: str
+    subscribers: int
+    left_out: int
 
 
 async def set_contract(
@@ -164,12 +175,9 @@ async def start_move(
     contract, or waits for a change of its own, is left out. Raises 404 for another's plan, 422 on
     `to_plan` for one that is unknown or has other periods, on `not_before` for the past.
     """
-    plan = await catalog.own_plan(session, actor.organization_id, product_id, plan_id)
-    target = await catalog.published_plan(session, plan.product.slug, to_plan)
+    plan, target = await _from_and_to(session, actor, product_id, plan_id, to_plan)
     if not_before is not None and not_before < as_of:
         raise field_error("not_before", "in_the_past", "Nobody is moved before today.")
-    if _periods(plan) != _periods(target):
-        raise field_error("to_plan", "other_periods", "It is billed in other periods.")
     total = await session.scalar(
         select(func.count()).select_from(
             queries.to_move(plan_id, target.plan_version_id).subquery()
@@ -199,6 +207,39 @@ async def start_move(
     )
     announce(session, actor, event)
     return move
+
+
+async def would_move(
+    session: AsyncSession, actor: Actor, product_id: UUID, plan_id: UUID, to_plan: str | None
+) -> tuple[PlanFacts, list[MoveGroup]]:
+    """Where `start_move` would take a plan's subscribers, and whom, by what they signed.
+
+    A system session. Raises what `start_move` raises for plan and target.
+    """
+    _, target = await _from_and_to(session, actor, product_id, plan_id, to_plan)
+    found = queries.to_move(plan_id, target.plan_version_id).subquery()
+    waiting = func.count().filter(found.c.scheduled_change.has_key("at"))
+    by = (found.c.plan_version_id, found.c.currency)
+    rows = await session.execute(
+        select(*by, func.count().label("subscribers"), waiting.label("waiting")).group_by(*by)
+    )
+    groups = []
+    for row in rows:
+        plan = await catalog.plan_facts(session, row.plan_version_id)
+        stay = plan.contract or row.currency not in target.currencies
+        left_out = row.subscribers if stay else row.waiting
+        groups.append(MoveGroup(plan, row.currency, row.subscribers, left_out))
+    return target, sorted(groups, key=lambda group: (group.plan.number, group.currency))
+
+
+async def _from_and_to(
+    session: AsyncSession, actor: Actor, product_id: UUID, plan_id: UUID, to_plan: str | None
+) -> tuple[PlanFacts, PlanFacts]:
+    plan = await catalog.own_plan(session, actor.organization_id, product_id, plan_id)
+    target = await catalog.published_plan(session, plan.product.slug, to_plan or plan.slug)
+    if _periods(plan) != _periods(target):
+        raise field_error("to_plan", "other_periods", "It is billed in other periods.")
+    return plan, target
 
 
 async def go_on_moving(session: AsyncSession, actor: Actor, move_id: UUID) -> bool:

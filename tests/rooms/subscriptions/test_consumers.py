@@ -59,6 +59,12 @@ async def test_a_contract_changes_what_one_subscriber_has_and_nobody_else(api, p
     assert (shown["contract"], shown["base_fee"]["amount_minor"]) == (True, 2900)
     mine = await sent(api, person, "GET", f"/api/billing/subscriptions/{started.id}")
     prices = {charge["meter"]: charge["unit_price"] for charge in mine["price"]["charges"]}
+    page = await sent(api, provider, "GET", f"{CONSUMERS}/{started.id}")
+    assert page["terms"]["base_fee"] == agreed["base_fee"]
+    assert {charge["meter"]: charge["unit_price"] for charge in page["terms"]["charges"]} == prices
+    assert [quota["limit"] for quota in page["quotas"] if quota["meter"] == "api_calls"] == [
+        "50000"
+    ]
     assert prices == {"api_calls": "0.0015", "assets": "1.5", "reports": "2.5"}
     same = await sent(api, other, "GET", f"/api/billing/subscriptions/{theirs.id}")
     assert (same["contract"], same["price"]["base_fee"]["amount_minor"]) == (False, 4900)
@@ -144,7 +150,13 @@ async def test_a_new_price_is_announced_and_holds_from_the_first_period_after_th
         "not_before": "2026-06-15T00:00:00Z",
     }
 
-    move = await sent(api, provider, "POST", f"{product}/plans/{plan['id']}/moves", asked)
+    moves = f"{product}/plans/{plan['id']}/moves"
+    shown = await sent(api, provider, "GET", f"{moves}/preview?to_plan=starter")
+    [version] = shown["versions"]
+    assert (shown["total"], shown["left_out"], shown["to_plan_version"]) == (1, 0, 2)
+    assert (version["plan_version"], version["subscribers"], version["contract"]) == (1, 1, False)
+    assert [version[fee]["amount_minor"] for fee in ("fee", "fee_then")] == [4900, 5900]
+    move = await sent(api, provider, "POST", moves, asked)
     async with db.system_session("move subscribers") as session:
         more = await consumers.go_on_moving(session, SYSTEM, UUID(move["id"]))
     async with db.system_session("move subscribers") as session:

@@ -1079,6 +1079,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/provider/products/{product_id}/plans/{plan_id}/moves/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Preview Move
+         * @description Whom a move would take to which version, from which fees to which; nothing is changed.
+         *     Without `to_plan`: to the plan's own current version.
+         */
+        get: operations["preview_plan_move"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/admin/subscriptions": {
         parameters: {
             query?: never;
@@ -1310,7 +1331,8 @@ export interface paths {
          *
          *     An event counts once, whenever and however often it is sent: `id` is yours, and what came first
          *     under it holds. At most 35 days back and 5 minutes ahead. Of many events, those that can't be
-         *     taken are named; a single one that can't is a 422.
+         *     taken are named; a single one that can't is a 422. Nothing that was counted is changed or taken
+         *     away: what an event should have said is an event of its own, with `corrects` and a `reason`.
          */
         post: operations["report_usage"];
         delete?: never;
@@ -2674,6 +2696,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/provider/consumers/{subscription_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Consumer
+         * @description One subscriber to my products, with its prices and quotas.
+         */
+        get: operations["read_consumer"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/admin/clock": {
         parameters: {
             query?: never;
@@ -3599,6 +3641,16 @@ export interface components {
             now: string;
             /** Test */
             test: boolean;
+        };
+        /**
+         * ConsumerDetail
+         * @description A subscriber; `terms` are what its plan or its contract says, `quotas` those that run now.
+         */
+        ConsumerDetail: {
+            consumer: components["schemas"]["ConsumerShape"];
+            terms: components["schemas"]["ContractShape"];
+            /** Quotas */
+            quotas: components["schemas"]["nimbus__usage__schemas__QuotaShape"][];
         };
         /**
          * ConsumerShape
@@ -5234,6 +5286,39 @@ export interface components {
             reason: string;
             /** Not Before */
             not_before?: string | null;
+        };
+        /**
+         * MovePreview
+         * @description What a move of subscribers would do: to which version, and to how many of which.
+         */
+        MovePreview: {
+            /** To Plan */
+            to_plan: string;
+            /** To Plan Version */
+            to_plan_version: number;
+            /** Total */
+            total: number;
+            /** Left Out */
+            left_out: number;
+            /** Versions */
+            versions: components["schemas"]["MovedVersion"][];
+        };
+        /**
+         * MovedVersion
+         * @description Subscribers who signed one version of a plan: how many, how many of them a move leaves out,
+         *     and the fee before and after it; null where there is none in their currency.
+         */
+        MovedVersion: {
+            /** Plan Version */
+            plan_version: number;
+            /** Contract */
+            contract: boolean;
+            /** Subscribers */
+            subscribers: number;
+            /** Left Out */
+            left_out: number;
+            fee: components["schemas"]["Money"] | null;
+            fee_then: components["schemas"]["Money"] | null;
         };
         /**
          * NamedShape
@@ -12301,6 +12386,67 @@ export interface operations {
             };
         };
     };
+    preview_plan_move: {
+        parameters: {
+            query?: {
+                to_plan?: string | null;
+            };
+            header?: never;
+            path: {
+                product_id: string;
+                plan_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MovePreview"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     admin_list_subscriptions: {
         parameters: {
             query?: {
@@ -13301,6 +13447,10 @@ export interface operations {
                     } | null;
                     /** Source */
                     source?: string | null;
+                    /** Corrects */
+                    corrects?: string | null;
+                    /** Reason */
+                    reason?: string | null;
                 } | {
                     /** Id */
                     id: string;
@@ -13323,6 +13473,10 @@ export interface operations {
                     } | null;
                     /** Source */
                     source?: string | null;
+                    /** Corrects */
+                    corrects?: string | null;
+                    /** Reason */
+                    reason?: string | null;
                 }[];
                 "application/cloudevents+json": {
                     /** @constant */
@@ -18285,6 +18439,64 @@ export interface operations {
             };
             /** @description Forbidden */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_consumer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                subscription_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConsumerDetail"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -130,7 +130,8 @@ export const BackIcon = (props: IconProps) => (
 export const PeopleIcon = (props: IconProps) => (
   <Icon {...props}>
     <circle cx="9" cy="8" r="3.5" />
-    <path d="M2.5 20c.5-4 3-6 6.5-6s6 2 6.5 6M16 4.8a3.5 3.5 0 0 1 0 6.4M18 14.5c2 .8 3.2 2.7 3.5 5.5" />
+    <path d="M2.5 20c.5-4 3-6 6.5-6s6 2 6.5 6" />
+    <path d="M16 4.8a3.5 3.5 0 0 1 0 6.4M18 14.5c2 .8 3.2 2.7 3.5 5.5" />
   </Icon>
 );
 
