@@ -26,7 +26,8 @@ _MICROSECOND = timedelta(microseconds=1)
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Target:
     """What reported events count for, and who says so: a person or a key, in which request. What
-    is not `live` is kept, and counts for nothing.
+    is not `live` is kept, and counts for nothing. A `correction` says by how much another event was
+    wrong, below zero too: it adds to what that one said, and is no event more.
     """
 
     organization_id: UUID
@@ -37,6 +38,7 @@ class Target:
     live: bool
     reported_by: UUID
     request_id: str
+    correction: bool = False
 
 
 class Reported(NamedTuple):
@@ -116,7 +118,7 @@ def _cell(events: Sequence[Reported]) -> Cell:
     latest = max(events, key=lambda event: (event.occurred_us, event.event_id))
     amounts = [event.quantity for event in events]
     return Cell(
-        events=len(events),
+        events=sum(not event.target.correction for event in events),
         total=reduce(EXACT.add, amounts),
         peak=max(amounts),
         last=latest.quantity,

@@ -15,6 +15,15 @@ class UsageReported(Event):
     entity_type: ClassVar[str] = "organization"
 
 
+class UsageCorrected(Event):
+    """A provider said what an event should have counted: it stays, another makes up for it."""
+
+    __slots__ = ()
+    name: ClassVar[str] = "usage.corrected"
+    action: ClassVar[str] = "UsageCorrected"
+    entity_type: ClassVar[str] = "subscription"
+
+
 class UsageExportStarted(Event):
     """A member asked for a file of logged calls; `after` says which."""
 

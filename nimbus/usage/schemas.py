@@ -401,6 +401,9 @@ class NewUsage(BaseModel):
     left out where the meter has one meaning: `delta` adds to it, `gauge` is a level. `value` may
     be left out where events are counted or told apart; `at` for now. `properties` are texts,
     numbers, true or false: what filters and `unique` meters look at.
+
+    To correct an event, `corrects` names it, by its `id` or as the log names a call; `value` is
+    what it should have said, and `reason` why. For meters that add up, up to 35 days back.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -413,6 +416,8 @@ class NewUsage(BaseModel):
     at: str | None = None
     properties: dict[str, Any] | None = None
     source: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    corrects: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
 
 
 class RejectedUsage(BaseModel):

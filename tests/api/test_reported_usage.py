@@ -24,7 +24,9 @@ from tests.support.metered import (
     rows,
     settings,
     standing,
+    store,
 )
+from tests.support.metered import event as call_event
 from tests.support.people import make_owner
 from tests.support.reported import (
     CLOUD,
@@ -161,6 +163,7 @@ async def test_bad_events_are_named_one_by_one_and_the_others_count(
         ({"id": 7}, "id", "invalid"),
         ({"subscription_id": str(uuid4())}, "subscription_id", "unknown_subscription"),
         ({"subscription_id": "farm"}, "subscription_id", "unknown_subscription"),
+        ({"subscription_id": ["farm"]}, "subscription_id", "invalid"),
         ({"meter": "windmills"}, "meter", "unknown_meter"),
         ({"meter": None}, "meter", "missing"),
         ({"value": "-1"}, "value", "negative"),
@@ -341,6 +344,131 @@ async def test_any_cut_shuffle_and_repetition_counts_each_event_once(
         ]
         assert stored[meter] == len(matching) * Decimal(added)
     assert (await standing(contract))["used"] == stored["api_calls"]
+    assert await proof(tmp_path) == []
+
+
+def correction(contract: Contract, number: str, named: str, **changes: Any) -> dict[str, Any]:
+    """What another event should have said, and why."""
+    meter = changes.pop("meter", "reports")
+    said = {"corrects": named, "reason": "counted twice", "at": None, **changes}
+    return usage(contract, number, meter, **said)
+
+
+async def test_a_correction_is_an_event_of_its_own_that_makes_up_for_another(
+    api: httpx2.AsyncClient, metered_market: Market, contract: Contract, tmp_path: Path
+) -> None:
+    producer = uuid4()
+    call = call_event(contract, producer, 1, START, units=20)
+    await store(producer, [call])
+    await counted(api, metered_market, usage(contract, "a", "reports", value="8"))
+    before = await rows("SELECT * FROM usage_events ORDER BY event_id")
+    corrections = [
+        correction(contract, "b", "a", value="2.5"),
+        correction(contract, "c", str(call.event_id), value="5", meter="api_calls"),
+    ]
+
+    for again in (False, True):
+        found = await counted(api, metered_market, corrections)
+        assert found["rejected"] == []
+        assert (found["accepted"], found["duplicates"]) == ((0, 2) if again else (2, 0))
+    assert await quantities(contract) == {"reports": Decimal("2.5"), "api_calls": 5}
+    assert (await standing(contract))["used"] == 5
+    [spent] = await rows("SELECT used FROM spend_standings WHERE kind = 'organization_spend'")
+    assert spent["used"] == 625_000_000
+    # Corrected again: what counts is what was said last, up or down, also as a CloudEvent.
+    data = {"corrects": "a", "reason": "it was nothing", "value": "0"}
+    more = cloud(usage(contract, "d", "reports")) | {"data": data}
+    del more["time"]
+    await counted(api, metered_market, more, CLOUD)
+    assert (await quantities(contract))["reports"] == 0
+    await counted(api, metered_market, correction(contract, "e", "a", value="9"))
+    assert (await quantities(contract))["reports"] == 9
+
+    after = await rows("SELECT * FROM usage_events ORDER BY event_id")
+    ids = {row["event_id"] for row in before}
+    assert [row for row in after if row["event_id"] in ids] == before
+    own = [row for row in after if row["event_id"] not in ids]
+    assert {row["external_id"] for row in own} == set("bcde")
+    assert {row["occurred_at"] for row in own} == {START}
+    assert {row["reported_by"] for row in own} == {metered_market.provider.actor.user_id}
+    assert {row["properties"]["reason"] for row in own} == {"counted twice", "it was nothing"}
+    told = await rows(
+        "SELECT CAST(body AS jsonb) AS body FROM audit_log"
+        " WHERE CAST(body AS jsonb)->>'action' = 'UsageCorrected' ORDER BY sequence"
+    )
+    said = [(one["body"]["before"]["quantity"], one["body"]["after"]["quantity"]) for one in told]
+    assert sorted(said) == [("0", "9"), ("2.5", "0"), ("20", "5"), ("8", "2.5")]
+    assert await proof(tmp_path) == []
+
+
+async def test_what_can_not_be_corrected_is_refused_with_its_field(
+    api: httpx2.AsyncClient, metered_market: Market, contract: Contract, tmp_path: Path
+) -> None:
+    await make_meters(api, metered_market)
+    filtered = usage(contract, "f", "tokens", properties={"model": "small"})
+    first = [usage(contract, "a", "reports", value="8"), usage(contract, "m", "peak"), filtered]
+    await counted(api, metered_market, first)
+    events = [
+        correction(contract, "1", "nothing"),
+        correction(contract, "2", str(uuid4())),
+        correction(contract, "3", "a", reason=None),
+        correction(contract, "4", "a", value="-1"),
+        correction(contract, "5", "a", value=None),
+        correction(contract, "6", "m", meter="peak"),
+        correction(contract, "7", "f", meter="tokens"),
+        correction(contract, "8", "a") | at(START),
+        correction(contract, "9", "a", properties={"big": True}),
+        correction(contract, "10", "a", value="1"),
+        correction(contract, "11", "a", value="2"),
+        correction(contract, "12", "a", subscription_id=str(uuid4())),
+        usage(contract, "13", "reports", reason="none"),
+    ]
+
+    found = await counted(api, metered_market, events)
+
+    assert found["accepted"] == 1
+    assert refusals(found) == [
+        (0, "corrects", "unknown_event"),
+        (1, "corrects", "unknown_event"),
+        (2, "reason", "missing"),
+        (3, "value", "negative"),
+        (4, "value", "missing"),
+        (5, "meter", "not_additive"),
+        (6, "corrects", "unknown_event"),
+        (7, "at", "not_allowed"),
+        (8, "properties", "not_allowed"),
+        (10, "corrects", "twice"),
+        (11, "subscription_id", "unknown_subscription"),
+        (12, "reason", "unknown_field"),
+    ]
+    # A correction is no event that can be corrected; one that is too old is out of reach.
+    clock.set_instant(START + 35 * DAY + MICROSECOND)
+    late = [correction(contract, "20", "10"), correction(contract, "21", "a")]
+    assert refusals(await counted(api, metered_market, late)) == [
+        (0, "corrects", "unknown_event"),
+        (1, "corrects", "unknown_event"),
+    ]
+    assert (await quantities(contract))["reports"] == 1
+    assert await proof(tmp_path) == []
+
+
+async def test_corrections_at_once_of_one_event_come_one_after_the_other(
+    api: httpx2.AsyncClient, metered_market: Market, contract: Contract, tmp_path: Path
+) -> None:
+    await counted(api, metered_market, usage(contract, "a", "reports", value="8"))
+
+    await asyncio.gather(
+        *(
+            counted(api, metered_market, correction(contract, f"c{value}", "a", value=str(value)))
+            for value in range(6)
+        )
+    )
+
+    found = await rows(
+        "SELECT CAST(body AS jsonb)->'after'->>'quantity' AS said FROM audit_log"
+        " WHERE CAST(body AS jsonb)->>'action' = 'UsageCorrected' ORDER BY sequence DESC LIMIT 1"
+    )
+    assert (await quantities(contract))["reports"] == Decimal(found[0]["said"])
     assert await proof(tmp_path) == []
 
 

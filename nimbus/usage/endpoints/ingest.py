@@ -19,7 +19,12 @@ from nimbus.base.web import Router, mutates, unit_of
 from nimbus.errors import FieldError, Refusal, field_error
 from nimbus.identity import Permission, allowed
 from nimbus.usage import schemas
-from nimbus.usage.events import QuotaExceeded, UsageReported, UsageThresholdReached
+from nimbus.usage.events import (
+    QuotaExceeded,
+    UsageCorrected,
+    UsageReported,
+    UsageThresholdReached,
+)
 from nimbus.usage.service.ingest import MAX_EVENTS, Rejected, report
 
 CLOUD_EVENT: Final = "application/cloudevents+json"
@@ -33,8 +38,11 @@ _CLOUD_NAMES: Final = {
     "value": "data.value",
     "mode": "data.mode",
     "properties": "data.properties",
+    "corrects": "data.corrects",
+    "reason": "data.reason",
 }
 _OF_DATA: Final = frozenset(("value", "mode", "properties"))
+_OF_CORRECTIONS: Final = frozenset(("corrects", "reason"))
 
 router = Router(tags=["usage"])
 Reporter = Annotated[Actor, allowed(Permission.MANAGE_PRODUCTS, scope="usage.write")]
@@ -44,7 +52,7 @@ def _declared() -> dict[str, Any]:
     """What the operation needs and announces, and the bodies that it takes."""
     options = mutates(
         permission=Permission.MANAGE_PRODUCTS,
-        events=[UsageReported, UsageThresholdReached, QuotaExceeded],
+        events=[UsageReported, UsageCorrected, UsageThresholdReached, QuotaExceeded],
         idempotency="natural",
     )
     event = schemas.NewUsage.model_json_schema()
@@ -86,7 +94,8 @@ async def report_usage(request: Request, actor: Reporter) -> schemas.ReportShape
 
     An event counts once, whenever and however often it is sent: `id` is yours, and what came first
     under it holds. At most 35 days back and 5 minutes ahead. Of many events, those that can't be
-    taken are named; a single one that can't is a 422.
+    taken are named; a single one that can't is a 422. Nothing that was counted is changed or taken
+    away: what an event should have said is an event of its own, with `corrects` and a `reason`.
     """
     given, cloud = _read(request, await request.body())
     single = isinstance(given, dict)
@@ -158,9 +167,11 @@ def _plain(index: int, event: Any) -> Any:
         return Rejected(index, *wrong)
     data: Mapping[str, Any] = event.get("data") or {}
     named = data.get("properties")
-    others = {name: value for name, value in data.items() if name not in _OF_DATA}
+    own = _OF_DATA | _OF_CORRECTIONS if "corrects" in data else _OF_DATA
+    others = {name: value for name, value in data.items() if name not in own}
     properties = {**others, **named} if isinstance(named, dict) else (named or others or None)
-    return {
+    correction = {name: data[name] for name in own & _OF_CORRECTIONS & data.keys()}
+    return correction | {
         "id": event.get("id"),
         "source": event.get("source"),
         "meter": event.get("type"),

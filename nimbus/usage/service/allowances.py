@@ -157,9 +157,9 @@ def tell_spend(session: AsyncSession, row: SpendStanding) -> None:
     """The same of a limit in money, of a key's quota, or of a prepaid balance: that one is used up
     as what was left of it when money last came in goes, to calls or to anything else.
     """
-    used, of = row.used, row.limit_micro
+    used, of = row.used, None if row.limit_micro is None else Decimal(row.limit_micro)
     if row.told_of is not None and of is not None:
-        used, of = EXACT.subtract(row.told_of, of - row.used), row.told_of
+        used, of = EXACT.subtract(row.told_of, EXACT.subtract(of, row.used)), row.told_of
     reached = law.crossed(used, of, row.told)
     if not reached:
         return

@@ -8,8 +8,8 @@ sender's, unique within the provider; what came first under an id holds.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b, sha1
@@ -25,10 +25,13 @@ from nimbus.base.events import announce
 from nimbus.catalog import MeterFacts
 from nimbus.rules.metering import CALLS
 from nimbus.rules.meters import MODES, matches, property_text, read_quantity
+from nimbus.rules.money import EXACT
 from nimbus.rules.reports import Reported, Target
 from nimbus.subscriptions import SubscriptionFacts
-from nimbus.usage.events import UsageReported
+from nimbus.usage.events import UsageCorrected, UsageReported
+from nimbus.usage.service import corrections
 from nimbus.usage.service.batches import record
+from nimbus.usage.service.corrections import Original
 
 MAX_EVENTS: Final = 1000
 MAX_AGE: Final = timedelta(days=35)
@@ -43,6 +46,9 @@ CONFLICT: Final = "Another event was reported under this id; it holds."
 
 _FIELDS = frozenset(
     ("id", "subscription_id", "meter", "value", "mode", "at", "properties", "source")
+)
+_OF_CORRECTIONS = frozenset(
+    ("id", "subscription_id", "meter", "value", "source", "corrects", "reason")
 )
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _INSTANT = re.compile(
@@ -61,6 +67,8 @@ _CLAIMED = text(
     " WHERE organization_id = :provider AND event_id = ANY (CAST(:ids AS uuid[]))"
 )
 _ONE = Decimal(1), "1"
+# Of a uuid5: its random bits, and those that say what it is.
+_RANDOM, _VERSION_5 = 0xFFFFFFFFFFFF0FFF3FFFFFFFFFFFFFFF, 0x50008000000000000000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -108,7 +116,8 @@ class _Place:
 @dataclass(frozen=True, slots=True)
 class _Sender:
     """Who reports to which contracts, and when; the `namespace` of ids; `meters` by product, and
-    the meters that stand behind a plan's entitlements by plan version and key.
+    the meters that stand behind a plan's entitlements by plan version and key. `originals` are the
+    events that are corrected, `corrected` is what was found of them: by which event, and the news.
     """
 
     actor: Actor
@@ -117,7 +126,16 @@ class _Sender:
     contracts: Mapping[str, SubscriptionFacts]
     meters: Mapping[UUID, Mapping[str, MeterFacts]]
     entitled: Mapping[tuple[UUID, str], str]
+    originals: Mapping[UUID, Original]
+    by_event: Collection[tuple[UUID, str]]
+    corrected: dict[UUID, tuple[bytes, UsageCorrected]] = field(default_factory=dict)
     places: dict[tuple[Any, Any, Any], "_Place"] = field(default_factory=dict)
+    earliest: datetime = field(init=False)
+    latest: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "earliest", self.as_of - MAX_AGE)
+        object.__setattr__(self, "latest", self.as_of + MAX_AHEAD)
 
     def meter(self, contract: SubscriptionFacts, name: str) -> MeterFacts | None:
         """The meter of this key, or else of an entitlement of this key."""
@@ -136,7 +154,8 @@ async def report(
     """Take the events of the provider that the actor acts for, each by itself.
 
     An event is `{id, subscription_id, meter, value, mode, at, properties, source}` as JSON says
-    it, fractions as text (see `_read`), or rejected already. What an earlier event said under the
+    it, fractions as text (see `_read`), or rejected already; one that says what another should have
+    said has `{corrects, reason}`. What an earlier event said under the
     same id is a duplicate when it says the same, and rejected when it doesn't. `as_of` is business
     time. Needs a system session: the filter by provider is here.
     """
@@ -171,14 +190,19 @@ async def report(
         whose = actor.organization_id
         event = UsageReported(organization_id=whose, entity_id=whose, after=counts)
         announce(session, actor, event)
+        ids = {one.event_id for one in fresh} if sender.corrected else set()
+        for event_id, news in sender.corrected.values():
+            if event_id in ids:
+                announce(session, actor, news)
     return found
 
 
 async def _sender(
     session: AsyncSession, actor: Actor, events: Iterable[Any], as_of: datetime
 ) -> _Sender:
-    ids = {given.get("subscription_id") for given in events if isinstance(given, dict)}
-    known = {text: UUID(text) for text in ids if isinstance(text, str) and _UUID.fullmatch(text)}
+    said = [given.get("subscription_id") for given in events if isinstance(given, dict)]
+    texts = {one for one in said if isinstance(one, str)}
+    known = {text: UUID(text) for text in texts if _UUID.fullmatch(text)}
     facts = await subscriptions.facts_of(session, set(known.values())) if known else {}
     contracts = {
         text: facts[subscription_id]
@@ -188,17 +212,39 @@ async def _sender(
     }
     products = {contract.product_id for contract in contracts.values()}
     meters = {product: await catalog.meter_facts(session, product) for product in products}
-    said = await catalog.plan_entitlements(
+    promised = await catalog.plan_entitlements(
         session, {contract.plan_version_id for contract in contracts.values()}
     )
     entitled = {
         (version, one.key): one.meter_key
-        for version, entitlements in said.items()
+        for version, entitlements in promised.items()
         for one in entitlements
         if one.meter_key is not None
     }
     namespace = actor.organization_id.bytes
-    return _Sender(actor, namespace, as_of, contracts, meters, entitled)
+    correcting = [one for one in events if isinstance(one, dict) and one.get("corrects")]
+    concerned = [contracts[one["subscription_id"]] for one in correcting if _known(one, contracts)]
+    originals: dict[UUID, Original] = {}
+    by_event: set[tuple[UUID, str]] = set()
+    if concerned:
+        ids = {one for each in correcting for one in _event_ids(namespace, each["corrects"])}
+        since, provider = as_of - MAX_AGE, actor.organization_id
+        originals = await corrections.originals(session, provider, concerned, ids, since)
+        by_event = await corrections.priced_by_event(session, concerned)
+    return _Sender(actor, namespace, as_of, contracts, meters, entitled, originals, by_event)
+
+
+def _known(given: Mapping[str, Any], contracts: Mapping[str, SubscriptionFacts]) -> bool:
+    named = given.get("subscription_id")
+    return isinstance(named, str) and named in contracts
+
+
+def _event_ids(namespace: bytes, named: Any) -> list[UUID]:
+    """The events that a name can mean: of an event that was reported, or the id of a call."""
+    if not isinstance(named, str):
+        return []
+    ids = [UUID(bytes=_event_id(namespace, named))]
+    return [*ids, UUID(named)] if _UUID.fullmatch(named) else ids
 
 
 def _read(sender: _Sender, index: int, given: Any) -> _Read:
@@ -209,6 +255,8 @@ def _read(sender: _Sender, index: int, given: Any) -> _Read:
     """
     if not isinstance(given, dict):
         raise _BadError("", "invalid", "An event is an object.")
+    if given.get("corrects") is not None:
+        return _correction(sender, index, given)
     if not given.keys() <= _FIELDS:
         unknown = min(given.keys() - _FIELDS)
         raise _BadError(unknown[:MAX_ID], "unknown_field", "An event has no such field.")
@@ -220,10 +268,11 @@ def _read(sender: _Sender, index: int, given: Any) -> _Read:
         place = _place(sender, given)
     meter, said_at = place.meter, given.get("at")
     quantity, amount = _quantity(given, place)
-    at = _instant(said_at, place.contract, sender.as_of)
+    at = _instant(said_at, place.contract, sender)
     properties = _properties(given)
     members = "" if properties is None else _CANONICAL(properties)
-    content = f"{place.content}\n{amount}\n{at.isoformat() if said_at else ''}\n{members}"
+    instant = f"{at.replace(tzinfo=None).isoformat()}+00:00" if said_at else ""
+    content = f"{place.content}\n{amount}\n{instant}\n{members}"
     counts = not meter.filters or matches(meter.filters, properties)
     member = _member(meter, properties) if counts and meter.property is not None else None
     event = Reported(
@@ -241,12 +290,66 @@ def _read(sender: _Sender, index: int, given: Any) -> _Read:
     return _Read(index, blake2b(content.encode(), digest_size=16).digest(), event)
 
 
+def _correction(sender: _Sender, index: int, given: Mapping[str, Any]) -> _Read:
+    """What another event should have said, and why; or what is wrong with saying so."""
+    said = {name: value for name, value in given.items() if value is not None}
+    if not said.keys() <= _OF_CORRECTIONS:
+        other = min(said.keys() - _OF_CORRECTIONS)
+        text = "A correction is of the instant and the kind of what it corrects."
+        raise _BadError(other[:MAX_ID], "not_allowed", text)
+    external_id, source = _text(given, "id", None), _text(given, "source", PLAIN)
+    named, reason = _text(given, "corrects", None), _text(given, "reason", None)
+    place = _place(sender, given)
+    contract, meter = place.contract, place.meter
+    if meter.key != CALLS and meter.aggregation != corrections.ADDITIVE:
+        raise _BadError("meter", "not_additive", "Only meters that add up can be corrected.")
+    if (contract.id, meter.key) in sender.by_event:
+        raise _BadError("meter", "priced_by_event", "The meter is priced by single events.")
+    ids = _event_ids(sender.namespace, named)
+    original = next((sender.originals[one] for one in ids if one in sender.originals), None)
+    if original is None or sender.actor.test or original.subscription_id != contract.id:
+        text = f"No event of the last {MAX_AGE.days} days that counted for this subscription."
+        raise _BadError("corrects", "unknown_event", text)
+    if meter.key not in original.quantities:
+        raise _BadError("meter", "not_counted", "The event counted nothing for this meter.")
+    if original.event_id in sender.corrected:
+        raise _BadError("corrects", "twice", "An event is corrected once in a request.")
+    quantity, amount = _quantity(given, place)
+    before = original.quantities[meter.key]
+    difference = EXACT.subtract(quantity, before)
+    if original.counted.get(meter.key, -difference) + difference < 0:
+        text = "A quota that counted the event was counted anew since."
+        raise _BadError("corrects", "counted_anew", text)
+    properties = _CANONICAL({"corrects": str(original.event_id), "reason": reason})
+    event = Reported(
+        target=replace(place.target, correction=True),
+        event_id=_event_id(sender.namespace, external_id),
+        occurred_us=(original.occurred_at - _EPOCH) // _MICROSECOND,
+        quantity=difference,
+        amount=f"{difference:f}",
+        counts=True,
+        source=source,
+        external_id=external_id,
+        properties=properties,
+        member=None,
+    )
+    news = UsageCorrected(
+        organization_id=contract.organization_id,
+        provider_organization_id=contract.provider_organization_id,
+        entity_id=contract.id,
+        before={"quantity": format(before.normalize(), "f")},
+        after={"event_id": str(original.event_id), "meter": meter.key, "quantity": amount},
+        reason=reason,
+    )
+    sender.corrected[original.event_id] = event.event_id, news
+    content = f"{place.content}\n{amount}\n{named}\n{reason}"
+    return _Read(index, blake2b(content.encode(), digest_size=16).digest(), event)
+
+
 def _event_id(namespace: bytes, external_id: str) -> bytes:
     """The bytes of uuid5(namespace, external_id)."""
-    digest = bytearray(sha1(namespace + external_id.encode()).digest()[:16])  # noqa: S324 - the id's definition
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    return bytes(digest)
+    digest = sha1(namespace + external_id.encode()).digest()  # noqa: S324 - the id's definition
+    return (int.from_bytes(digest[:16]) & _RANDOM | _VERSION_5).to_bytes(16)
 
 
 def _member(meter: MeterFacts, properties: Mapping[str, Any] | None) -> UUID:
@@ -321,9 +424,9 @@ def _quantity(given: Mapping[str, Any], place: _Place) -> tuple[Decimal, str]:
     return found
 
 
-def _instant(said: Any, contract: SubscriptionFacts, as_of: datetime) -> datetime:
+def _instant(said: Any, contract: SubscriptionFacts, sender: _Sender) -> datetime:
     if said is None:
-        at = as_of
+        at = sender.as_of
     else:
         wrong = "at", "invalid", "An instant such as 2026-05-01T00:00:00Z."
         if not isinstance(said, str) or not _INSTANT.fullmatch(said):
@@ -334,9 +437,9 @@ def _instant(said: Any, contract: SubscriptionFacts, as_of: datetime) -> datetim
                 at = at.astimezone(UTC)
         except (ValueError, OverflowError):
             raise _BadError(*wrong) from None
-        if at < as_of - MAX_AGE:
+        if at < sender.earliest:
             raise _BadError("at", "too_old", f"At most {MAX_AGE.days} days back.")
-        if at > as_of + MAX_AHEAD:
+        if at > sender.latest:
             raise _BadError("at", "in_future", "At most 5 minutes ahead.")
     if at < contract.started_at or (contract.ends_at is not None and at >= contract.ends_at):
         raise _BadError("at", "not_subscribed", "The subscription was not there at this instant.")

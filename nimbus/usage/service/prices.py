@@ -123,6 +123,8 @@ class Position:
 
     def _cost(self, meter_key: str) -> Decimal:
         cells = {key: self._cells[key] for key in (meter_key,) if key in self._cells}
+        if meter_key in cells and cells[meter_key].total < 0:
+            return ZERO  # a correction comes before what it corrects, at the same instant
         return usage_cost(self._charges[meter_key], self._terms.usage(cells, self._singles))
 
 

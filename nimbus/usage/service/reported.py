@@ -14,8 +14,8 @@ COLUMNS: Final = (
     "event_id", "occurred_at", "organization_id", "provider_organization_id", "subscription_id",
     "product_id", "key_id", "route_id", "producer", "environment", "method", "status",
     "duration_us", "bytes_in", "bytes_out", "ip", "request_id", "sequence", "upstream_us",
-    "billable", "units", "leased", "meters", "source", "external_id", "reported_by", "properties",
-    "member",
+    "billable", "units", "leased", "continued", "meters", "source", "external_id", "reported_by",
+    "properties", "member",
 )  # fmt: skip
 _BEGIN = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END = b"\xff\xff"
@@ -60,7 +60,7 @@ def reported_rows(events: Sequence[Reported]) -> tuple[Sequence[str], bytes]:
 
 
 def _same(target: Target) -> tuple[bytes, bytes, bytes]:
-    """What all events of a target share: the columns from `organization_id` to `leased`, the
+    """What all events of a target share: the columns from `organization_id` to `continued`, the
     meter's name, and the column of who reports.
     """
     ids = (
@@ -83,6 +83,7 @@ def _same(target: Target) -> tuple[bytes, bytes, bytes]:
         _ZERO * 2,
         _field(bytes((target.live,))),
         _ZERO * 2,
+        _field(bytes((target.correction,))),
     )
     return b"".join(columns), target.meter_key.encode(), _field(target.reported_by.bytes)
 

@@ -114,12 +114,13 @@ def cell_rows(tallies: Iterable[Tally]) -> tuple[list[str], bytes]:
 def _numeric(value: Decimal) -> bytes:
     """A quantity as a numeric has it: groups of four digits, three of them after the point."""
     groups: list[int] = []
-    rest = int(EXACT.scaleb(value, 12))
+    rest = int(EXACT.scaleb(abs(value), 12))
     while rest:
         rest, group = divmod(rest, 10_000)
         groups.append(group)
     size = len(groups)
-    return struct.pack(f">hhhh{size}h", size, size - 4, 0, 12, *reversed(groups))
+    sign = 0x4000 if value < 0 else 0
+    return struct.pack(f">hhHh{size}h", size, size - 4, sign, 12, *reversed(groups))
 
 
 def _array(values: Sequence[int]) -> bytes:

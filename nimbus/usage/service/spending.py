@@ -6,13 +6,13 @@ given back in the transaction that adds what the call did cost. Amounts are in m
 minor unit of the organization's currency.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_FLOOR, Decimal
 from uuid import UUID
 
-from sqlalchemy import Row, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -89,8 +89,8 @@ async def count(
 
     ids = dict(standings.ids)
     shares = list(shares)
-    for owner, balance_id in await _balances(session, {share.organization_id for share in shares}):
-        ids[owner, None, EVER.starts_at] = balance_id
+    balances = await _balances(session, {share.organization_id for share in shares})
+    ids |= {(owner, None, EVER.starts_at): own for owner, own in balances.items()}
     for share in shares:
         owner, month = share.organization_id, share.window.starts_at
         of_month = ids.get((owner, None, month))
@@ -120,18 +120,16 @@ async def count(
     await session.flush()
 
 
-async def _balances(
-    session: AsyncSession, organizations: Collection[UUID]
-) -> Sequence[Row[tuple[UUID, UUID]]]:
+async def _balances(session: AsyncSession, organizations: Collection[UUID]) -> dict[UUID, UUID]:
     """The balances of organizations, looked up while none begins: so each counts all that is spent
     after its beginning, and nothing before.
     """
     if not organizations:
-        return []
+        return {}
     statement = select(SpendStanding.organization_id, SpendStanding.id).where(
         SpendStanding.organization_id.in_(organizations), SpendStanding.kind == "balance"
     )
-    return (await session.execute(statement)).all()
+    return {row.organization_id: row.id for row in await session.execute(statement)}
 
 
 async def _count_units(
@@ -340,6 +338,8 @@ def _held_on(standings: Standings, one: Tally, held_on: Held) -> list[UUID]:
 async def _leases(
     session: AsyncSession, producer: UUID, standing_ids: Collection[UUID]
 ) -> dict[UUID, SpendLease]:
+    if not standing_ids:
+        return {}
     statement = select(SpendLease).where(
         SpendLease.producer == producer, SpendLease.standing_id.in_(standing_ids)
     )
