@@ -109,9 +109,10 @@ async def _runs(session: AsyncSession, invoice: Invoice) -> list[Any]:
                 coalesce((SELECT jsonb_agg(jsonb_build_object('percent', c.percent::text,
                         'amount', c.amount_minor, 'meter', c.meter_key, 'source', c.plan_id)
                         ORDER BY r.id)
-                    FROM coupon_uses u JOIN coupon_redemptions r ON r.id = u.redemption_id
+                    FROM invoice_lines l JOIN coupon_redemptions r ON r.id = l.sold_id
                     JOIN coupons c ON c.id = r.coupon_id
-                    WHERE u.organization_id = i.organization_id AND u.invoice_id = i.id), '[]')
+                    WHERE l.organization_id = i.organization_id AND l.invoice_id = i.id
+                      AND l.text = 'coupon'), '[]')
                     AS coupons
             FROM invoices i JOIN outbox o ON o.organization_id = i.organization_id
                 AND o.entity_id = i.id AND o.name IN ('invoice.drafted', 'invoice.finalized')
