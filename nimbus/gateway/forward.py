@@ -17,7 +17,7 @@ from nimbus.base import clock
 from nimbus.base.log import get_logger
 from nimbus.gateway.body import BodyReader
 from nimbus.gateway.head import BadMessageError, ResponseHead, known_answer, read_response
-from nimbus.gateway.reading import BoundedReads
+from nimbus.gateway.reading import BUFFER, BoundedReads
 from nimbus.gateway.respond import Refused, retry_after, seconds
 from nimbus.gateway.upstream import Network, UnreachableError, Upstream, vetted_addresses
 from nimbus.rules.breaker import Breaker
@@ -219,19 +219,24 @@ class UpstreamConnection(BoundedReads):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(WRITE_BUFFER)
 
+    def buffer_updated(self, nbytes: int) -> None:
+        exchange = self.exchange
+        if exchange is not None and not self._answered and nbytes <= _COPIED:
+            data = BUFFER[:nbytes].tobytes()
+            known = known_answer(data)
+            if known is not None and known.whole == nbytes and exchange.takes_whole:
+                self.exchange = None
+                self._pool.release(self)
+                exchange.upstream_whole(known, data[known.size :])
+                return
+        super().buffer_updated(nbytes)
+
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:
             self._discard()
             return
-        known = None
-        if not self._answered:
-            known = known_answer(data)
-            if known is not None and known.whole == len(data) <= _COPIED and exchange.takes_whole:
-                self.exchange = None
-                self._pool.release(self)
-                exchange.upstream_whole(known, data[known.size :])
-                return
+        known = None if self._answered else known_answer(data)
         self._answered = True
         general = exchange.general()
         try:

@@ -45,8 +45,8 @@ class _Segment:
     file: int
     memory: mmap.mmap
     base: int  # where the slot of sequence 0 would lie
-    open_calls: int = 0
-    dirty: bool = True
+    completed: int = 0
+    synced: int = -1  # how many slots had been written to, twice if completed, when last synced
 
 
 class Journal:
@@ -93,8 +93,6 @@ class Journal:
             return None
         segment = self._filling
         write_reserved(segment.memory, segment.base + sequence * SLOT_SIZE, sequence)
-        segment.open_calls += 1
-        segment.dirty = True
         self._sequence = sequence
         return sequence
 
@@ -102,8 +100,7 @@ class Journal:
         """Write down what came of the call that holds this slot: a payload of `rules.metering`."""
         segment = self._filling if sequence >= self._first else self._segment_of(sequence)
         write_completed(segment.memory, segment.base + sequence * SLOT_SIZE, sequence, payload)
-        segment.dirty = True
-        segment.open_calls -= 1
+        segment.completed += 1
 
     def record_refused(self, payload: bytes) -> None:
         """Write down a refused call, unless a flood or a full disk leaves no room for it."""
@@ -127,7 +124,7 @@ class Journal:
                 number = self._segments[-1].header.number + 1
                 self._next = self._disk.submit(self._make, number)
         for segment in self._segments[:-1]:
-            if not segment.open_calls and not segment.dirty:
+            if segment.completed == self._slots and segment.synced == self._written(segment):
                 self._segments.remove(segment)
                 _let_go(segment)
 
@@ -137,8 +134,9 @@ class Journal:
         """
         files = []
         for segment in self._segments:
-            if segment.dirty:
-                segment.dirty = False
+            written = self._written(segment)
+            if segment.synced != written:
+                segment.synced = written
                 files.append(os.dup(segment.file))
         if self._folder_dirty:
             self._folder_dirty = False
@@ -173,7 +171,7 @@ class Journal:
             # The kernel takes pages that it could not write for clean: they are written anew.
             for segment in self._segments:
                 segment.memory[:] = segment.memory[:]
-                segment.dirty = True
+                segment.synced = -1
         self.syncs = error is None
         answered, self._syncing = self._syncing, None
         if answered is not None and not answered.done():
@@ -217,6 +215,11 @@ class Journal:
             return None
         self._folder_dirty = True
         return segment
+
+    def _written(self, segment: _Segment) -> int:
+        """How often a slot of the segment was written to."""
+        last = min(self._sequence, segment.header.last_sequence)
+        return last - segment.header.first_sequence + 1 + segment.completed
 
     def _segment_of(self, sequence: int) -> _Segment:
         return next(

@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Final
 
 READ_BYTES: Final = 65_536
-_BUFFER: Final = memoryview(bytearray(READ_BYTES))  # a read is copied before the next one begins
+BUFFER: Final = memoryview(bytearray(READ_BYTES))  # a read is copied before the next one begins
 
 
 class BoundedReads(asyncio.BufferedProtocol):
@@ -22,12 +22,12 @@ class BoundedReads(asyncio.BufferedProtocol):
 
     # Where the loop puts what it reads, whatever size it would like; asked before each read.
     get_buffer = staticmethod(  # type: ignore[assignment]  # no frame of Python for it
-        defaultdict[int, memoryview](lambda: _BUFFER).__getitem__
+        defaultdict[int, memoryview](lambda: BUFFER).__getitem__
     )
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So many bytes have been read."""
-        self.data_received(_BUFFER[:nbytes].tobytes())
+        """So many bytes have been read into BUFFER."""
+        self.data_received(BUFFER[:nbytes].tobytes())
         if nbytes == READ_BYTES:
             self.breathe()
 

@@ -38,7 +38,7 @@ from nimbus.gateway.exchange import PENDING, ClientExchange
 from nimbus.gateway.forward import WRITE_BUFFER, Lane
 from nimbus.gateway.head import MAX_BODY, BadMessageError, HeadReader, RequestHead, known_request
 from nimbus.gateway.origin import Origin, new_request_id
-from nimbus.gateway.reading import BoundedReads
+from nimbus.gateway.reading import BUFFER, BoundedReads
 from nimbus.gateway.respond import Refused
 from nimbus.gateway.upstream import Upstream
 from nimbus.gateway.usual import UsualCalls
@@ -128,11 +128,21 @@ class ClientConnection(BoundedReads):
             self.request_id = new_request_id(clock.monotonic_us())
             self.refuse(_TOO_MANY, close=True)
 
+    def buffer_updated(self, nbytes: int) -> None:
+        usual = self._usual
+        if (
+            usual is None
+            or nbytes != usual.size
+            or self._state is not _HEAD
+            or self._reader.buffer
+            or self._full
+            or not usual.begin(BUFFER[:nbytes].tobytes())
+        ):
+            super().buffer_updated(nbytes)
+
     def data_received(self, data: bytes) -> None:
         buffer = self._reader.buffer
         if self._state is _HEAD and not buffer and not self._full:
-            if self._usual is not None and self._usual.begin(data):
-                return
             head = known_request(data)
             if head is not None:
                 if len(data) > head.size:

@@ -53,9 +53,9 @@ class UsualCalls:
         "_permit",
         "_pool",
         "_sequence",
-        "_size",
         "_started",
         "_way",
+        "size",
         "under_way",
     )
 
@@ -77,7 +77,8 @@ class UsualCalls:
         self._pool = pool
         self._origin = origin
         self._generation = -1
-        self._at = self._past = self._size = 0
+        self._at = self._past = 0
+        self.size = 0  # of what may be a usual request
         self.under_way = False  # a call is with its upstream, and was usual up to now
 
     def learn(self, data: bytes, head: RequestHead, call: Call) -> None:
@@ -100,17 +101,17 @@ class UsualCalls:
             return
         self._at = at = data.index(head.prefix + secret) + len(head.prefix)
         self._past = past = at + len(secret)
-        self._size = len(data)
+        self.size = len(data)
         plain = RequestHead(head.line, block, head.prefix, None, head.size)
         number, method = call.product.id.int, plain.line.method
         way = Way(at, plain, method, block.trace, call.product, number, match)
         state.keep_way(data[:at] + data[past:], way)
 
     def begin(self, data: bytes) -> bool:
-        """Take a whole request, when it is a usual one; False leaves it to the general way."""
+        """Take a whole request of `size` bytes, when it is a usual one; False leaves it to the
+        general way.
+        """
         at, past = self._at, self._past
-        if len(data) != self._size:
-            return False
         gate, pool = self._gate, self._pool
         state, windows = gate.state, gate.windows
         way = state.ways.get(data[:at] + data[past:])
