@@ -256,7 +256,7 @@ async def _bill(
         return []
     await _refuse_undrained(session, wishes)
     moment = clock.now()
-    closed = [wish for wish in wishes if wish.closing.kind == "period"]
+    closed = [wish for wish in wishes if wish.closing.at == wish.subscription.next_billing_at]
     scopes = [(w.subscription.organization_id, w.subscription.id, moment) for w in wishes]
     before = await queries_sets.last_ends(session, scopes)
     if closed:
@@ -343,6 +343,9 @@ def _change(subscription: SubscriptionFacts, as_of: datetime) -> Wish:
 
 
 def _closing(subscription: SubscriptionFacts, kind: Kind, ends_at: datetime) -> Closing:
+    if ends_at == subscription.period_starts_at:
+        # The service ended as its period began: what was asked for it in advance comes back.
+        kind, ends_at = "change", subscription.period_ends_at
     return Closing(
         kind=kind,
         plan_version_id=subscription.plan_version_id,

@@ -384,10 +384,11 @@ def _on_trial(subscription: Subscription, as_of: datetime) -> bool:
 def _bill_up_to_the_end(subscription: Subscription, *, trial: bool) -> None:
     """The running period is to be billed when it ends, or when the service ends before it.
 
-    Nothing of a trial is, nor of a service that ends as its period begins.
+    Nothing of a trial is. A service that ends as its period begins has nothing of it: what was
+    paid for it in advance is to be given back.
     """
     ends_at = subscription.ends_at
-    if trial or (ends_at is not None and ends_at <= subscription.period_starts_at):
+    if trial or (ends_at is not None and ends_at < subscription.period_starts_at):
         subscription.next_billing_at = None
     elif ends_at is None:
         subscription.next_billing_at = subscription.period_ends_at
