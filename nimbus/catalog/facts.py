@@ -73,17 +73,7 @@ async def published_add_on(
 
 async def plan_facts(session: AsyncSession, plan_version_id: UUID) -> PlanFacts:
     """A plan as this version of it says; 404 when the transaction may not see it."""
-    rows = await session.execute(
-        select(Product, Plan, PlanVersion)
-        .join(Plan, Plan.product_id == Product.id)
-        .join(PlanVersion, PlanVersion.plan_id == Plan.id)
-        .where(PlanVersion.id == plan_version_id)
-    )
-    row = rows.one_or_none()
-    if row is None:
-        raise Refusal("not_found")
-    product, plan, version = row
-    return _plan(product, plan, version)
+    return _plan(*await _with_plan(session, plan_version_id))
 
 
 async def plan_entitlements(
@@ -103,7 +93,33 @@ async def plan_terms(session: AsyncSession, plan_version_id: UUID, currency: str
 
     Raises 404 for an unknown version, 422 on `currency` when it has no price in it.
     """
-    version = await queries.plan_version(session, plan_version_id)
+    return _terms(await queries.plan_version(session, plan_version_id), currency)
+
+
+async def plan_with_terms(
+    session: AsyncSession, plan_version_id: UUID, currency: str
+) -> tuple[PlanFacts, PlanTerms]:
+    """`plan_facts` and `plan_terms` of a version in one reading; raises what they raise."""
+    product, plan, version = await _with_plan(session, plan_version_id)
+    return _plan(product, plan, version), _terms(version, currency)
+
+
+async def _with_plan(
+    session: AsyncSession, plan_version_id: UUID
+) -> tuple[Product, Plan, PlanVersion]:
+    rows = await session.execute(
+        select(Product, Plan, PlanVersion)
+        .join(Plan, Plan.product_id == Product.id)
+        .join(PlanVersion, PlanVersion.plan_id == Plan.id)
+        .where(PlanVersion.id == plan_version_id)
+    )
+    row = rows.one_or_none()
+    if row is None:
+        raise Refusal("not_found")
+    return row[0], row[1], row[2]
+
+
+def _terms(version: PlanVersion, currency: str) -> PlanTerms:
     fees = [price.base_fee_minor for price in version.prices if price.currency == currency]
     if not fees:
         raise field_error("currency", "no_price", "The plan has no price in this currency.")

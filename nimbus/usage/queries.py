@@ -60,6 +60,8 @@ async def single_values(
     session: AsyncSession, subscription_id: UUID, period: Period, meters: Collection[str]
 ) -> dict[str, tuple[Decimal, ...]]:
     """The quantity of each single event of these meters, in the order in which they happened."""
+    if not meters:
+        return {}
     statement = text(
         "SELECT meter_key, quantity FROM usage_singles"
         " WHERE subscription_id = :subscription_id AND billable AND quantity > 0"

@@ -154,14 +154,7 @@ async def _count(session: AsyncSession, producer: UUID, tallies: Iterable[Tally]
         QuotaStanding.period_ends_at > earliest,
         QuotaStanding.closed_at.is_(None),
     )
-    held = await session.scalars(
-        select(QuotaLease).where(
-            QuotaLease.producer == producer,
-            QuotaLease.standing_id.in_([standing.id for standing in standings]),
-            QuotaLease.units > 0,
-        )
-    )
-    leases = {lease.standing_id: lease for lease in held}
+    leases = await _leases(session, producer, [standing.id for standing in standings])
     touched = {
         (subscription_id, key)
         for subscription_id, some in by_subscription.items()
@@ -188,6 +181,20 @@ async def _count(session: AsyncSession, producer: UUID, tallies: Iterable[Tally]
             lease.units -= settled
             standing.leased -= settled
     await session.flush()
+
+
+async def _leases(
+    session: AsyncSession, producer: UUID, standing_ids: Collection[UUID]
+) -> dict[UUID, QuotaLease]:
+    """What a gateway has borrowed on these standings; what is reported borrows nothing."""
+    if producer == NIL:
+        return {}
+    held = select(QuotaLease).where(
+        QuotaLease.producer == producer,
+        QuotaLease.standing_id.in_(standing_ids),
+        QuotaLease.units > 0,
+    )
+    return {lease.standing_id: lease for lease in await session.scalars(held)}
 
 
 async def _locked_standings(session: AsyncSession, *conditions: Any) -> list[QuotaStanding]:

@@ -97,8 +97,7 @@ class Prices:
         at = (plan_version_id, contract.currency)
         if at not in self.known:
             try:
-                plan = await catalog.plan_facts(self.session, plan_version_id)
-                prices = await catalog.plan_terms(self.session, *at)
+                plan, prices = await catalog.plan_with_terms(self.session, *at)
             except Refusal:
                 self.known[at] = None
             else:
