@@ -3,7 +3,7 @@
 # everything else come as Python packages into .venv, at exact versions and by their hashes.
 
 # A distribution's Python is compiled with profiles; one that pyenv compiled is not, as a rule, and
-# takes a quarter more processor time for every call.
+# takes a quarter more time for the same Python.
 PYTHON ?= $(shell for python in /usr/bin/python3 python3; do \
     $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
     break; done; echo $$python)
