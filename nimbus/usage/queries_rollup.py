@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures from the roll-up: calls added up by day, operation, key and so on, for either side.
 
-Whole days come from `usage_days` where days are those of UTC, everything else from `usage_hours`;
-an hour is of the day, of the asked time zone, that it begins in.
+Whole days come from `usage_days`, everything else from `usage_hours`. An hour is of the day, of the
+asked time zone, that it begins in: hours that are of another day in UTC are moved from one to the
+other.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.rules.latency import COUNT_BITS, COUNT_MASK
 from nimbus.rules.metering import NIL, Cell
-from nimbus.rules.periods import Period
+from nimbus.rules.periods import Period, zone
 
 Interval = Literal["hour", "day"]
 Dimension = Literal["endpoint", "product", "key", "status", "environment", "consumer"]
@@ -73,8 +74,7 @@ class Grouping:
         object.__setattr__(self, "columns", (*at, *dict.fromkeys(named)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallCounts:
+class CallCounts(NamedTuple):
     """Calls added up; `errors` are answers of 400 and above. The rest says of what: `at` is a date
     or the start of an hour in UTC.
     """
@@ -94,6 +94,9 @@ class CallCounts:
     environment: str | None = None
 
 
+_GROUPS = CallCounts._fields[6:]
+
+
 async def counted(
     session: AsyncSession, scope: Scope, grouping: Grouping, limit: int | None = None
 ) -> list[CallCounts]:
@@ -103,25 +106,25 @@ async def counted(
     was reported from outside for the meter of calls has units and no status, and is no call.
     """
     source, values = _source(scope, grouping)
-    columns = "".join(f"{name}, " for name in grouping.columns)
+    groups = [name if name in grouping.columns else "NULL" for name in _GROUPS]
     order = [name for name in ("at",) if grouping.interval] + ["calls DESC"]
     order += [name for name in grouping.columns if name != "at"]
-    groups = f" GROUP BY {', '.join(grouping.columns)}" if grouping.columns else ""
     statement = (
-        f"SELECT {columns} coalesce(sum(events) FILTER (WHERE status_class > 0),"  # noqa: S608 - ours
-        " 0)::bigint AS calls, coalesce(sum(quantity_sum), 0) AS units,"
+        "SELECT coalesce(sum(events) FILTER (WHERE status_class > 0), 0)::bigint AS calls,"  # noqa: S608 - our own names
+        " coalesce(sum(quantity_sum), 0) AS units,"
         " coalesce(sum(events) FILTER (WHERE status_class >= 4), 0)::bigint AS errors,"
         " coalesce(sum(bytes_in), 0)::bigint AS bytes_in,"
         " coalesce(sum(bytes_out), 0)::bigint AS bytes_out,"
-        " coalesce(sum(duration_us), 0)::bigint AS duration_us"
-        f" FROM ({source}) AS cells{groups} ORDER BY {', '.join(order)}"
+        " coalesce(sum(duration_us), 0)::bigint AS duration_us,"
+        f" {', '.join(groups)} FROM ({source}) AS cells"
     )
+    if grouping.columns:
+        statement += f" GROUP BY {', '.join(grouping.columns)} HAVING {_ANYTHING}"
+    statement += f" ORDER BY {', '.join(order)}"
     if limit is not None:
         statement += " LIMIT :limit"
         values["limit"] = limit
-    rows = await session.execute(text(statement), values)
-    names = tuple(rows.keys())
-    return [CallCounts(**dict(zip(names, row, strict=True))) for row in rows]
+    return [CallCounts._make(row) for row in await session.execute(text(statement), values)]
 
 
 async def histograms(
@@ -134,12 +137,13 @@ async def histograms(
     columns = "".join(f"{name}, " for name in grouping.columns)
     statement = (
         f"SELECT {columns} packed >> {COUNT_BITS} AS bucket,"  # noqa: S608 - our own names
-        f" sum(packed & {COUNT_MASK})::bigint AS calls"
+        f" sum(sign * (packed & {COUNT_MASK}))::bigint AS calls"
         f" FROM ({source}) AS cells, unnest(latency) AS packed GROUP BY {columns} bucket"
     )
     found: dict[tuple[Any, ...], dict[int, int]] = {}
     for *group, bucket, calls in await session.execute(text(statement), values):
-        found.setdefault(tuple(group), {})[bucket] = calls
+        if calls:
+            found.setdefault(tuple(group), {})[bucket] = calls
     return found
 
 
@@ -157,40 +161,67 @@ def _source(scope: Scope, grouping: Grouping) -> tuple[str, dict[str, Any]]:
     filters = "".join(f" AND {name} = :{name}" for name in values)
     period = scope.period
     first, end = _whole_days(period)
-    days_are_utc = grouping.interval is None or (
-        grouping.interval == "day" and grouping.time_zone == "UTC"
-    )
-    hours = ("usage_hours", "hour")
-    spans: list[tuple[str, str, Any, Any]] = [(*hours, period.starts_at, period.ends_at)]
-    if days_are_utc and first < end:
+    moment = {
+        None: "",
+        "hour": "hour AS at, ",
+        "day": "(hour AT TIME ZONE :time_zone)::date AS at, ",
+    }[grouping.interval]
+    spans: list[tuple[str, str, str, Any, Any]] = [
+        ("usage_hours", moment, "hour", period.starts_at, period.ends_at)
+    ]
+    moved: list[datetime] = []
+    if grouping.interval != "hour" and first < end:
+        days = "day AS at, " if grouping.interval else ""
         spans = [
-            (*hours, period.starts_at, _midnight(first)),
-            ("usage_days", "day", first, end),
-            (*hours, _midnight(end), period.ends_at),
+            ("usage_hours", moment, "hour", period.starts_at, _midnight(first)),
+            ("usage_days", days, "day", first, end),
+            ("usage_hours", moment, "hour", _midnight(end), period.ends_at),
         ]
+        moved = _moved(first, end, grouping.time_zone) if grouping.interval else []
     parts = []
-    for number, (view, at, begins, ends) in enumerate(spans):
+    for number, (view, at, column, begins, ends) in enumerate(spans):
         if begins < ends:
-            moment = _moment(at, grouping)
             parts.append(
-                f"SELECT {moment}organization_id, product_id, key_id, route_id, status_class,"  # noqa: S608
-                " environment, events, quantity_sum, bytes_in, bytes_out, duration_us, latency"
-                f" FROM {view} WHERE meter_key = 'api_calls'"
-                f" AND {at} >= :from_{number} AND {at} < :to_{number}{filters}"
+                f"SELECT {at}{_CELLS} FROM {view} WHERE meter_key = 'api_calls'"  # noqa: S608
+                f" AND {column} >= :from_{number} AND {column} < :to_{number}{filters}"
             )
             values |= {f"from_{number}": begins, f"to_{number}": ends}
-    if grouping.interval == "day" and ":time_zone" in "".join(parts):
+    if moved:
+        parts.append(
+            f"SELECT {_MOVED} FROM usage_hours CROSS JOIN (VALUES (1), (-1)) AS sides (sign)"  # noqa: S608
+            f" WHERE meter_key = 'api_calls' AND hour = ANY (:moved){filters}"
+        )
+        values["moved"] = moved
+    source = " UNION ALL ".join(parts)
+    if ":time_zone" in source:
         values["time_zone"] = grouping.time_zone
-    return " UNION ALL ".join(parts), values
+    return source, values
 
 
-def _moment(at: str, grouping: Grouping) -> str:
-    """The instant or the date of a group, as a column."""
-    if grouping.interval == "hour":
-        return "hour AS at, "
-    if grouping.interval == "day":
-        return "day AS at, " if at == "day" else "(hour AT TIME ZONE :time_zone)::date AS at, "
-    return ""
+_GROUPED = "organization_id, product_id, key_id, route_id, status_class, environment"
+_CELLS = f"""{_GROUPED}, events, quantity_sum, bytes_in, bytes_out, duration_us, latency,
+    1 AS sign"""
+_MOVED = f"""CASE sign WHEN 1 THEN hour AT TIME ZONE :time_zone ELSE hour AT TIME ZONE 'UTC'
+    END::date AS at, {_GROUPED}, sign * events, sign * quantity_sum, sign * bytes_in,
+    sign * bytes_out, sign * duration_us, latency, sign"""
+_ANYTHING = """sum(events) <> 0 OR sum(quantity_sum) <> 0 OR sum(duration_us) <> 0
+    OR sum(bytes_in) <> 0 OR sum(bytes_out) <> 0"""
+
+
+def _moved(first: date, end: date, time_zone: str) -> list[datetime]:
+    """The hours of these days of UTC that begin on another day in the time zone."""
+    if time_zone == "UTC":
+        return []
+    found, there = [], zone(time_zone)
+    for number in range((end - first).days):
+        day = first + timedelta(days=number)
+        for hours in (range(24), range(23, -1, -1)):  # they lie at either end of the day
+            for hour in hours:
+                at = datetime.combine(day, time(hour), UTC)
+                if at.astimezone(there).date() == day:
+                    break
+                found.append(at)
+    return found
 
 
 def _whole_days(period: Period) -> tuple[date, date]:
