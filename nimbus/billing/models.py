@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CHAR, BigInteger, Numeric, Text, func
+from sqlalchemy import CHAR, BigInteger, FetchedValue, Numeric, Text
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -134,7 +134,7 @@ class BillingPeriod(Base):
     previous_ends_at: Mapped[datetime | None] = mapped_column(Instant)
     invoice_id: Mapped[UUID | None]
     unused: Mapped[bool] = mapped_column(default=False)
-    read_at: Mapped[datetime] = mapped_column(Instant, server_default=func.now())
+    read_at: Mapped[datetime] = mapped_column(Instant, server_default=FetchedValue())
     created_at: Mapped[datetime] = mapped_column(Instant)
 
 

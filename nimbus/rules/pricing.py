@@ -6,11 +6,12 @@ The line is rounded later, once, in `invoicing` (spec 09, M-07).
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from typing import Any, Literal
+from functools import partial, reduce
+from typing import Any, Literal, NamedTuple
 
 from nimbus.errors import Refusal, field_error
 from nimbus.rules.money import EXACT, UNIT_PRICE_PLACES, check_price, round_half_up
@@ -117,13 +118,13 @@ def billable(charge: Charge, quantity: Decimal) -> Decimal:
         return max(quantity - charge.included, ZERO)
 
 
-def amount(charge: Charge, quantity: Decimal, events: Sequence[Decimal] = ()) -> Decimal:
+def amount(charge: Charge, quantity: Decimal, events: "Sequence[Decimal] | Passed" = ()) -> Decimal:
     """What `quantity` of the charge's meter costs in one period, in whole currency units, exact.
 
     `quantity` is the aggregate of the period: the sum for most models, the peak for `capacity`,
     the reported cost for `cost_plus`. `events` are the single values in order, which only
-    `percentage` looks at (fees and free allowances go by event); without them the quantity counts
-    as one event.
+    `percentage` looks at (fees and free allowances go by event), or how far they have come; without
+    them the quantity counts as one event.
 
     With 10,000 included at 0.002: 22,500 → 12,500 × 0.002 = 25. Graduated to 5 at 10 + 100 flat,
     then 5 + 50 flat: 8 → 100 + 50 + 50 + 15 = 215; 0 → 100, because the first tier counts as
@@ -133,11 +134,14 @@ def amount(charge: Charge, quantity: Decimal, events: Sequence[Decimal] = ()) ->
     Raises a 422 on `quantity` when it is negative or lies above a last tier that has an end.
     Source: spec 02 "Charges"; the cases of tests/cases/billing_examples.json.
     """
-    if quantity < 0 or any(value < 0 for value in events):
+    singles = () if isinstance(events, Passed) else events
+    if quantity < 0 or any(value < 0 for value in singles):
         raise field_error("quantity", "negative", "Usage is never negative.")
     with localcontext(EXACT):
-        if charge.model == "percentage":
-            price = _percentage(charge, events or ((quantity,) if quantity else ()))
+        if isinstance(events, Passed):
+            price = events.price
+        elif charge.model == "percentage":
+            price = _percentage(charge, singles or ((quantity,) if quantity else ()))
         elif charge.included and quantity <= charge.included:
             price = ZERO
         else:
@@ -147,6 +151,47 @@ def amount(charge: Charge, quantity: Decimal, events: Sequence[Decimal] = ()) ->
         if charge.maximum is not None:
             price = min(price, charge.maximum)
         return price
+
+
+class Passed(NamedTuple):
+    """How far the single events of a `percentage` charge have come: how many there were, what is
+    left of the included units and the free amount, and the price so far.
+    """
+
+    events: int
+    included: Decimal
+    free: Decimal | None
+    price: Decimal
+
+
+def before_any(charge: Charge) -> Passed:
+    """Where a `percentage` charge begins."""
+    return Passed(0, charge.included, charge.free_amount, ZERO)
+
+
+def passed(charge: Charge, at: Passed, value: Decimal) -> Passed:
+    """One more event of a `percentage` charge: its rate and fixed fee, after the included units and
+    the free allowance.
+
+    1.2 % + 0.10, the first 3 events or 500.00 free: a fourth event of 50 → 0.60 + 0.10 = 0.70.
+    The event that crosses the free amount pays the fixed fee and the rate on the part above it.
+    """
+    free, price = at.free, at.price
+    covered = min(value, at.included)
+    included, rest = EXACT.subtract(at.included, covered), EXACT.subtract(value, covered)
+    if covered and not rest:
+        return Passed(at.events + 1, included, free, price)
+    limited = charge.free_events is not None or free is not None
+    in_count = charge.free_events is None or at.events < charge.free_events
+    allowed = limited and in_count and (free is None or free > 0)
+    if allowed:
+        taken = rest if free is None else min(rest, free)
+        free = None if free is None else EXACT.subtract(free, taken)
+        rest = EXACT.subtract(rest, taken)
+    if rest or not allowed:
+        by_rate = EXACT.multiply(rest, charge.rate.scaleb(-2, EXACT))
+        price = EXACT.add(price, EXACT.add(by_rate, charge.fixed_per_event))
+    return Passed(at.events + 1, included, free, price)
 
 
 def most(charge: Charge, units: Decimal) -> Decimal:
@@ -275,31 +320,8 @@ def _above_last_tier() -> Refusal:
     return field_error("quantity", "above_last_tier", "No tier goes that far.")
 
 
-def _percentage(charge: Charge, events: Sequence[Decimal]) -> Decimal:
-    """Rate and fixed fee per event, after the included units and the free allowance.
-
-    1.2 % + 0.10, the first 3 events or 500.00 free: a fourth event of 50 → 0.60 + 0.10 = 0.70.
-    The event that crosses the free amount pays the fixed fee and the rate on the part above it.
-    """
-    included = charge.included
-    limited = charge.free_events is not None or charge.free_amount is not None
-    free = charge.free_amount
-    price = ZERO
-    for number, value in enumerate(events):
-        covered = min(value, included)
-        included -= covered
-        if covered and covered == value:
-            continue
-        rest = value - covered
-        in_count = charge.free_events is None or number < charge.free_events
-        if limited and in_count and (free is None or free > 0):
-            taken = rest if free is None else min(rest, free)
-            free = None if free is None else free - taken
-            rest -= taken
-            if not rest:
-                continue
-        price += rest * charge.rate.scaleb(-2) + charge.fixed_per_event
-    return price
+def _percentage(charge: Charge, events: Iterable[Decimal]) -> Decimal:
+    return reduce(partial(passed, charge), events, before_any(charge)).price
 
 
 _PRICES: dict[Model, Callable[[Charge, Decimal], Decimal]] = {

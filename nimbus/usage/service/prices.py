@@ -10,18 +10,19 @@ up to what the period is rated at (`service.rating`): the same law, asked before
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial, reduce
 from typing import Literal
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import subscriptions
-from nimbus.rules.invoicing import usage_cost
+from nimbus.rules.invoicing import MeterUsage
 from nimbus.rules.metering import CALLS, Cell, merge
 from nimbus.rules.meters import FED_BY_CALLS
 from nimbus.rules.money import EXACT
 from nimbus.rules.periods import Period
-from nimbus.rules.pricing import ZERO
+from nimbus.rules.pricing import ZERO, amount, before_any, passed
 from nimbus.subscriptions import SubscriptionFacts
 from nimbus.usage import queries
 from nimbus.usage.models import RatedPeriod
@@ -37,6 +38,7 @@ the contract's first period (`trial`), never forwarded (`refused`), answered wit
 """
 
 UNIT_PRICE_PLACES = 12
+NOTHING = MeterUsage(ZERO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,20 @@ class Position:
         self.period = period
         self._terms = terms
         self._cells = dict(cells)
-        self._singles = dict(singles)
-        self._by_event = terms.by_event()
         self._charges = {
             key: [one for one in terms.prices.charges if one.meter_key == key]
             for key, meter in terms.meters.items()
             if meter.aggregation in FED_BY_CALLS
+        }
+        # How far the charges have come that go by single events; of others nothing.
+        self._passed = {
+            key: [
+                reduce(partial(passed, one), singles.get(key, ()), before_any(one))
+                if one.model == "percentage"
+                else None
+                for one in charges
+            ]
+            for key, charges in self._charges.items()
         }
         self._costs = {key: self._cost(key) for key in self._charges}
 
@@ -113,19 +123,31 @@ class Position:
         )
         known = self._cells.get(meter_key)
         self._cells[meter_key] = cell if known is None else merge(known, cell)
-        if meter_key in self._by_event and quantity:
-            self._singles[meter_key] = (*self._singles.get(meter_key, ()), quantity)
-        if not self._charges.get(meter_key):
+        charges = self._charges.get(meter_key)
+        if not charges:
             return MeterPrice(meter_key, quantity, ZERO)
+        if quantity:
+            self._passed[meter_key] = [
+                at and passed(one, at, quantity)
+                for one, at in zip(charges, self._passed[meter_key], strict=True)
+            ]
         before = self._costs[meter_key]
         after = self._costs[meter_key] = self._cost(meter_key)
         return MeterPrice(meter_key, quantity, EXACT.subtract(after, before))
 
     def _cost(self, meter_key: str) -> Decimal:
+        """What the law says of the meter's charges, but for those that go by single events: these
+        are moved on event by event.
+        """
         cells = {key: self._cells[key] for key in (meter_key,) if key in self._cells}
         if meter_key in cells and cells[meter_key].total < 0:
             return ZERO  # a correction comes before what it corrects, at the same instant
-        return usage_cost(self._charges[meter_key], self._terms.usage(cells, self._singles))
+        used = self._terms.usage(cells, {}).get(meter_key, NOTHING).quantity
+        total = ZERO
+        for charge, at in zip(self._charges[meter_key], self._passed[meter_key], strict=True):
+            more = EXACT.subtract(amount(charge, used, at or ()), amount(charge, ZERO))
+            total = EXACT.add(total, more)
+        return total
 
 
 class Contracts:

@@ -11,14 +11,18 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx2
 import pytest
 from pyarrow import parquet
 
+from nimbus import catalog
 from nimbus.base import clock, db
+from nimbus.rules.invoicing import MeterUsage, usage_cost
 from nimbus.rules.latency import bucket
 from nimbus.rules.metering import UsageEvent
 from nimbus.rules.periods import Period, zone
-from nimbus.usage import queries_log
+from nimbus.rules.pricing import Charge, amount, before_any, passed
+from nimbus.usage import queries, queries_log
 from nimbus.usage.models import Export
 from nimbus.usage.queries_log import LogFilter, LoggedCall
 from nimbus.usage.queries_rollup import Grouping, Scope, consumers, counted, histograms
@@ -44,7 +48,7 @@ from tests.support.metered import (
     settings,
     store,
 )
-from tests.support.reported import usage
+from tests.support.reported import move_to, plan_with, usage
 from tests.support.soak import Soak
 
 __all__ = ["contract", "metered_market", "settings"]
@@ -223,6 +227,55 @@ async def test_the_prices_of_all_calls_add_up_to_what_the_period_is_rated_at(
     chosen = soak.random.sample(range(len(log)), 12)
     alone = [(await prices_of(contract, [log[number]]))[0] for number in chosen]
     assert alone == [prices[number] for number in chosen]
+
+
+BY_EVENT = {
+    "rate": "1.5",
+    "fixed_per_event": "0.10",
+    "free_events": 7,
+    "free_amount": "20",
+    "maximum": "9",
+}
+
+
+async def test_prices_by_single_events_add_up_to_what_the_law_makes_of_all_of_them(
+    api: httpx2.AsyncClient, contract: Contract, metered_market: Market, soak: Soak
+) -> None:
+    charges = [
+        {"meter": "reports", "model": "percentage", **BY_EVENT},
+        {"meter": "assets", "unit_price": "1.50", "included": "10"},
+    ]
+    fee = {"amount_minor": 4900, "currency": "EUR"}
+    plan = await plan_with(api, metered_market, prices=[{"base_fee": fee, "charges": charges}])
+    await move_to(contract, plan)
+    await some_calls(contract, soak.random, soak.count(200, 2000))
+
+    found = await prices_of(contract, sorted(await log_of(contract), key=place))
+
+    async with db.system_session("storing usage") as session:
+        [row] = await rows("SELECT plan_version_id FROM subscriptions")
+        terms = await catalog.plan_terms(session, row["plan_version_id"], "EUR")
+        cells = await queries.measured(session, contract.subscription_id, MAY)
+        singles = await queries.single_values(session, contract.subscription_id, MAY, {"reports"})
+    usage_of = {
+        "reports": MeterUsage(cells["reports"].total, singles["reports"]),
+        "assets": MeterUsage(cells["assets"].peak),
+    }
+    assert total(found) == usage_cost(terms.charges, usage_of) > 9
+
+
+def test_many_events_are_priced_one_after_the_other_as_all_at_once() -> None:
+    """As many as a busy month has; nobody would wait for each to look at all that came before."""
+    charge = Charge(
+        "reports",
+        "percentage",
+        **{name: Decimal(value) for name, value in BY_EVENT.items() if name != "maximum"},  # type: ignore[arg-type]
+    )
+    values = [Decimal(number % 37) / 4 for number in range(1, 50_001)]
+    at = before_any(charge)
+    for value in values:
+        at = passed(charge, at, value)
+    assert at.price == amount(charge, sum(values, Decimal(0)), values)
 
 
 async def test_a_price_is_the_one_at_the_call_s_place_in_the_sum(contract: Contract) -> None:
