@@ -130,6 +130,42 @@ def faults(scrape: dict[str, Family]) -> list[str]:
     return found
 
 
+NAMED = {
+    "nimbus_billing_subscriptions_active": ("gauge", {"product", "plan", "status"}),
+    "nimbus_billing_mrr": ("gauge", {"currency", "product", "plan"}),
+    "nimbus_billing_churn_rate": ("gauge", set()),
+    "nimbus_devportal_api_calls_total": (
+        "counter",
+        {"product", "route", "plan", "environment", "status"},
+    ),
+    "nimbus_devportal_rate_limit_hits_total": ("counter", {"product", "route", "plan", "code"}),
+    "nimbus_gateway_latency_added_seconds_bucket": ("histogram", {"le"}),
+    "nimbus_gateway_upstream_seconds_bucket": ("histogram", {"product", "le"}),
+    "nimbus_database_query_seconds_bucket": ("histogram", {"role", "le"}),
+    "nimbus_jobs_waiting": ("gauge", {"status"}),
+    "nimbus_job_failures_total": ("counter", {"job"}),
+}
+"""The metrics that the specification names, but for those of webhooks: type and labels."""
+RULES = {
+    "PaymentFailed": "error",
+    "ApiErrors": "warning",
+    "ChurnSpike": "warning",
+    "SignsOfAbuse": "warning",
+}
+"""The alerts that it names, and how loud they are."""
+
+
+async def test_each_named_metric_is_there_with_its_type_and_labels_and_has_a_value(
+    scrape: dict[str, Family],
+) -> None:
+    found = {name: (scrape[name].kind, set(scrape[name].labels)) for name in NAMED}
+    assert found == NAMED
+    assert [name for name in NAMED if not scrape[name].samples] == []
+    rules = ALERTS.read_text(encoding="utf-8").split("- alert: ")[1:]
+    said = dict(re.findall(r"\A(\w+)[\s\S]*?severity: (\w+)", rule)[0] for rule in rules)
+    assert said.items() >= RULES.items()
+
+
 async def test_alerts_and_dashboard_ask_for_what_a_scrape_has(scrape: dict[str, Family]) -> None:
     assert faults(scrape) == []
 
