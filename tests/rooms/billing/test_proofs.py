@@ -177,4 +177,4 @@ async def test_an_invoice_whose_events_are_gone_is_not_proved_and_that_is_said(
         with pytest.raises(Refusal) as refused:
             await prove(session, str(invoice.number))
 
-    assert [(one.field, one.code) for one in refused.value.errors] == [("invoice", "events_gone")]
+    assert [(one.field, one.code) for one in refused.value.fields] == [("invoice", "events_gone")]

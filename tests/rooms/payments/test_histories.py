@@ -231,10 +231,6 @@ async def live_a_life(life, chance, steps):
                 await two_at_once(life, chance, live[0])
         else:
             way = chance.choice(WAYS)
-            if way.kind == "cancel":
-                # At the very instant that a period begins there is nothing of it to bill.
-                await pass_time(life, clock.now() + timedelta(hours=1))
-                live = await life.live() or live
             outcome = await change(life, live[0], way, live[0].version)
             life.done.append(f"{clock.now()} {way.kind} {way.at_once}: {outcome}")
         await check(life)
