@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GET usage, quota and the log: the numbers of the bill, for those who may see them."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -10,6 +11,7 @@ import pytest
 
 from nimbus.base import clock
 from nimbus.usage.jobs import write_export
+from nimbus.usage.service import exports
 from tests.support.metered import (
     END,
     START,
@@ -425,6 +427,38 @@ async def test_a_file_is_asked_for_watched_and_fetched(
     assert len(file.content) == shown["bytes"]
     assert file.text.splitlines()[0].startswith("id,at,environment,product,method,path,status,")
     assert len(file.text.splitlines()) == 7
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+async def test_a_file_says_what_it_is_and_on_the_way_how_far_it_has_come(
+    api: httpx2.AsyncClient,
+    contract: Contract,
+    metered_market: Market,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    monkeypatch.setattr(exports, "CHUNK", 1)
+    for _ in range(3):
+        await calls(contract)
+    headers, path = metered_market.consumer.headers, "/api/developer/usage/export"
+    await api.post(path, json={"format": kind, **MAY}, headers=headers)
+    [job] = await rows("SELECT args FROM procrastinate_jobs WHERE task_name = 'usage.export'")
+
+    seen = {0.0}
+    writing = asyncio.create_task(write_export(**job["args"]))
+    while not writing.done():
+        [shown] = (await read(api, metered_market, path))["data"]
+        assert shown["progress"] >= max(seen)
+        seen.add(shown["progress"])
+    await writing
+    [shown] = (await read(api, metered_market, path))["data"]
+    file = await api.get(f"{path}/{shown['id']}/file", headers=headers)
+
+    assert (shown["status"], shown["progress"], shown["rows"]) == ("Ready", 1.0, 27)
+    assert [share for share in seen if 0 < share < 1]
+    named = {"jsonl": "application/jsonl", "parquet": "application/vnd.apache.parquet"}
+    assert file.headers["content-type"].startswith(named[kind])
+    assert f"calls-2026-05-01-2026-06-01.{kind}" in file.headers["content-disposition"]
 
 
 async def test_the_operator_sees_who_calls_who_came_and_what_is_invoiced(
