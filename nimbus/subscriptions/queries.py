@@ -243,7 +243,7 @@ async def due_trial_notices(
         .order_by(Subscription.trial_notice_at, Subscription.id)
         .limit(limit)
     )
-    return [(row[0], row[1]) for row in rows]
+    return [(row[0], row[1]) for row in rows if row[1] is not None]
 
 
 async def next_trial_notice(session: AsyncSession) -> datetime | None:
