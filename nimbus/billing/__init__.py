@@ -3,7 +3,7 @@
 
 from nimbus import ledger, usage
 from nimbus.billing import queries, queries_credit_notes, queries_wallets
-from nimbus.billing.service import quantities
+from nimbus.billing.service import quantities, write_offs
 from nimbus.billing.service.extras import add_item
 from nimbus.billing.service.invoices import (
     InvoiceFacts,
@@ -35,4 +35,5 @@ ledger.expect("balance_credit", queries_wallets.expected_grants)
 ledger.expect("wallet_draw", queries_wallets.expected_draws)
 ledger.expect("wallet_expiry", queries_wallets.expected_expiries)
 ledger.expect("credit_note", queries_credit_notes.expected_postings)
+ledger.expect("write_off", write_offs.expected_postings)
 usage.also_prove(quantities.wrongly_billed)

@@ -32,6 +32,13 @@ class InvoicePaid(_InvoiceEvent):
     action: ClassVar[str] = "InvoicePaid"
 
 
+class InvoiceWrittenOff(_InvoiceEvent):
+    """What is due of an invoice is given up; `after` has number and amount, `reason` says why."""
+
+    name: ClassVar[str] = "invoice.written_off"
+    action: ClassVar[str] = "InvoiceWrittenOff"
+
+
 class SellerChanged(Event):
     """The operator's legal data changed."""
 

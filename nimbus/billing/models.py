@@ -260,6 +260,21 @@ class PaymentState(Base):
     updated_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class WriteOff(Base):
+    """What of a sent invoice will not be paid any more; only added, once an invoice."""
+
+    __tablename__ = "write_offs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID]
+    invoice_id: Mapped[UUID]
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    made_by: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(Instant)
+
+
 class TopUp(Base):
     """Money that an organization wants to put into its wallet; it counts once it came in."""
 

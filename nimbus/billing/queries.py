@@ -173,13 +173,15 @@ async def payment_states(
 
 async def due_of(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID, int]:
     """What is to be paid of sent invoices in minor units: the total less credit, wallet, and what
-    credit notes took off before it was paid. By id; a draft has none.
+    credit notes took off before it was paid, and what was written off. By id; a draft has none.
     """
     rows = await session.execute(
         text(
             "SELECT i.id, greatest(0, i.total_minor) - i.credited_minor - i.wallet_minor"
             " - coalesce((SELECT sum(n.open_minor) FROM credit_notes n"
             " WHERE n.organization_id = i.organization_id AND n.invoice_id = i.id), 0)::bigint"
+            " - coalesce((SELECT w.amount_minor FROM write_offs w"
+            " WHERE w.organization_id = i.organization_id AND w.invoice_id = i.id), 0)"
             " AS due_minor FROM invoices i"
             " WHERE i.id = ANY (:ids) AND i.status = 'Sent'"
         ),

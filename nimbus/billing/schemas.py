@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, EmailStr, Field, StringConstraints
 from nimbus.base.web import Amount, Money
 
 InvoiceStatus = Literal["Draft", "Sent", "Paid", "Overdue", "Cancelled"]
-PaymentStateName = Literal["Pending", "Paid", "Failed", "Overdue"]
+PaymentStateName = Literal["Pending", "Paid", "Failed", "Overdue", "WrittenOff"]
 Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Day = Annotated[str, Field(json_schema_extra={"format": "date"})]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
@@ -279,6 +279,22 @@ class CreditNoteBody(Input):
     lines: Annotated[list[CreditedLine], Field(min_length=1, max_length=1000)] | None = None
     disposition: Literal["refund", "credit"]
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+
+class WriteOffBody(Input):
+    """Why nobody will pay what is due."""
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+
+
+class WriteOffView(BaseModel):
+    """What of an invoice was given up."""
+
+    id: UUID
+    invoice_id: UUID
+    amount: Money
+    reason: str
+    created_at: Moment
 
 
 class CreditNoteView(BaseModel):

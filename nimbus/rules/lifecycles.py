@@ -46,6 +46,7 @@ InvoiceAction = Literal[
     "finalize",
     "pay",
     "credit",  # wholly, by a credit note
+    "write_off",
 ]
 
 
@@ -214,6 +215,7 @@ _ISSUED: Mapping[InvoiceAction, InvoiceStatus | Refused] = {
     "finalize": _FINALIZED,
     "pay": "Paid",
     "credit": "Cancelled",
+    "write_off": "Sent",  # the document stands; what is due of it is given up
 }
 
 INVOICE: Mapping[InvoiceStatus, Mapping[InvoiceAction, InvoiceStatus | Refused]]
@@ -224,10 +226,11 @@ INVOICE = {
         "finalize": "Sent",
         "pay": _DRAFT,
         "credit": _DRAFT,
+        "write_off": _DRAFT,
     },
     "Sent": _ISSUED,
     "Overdue": _ISSUED,
-    "Paid": {**_ISSUED, "pay": _PAID},
+    "Paid": {**_ISSUED, "pay": _PAID, "write_off": _PAID},
     "Cancelled": dict.fromkeys(get_args(InvoiceAction), _GONE),
 }
 

@@ -38,6 +38,7 @@ PLAN = {name: value for name, value in STARTER.items() if name != "slug"}
 # A request that would do something, were the object one's own: all but the ids.
 BODIES: dict[str, dict[str, Any]] = {
     "admin_mark_invoice_paid": {},
+    "admin_write_off_invoice": {"reason": "mine"},
     "admin_credit_balance": {"amount": {"amount_minor": 1, "currency": "EUR"}, "reason": "mine"},
     "set_block": {"network": "192.0.2.0/24", "minutes": 5, "reason": "mine"},
     "create_invoice": {},
@@ -106,6 +107,7 @@ REFUSED = {
     "lift_block": (403, "forbidden"),
     "admin_finalize_invoice": (403, "forbidden"),
     "admin_mark_invoice_paid": (403, "forbidden"),
+    "admin_write_off_invoice": (403, "forbidden"),
     "admin_credit_balance": (403, "forbidden"),
     "create_credit_note": (403, "forbidden"),
     "admin_mark_top_up_paid": (403, "forbidden"),

@@ -90,7 +90,7 @@ NEEDS = {
     # Whoever reads the mailbox can use the links in it, and that is to change something.
     "platform_admin": """admin_change_subscription admin_set_contract admin_cancel_subscription
         admin_increase_quota set_block lift_block list_mailbox admin_finalize_invoice
-        admin_mark_invoice_paid admin_credit_balance admin_remove_product_host
+        admin_mark_invoice_paid admin_write_off_invoice admin_credit_balance admin_remove_product_host
         create_credit_note admin_mark_top_up_paid admin_create_coupon admin_add_item
         admin_set_threshold admin_release_billing
         advance_clock change_settings""",

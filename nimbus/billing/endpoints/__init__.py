@@ -8,8 +8,10 @@ from nimbus.billing.endpoints import (
     extras,
     invoices,
     wallets,
+    write_offs,
 )
 
 routers = tuple(
-    room.router for room in (invoices, estimates, wallets, credit_notes, extras, explanations)
+    room.router
+    for room in (invoices, estimates, wallets, credit_notes, extras, explanations, write_offs)
 )

@@ -278,9 +278,9 @@ def _view(
     document: Any = invoice.status
     paid = state is not None and state.state == "Paid"
     time_zone = "UTC" if invoice.seller is None else invoice.seller["time_zone"]
-    status = lifecycles.invoice_status(
-        document, paid, invoice.due_on, day_of(clock.now(), time_zone)
-    )
+    given_up = state is not None and state.state == "WrittenOff"
+    due_on = None if given_up else invoice.due_on  # nobody is asked for it any more
+    status = lifecycles.invoice_status(document, paid, due_on, day_of(clock.now(), time_zone))
     if given_back and given_back == invoice.total_minor:
         status = "Cancelled"  # wholly credited
     currency = invoice.currency

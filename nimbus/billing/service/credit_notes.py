@@ -67,6 +67,8 @@ async def issue(
     given = await notes.credited_lines(session, invoice_id)
     note = law.credit([_creditable(sent, line, given) for line in sent.lines], _places(sent, asked))
     state = await queries.lock_payment_state(session, invoice_id)
+    if state.state == "WrittenOff":
+        raise field_error("status", "invoice_written_off", "It was written off.")
     due = 0
     if state.state != "Paid":
         due = (await queries.due_of(session, [invoice_id]))[invoice_id]

@@ -163,7 +163,7 @@ async def mark_paid(
 ) -> None:
     """Set a sent invoice's payment state to Paid; the payment and its posting are the caller's.
 
-    A system session. Raises 422 on `status` when it is paid already, or is a draft.
+    A system session. Raises 422 on `status` when it is paid already, written off, or a draft.
     """
     invoice = await queries.lock_invoice(session, invoice_id)
     document: Any = invoice.status
@@ -173,6 +173,8 @@ async def mark_paid(
     paid = state.state == "Paid"
     status = lifecycles.invoice_status(document, paid, invoice.due_on, moment.date())
     lifecycles.invoice(status, "pay")
+    if state.state == "WrittenOff":
+        raise field_error("status", "invoice_written_off", "It was written off.")
     state.state = "Paid"
     state.paid_at = state.updated_at = moment
     after = {**_facts_of(_row_of(invoice)), "payment_state": "Paid", "method": method}

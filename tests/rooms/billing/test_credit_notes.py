@@ -4,6 +4,7 @@
 import asyncio
 import random
 from contextlib import suppress
+from datetime import timedelta
 from uuid import UUID
 
 import httpx2
@@ -11,7 +12,7 @@ import pytest
 from psycopg import errors
 
 from nimbus import ledger
-from nimbus.base import db
+from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM
 from nimbus.base.config import Settings
 from nimbus.billing.service import credit_notes
@@ -215,3 +216,46 @@ async def test_its_document_is_made_once_in_the_buyer_s_language(
     assert made[0] == made[1] == answer.content
     assert answer.content.startswith(b"%PDF")
     assert foreign.status_code == 404
+
+
+async def test_what_is_written_off_is_due_no_more_and_the_invoice_stays(
+    api: httpx2.AsyncClient, sale: Sale
+) -> None:
+    await use_as_in_the_reference(sale.contract)
+    invoice = await bill(sale.subscription_id)
+    assert invoice is not None
+    path = f"/api/admin/billing/invoices/{invoice.id}"
+    note = {"lines": [{"position": 1, "amount_minor": 900}], "disposition": "credit"}
+    note |= {"reason": "Sorry"}
+    given = f"/api/billing/invoices/{invoice.id}/credit-notes"
+    await sent(api, sale.admin, "POST", given, note)
+    clock.set_instant(END + timedelta(days=90))
+
+    first = await sent(api, sale.admin, "POST", f"{path}/write-off", {"reason": "Bankrupt"})
+    again = await sent(api, sale.admin, "POST", f"{path}/write-off", {"reason": "Again"})
+    shown = await sent(api, sale.customer, "GET", f"/api/billing/invoices/{invoice.id}")
+    refused = [
+        await api.post(f"{path}/mark-paid", json={}, headers=sale.admin.headers),
+        await api.post(given, json=note, headers=sale.admin.headers),
+        await api.post(f"{path}/write-off", json={"reason": " "}, headers=sale.admin.headers),
+    ]
+
+    assert first == again
+    assert first["amount"]["amount_minor"] == 14097 - 1089
+    assert (shown["status"], shown["payment_state"]) == ("Sent", "WrittenOff")
+    assert (shown["due"]["amount_minor"], shown["total"]["amount_minor"]) == (0, 14097)
+    codes = [one.json()["errors"][0]["code"] for one in refused]
+    assert codes == ["invoice_written_off", "invoice_written_off", "string_too_short"]
+    posted = await rows(
+        "SELECT debit_account, credit_account, amount_minor FROM ledger_transfers"
+        " WHERE source_kind = 'write_off'"
+    )
+    assert [tuple(row.values()) for row in posted] == [("write_offs", "receivable", 13008)]
+    told = await rows("SELECT name FROM outbox WHERE name = 'invoice.written_off'")
+    trail = await rows("SELECT body FROM audit_log WHERE action = 'InvoiceWrittenOff'")
+    assert (len(told), len(trail)) == (1, 1)
+    assert "Bankrupt" in trail[0]["body"]
+    async with db.system_session("bill run") as session:
+        assert await ledger.balance(session, "receivable", "EUR") == 0
+        report = await ledger.check(session)
+    assert report.ok, report.differences
