@@ -6,7 +6,7 @@ asked time zone, that it begins in: hours that are of another day in UTC are mov
 other.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -236,36 +236,54 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-_PLACED = """
-    WITH edges AS (
-        SELECT least(:ends_at, date_bin('1 hour', :starts_at + interval '1 hour - 1 microsecond',
-                   'epoch')) AS whole_from,
-               greatest(date_bin('1 hour', :ends_at, 'epoch'), date_bin('1 hour',
-                   :starts_at + interval '1 hour - 1 microsecond', 'epoch')) AS whole_to),
-    parts AS (
-        SELECT h.hour, h.route_id, h.meter_key, h.events, h.quantity_sum, h.quantity_max,
-               h.quantity_last, h.last_at, h.last_event_id
-        FROM usage_hours h, edges
-        WHERE h.subscription_id = :subscription_id AND h.environment = 'Live'
-          AND h.hour >= whole_from AND h.hour < whole_to
-        UNION ALL
-        SELECT date_bin('1 hour', m.occurred_at, 'epoch'), m.route_id, m.meter_key, m.calls,
-               m.quantity, m.quantity, m.quantity, m.occurred_at, m.event_id
-        FROM usage_measured m, edges
-        WHERE m.subscription_id = :subscription_id AND m.environment = 'Live'
-          AND m.occurred_at >= :starts_at AND m.occurred_at < :ends_at
-          AND (m.occurred_at < whole_from OR m.occurred_at >= whole_to)),
-    placed AS (SELECT (hour AT TIME ZONE :time_zone)::date AS day, parts.* FROM parts)
+_OF_HOURS = """
+    SELECT (hour AT TIME ZONE :time_zone)::date AS day, route_id, meter_key, events, quantity_sum,
+           quantity_max, quantity_last, last_at, last_event_id
+    FROM usage_hours WHERE subscription_id = :subscription_id AND environment = 'Live'
+      AND meter_key = ANY (:meters)"""
+_OF_EDGES = """
+    SELECT (date_bin('1 hour', occurred_at, 'epoch') AT TIME ZONE :time_zone)::date, route_id,
+           meter_key, calls, quantity, quantity, quantity, occurred_at, event_id
+    FROM usage_measured WHERE subscription_id = :subscription_id AND environment = 'Live'
+      AND meter_key = ANY (:meters)"""
+_PLACED = f"""
+    WITH placed AS (
+        {_OF_HOURS} AND hour >= :hours_from AND hour < :hours_to
+        UNION ALL {_OF_EDGES} AND occurred_at >= :starts_at AND occurred_at < :first_to
+        UNION ALL {_OF_EDGES} AND occurred_at >= :last_from AND occurred_at < :ends_at)
 """
+_BY_DAY_AND_ROUTE = "GROUP BY GROUPING SETS ((day, meter_key), (route_id, meter_key))"
 _SUMMED = f"""{_PLACED}
     SELECT day, route_id, meter_key, sum(events)::bigint AS events, sum(quantity_sum) AS total,
            max(quantity_max) AS peak, max(last_at) AS last_at
-    FROM placed GROUP BY GROUPING SETS ((day, meter_key), (route_id, meter_key))
+    FROM placed {_BY_DAY_AND_ROUTE}
 """  # noqa: S608 - our own text
 _LATEST = f"""{_PLACED}
     SELECT DISTINCT ON (day, meter_key) day, meter_key, quantity_last, last_event_id
-    FROM placed WHERE meter_key = ANY (:meters)
-    ORDER BY day, meter_key, last_at DESC, last_event_id DESC
+    FROM placed ORDER BY day, meter_key, last_at DESC, last_event_id DESC
+"""  # noqa: S608 - our own text
+# What adds up comes from whole days; hours that are of another day in UTC are moved.
+_ADDED = f"""
+    WITH placed AS (
+        SELECT day, route_id, meter_key, events, quantity_sum FROM usage_days
+        WHERE subscription_id = :subscription_id AND environment = 'Live'
+          AND meter_key = ANY (:meters) AND day >= :first AND day < :end
+        UNION ALL
+        SELECT CASE sign WHEN 1 THEN day ELSE (hour AT TIME ZONE 'UTC')::date END, route_id,
+               meter_key, sign * events, sign * quantity_sum
+        FROM (SELECT h.*, (hour AT TIME ZONE :time_zone)::date AS day FROM usage_hours h) moved
+            CROSS JOIN (VALUES (1), (-1)) AS sides (sign)
+        WHERE subscription_id = :subscription_id AND environment = 'Live'
+          AND meter_key = ANY (:meters) AND hour = ANY (:moved)
+        UNION ALL
+        SELECT day, route_id, meter_key, events, quantity_sum FROM (
+            {_OF_HOURS} AND hour >= :hours_from AND hour < :first_day
+            UNION ALL {_OF_HOURS} AND hour >= :end_day AND hour < :hours_to
+            UNION ALL {_OF_EDGES} AND occurred_at >= :starts_at AND occurred_at < :first_to
+            UNION ALL {_OF_EDGES} AND occurred_at >= :last_from AND occurred_at < :ends_at) rest)
+    SELECT day, route_id, meter_key, sum(events)::bigint AS events, sum(quantity_sum) AS total
+    FROM placed {_BY_DAY_AND_ROUTE}
+    HAVING sum(events) <> 0 OR sum(quantity_sum) <> 0
 """  # noqa: S608 - our own text
 
 
@@ -276,37 +294,80 @@ class Parts:
     days: dict[date, dict[str, Cell]]
     routes: dict[UUID, dict[str, Cell]]
 
+    def put(self, row: Any, cell: Cell) -> None:
+        """A row of a day, or of a route."""
+        if row.day is None:
+            self.routes.setdefault(row.route_id, {})[row.meter_key] = cell
+        else:
+            self.days.setdefault(row.day, {})[row.meter_key] = cell
+
 
 async def measured_in_parts(
     session: AsyncSession,
     subscription_id: UUID,
     period: Period,
     time_zone: str,
-    latest: Collection[str],
+    kinds: Mapping[str, str],
 ) -> Parts:
     """What the live calls of a subscription add up to by day of a time zone, and by route.
 
-    Merged, the days are what `usage_period` answers. Each event is of the day its hour begins in.
-    What a meter stood at last is told of the days of those in `latest` only: it takes a sort.
+    `kinds` are the aggregations of the meters that are asked for. Merged, the days are what
+    `usage_period` answers of these. Each event is of the day its hour begins in. Meters that add up
+    have sums alone; what a meter stood at last is told by day, of those that go by it.
     """
+    added = [key for key, kind in kinds.items() if kind in {"sum", "count"}]
+    others = [key for key in kinds if key not in added]
+    latest = [key for key, kind in kinds.items() if kind == "last"]
+    values = _edges(period) | {"subscription_id": subscription_id, "time_zone": time_zone}
     parts = Parts({}, {})
-    values: dict[str, Any] = {
-        "subscription_id": subscription_id,
-        "starts_at": period.starts_at,
-        "ends_at": period.ends_at,
-        "time_zone": time_zone,
-    }
-    for row in await session.execute(text(_SUMMED), values):
-        cell = Cell(row.events, row.total, row.peak, Decimal(0), row.last_at, NIL)
-        if row.day is None:
-            parts.routes.setdefault(row.route_id, {})[row.meter_key] = cell
-        else:
-            parts.days.setdefault(row.day, {})[row.meter_key] = cell
+    if added:
+        days = _days_within(values, time_zone) | {"meters": added}
+        for row in await session.execute(text(_ADDED), values | days):
+            nothing = Decimal(0)
+            cell = Cell(row.events, row.total, nothing, nothing, period.starts_at, NIL)
+            parts.put(row, cell)
+    if others:
+        for row in await session.execute(text(_SUMMED), values | {"meters": others}):
+            parts.put(row, Cell(row.events, row.total, row.peak, Decimal(0), row.last_at, NIL))
     if latest:
-        values["meters"] = list(latest)
-        for row in await session.execute(text(_LATEST), values):
+        for row in await session.execute(text(_LATEST), values | {"meters": latest}):
             cells = parts.days[row.day]
             cells[row.meter_key] = replace(
                 cells[row.meter_key], last=row.quantity_last, last_event_id=row.last_event_id
             )
     return parts
+
+
+def _edges(period: Period) -> dict[str, Any]:
+    """The whole hours of a period, and what is left before and after them."""
+    starts_at, ends_at = period.starts_at, period.ends_at
+    hours_from = _hour(starts_at + timedelta(hours=1) - timedelta(microseconds=1))
+    hours_to = max(_hour(ends_at), hours_from)
+    return {
+        "starts_at": starts_at,
+        "first_to": min(hours_from, ends_at),
+        "hours_from": hours_from,
+        "hours_to": hours_to,
+        "last_from": max(starts_at, hours_to),
+        "ends_at": ends_at,
+    }
+
+
+def _days_within(edges: Mapping[str, Any], time_zone: str) -> dict[str, Any]:
+    """The whole days of UTC within whole hours, and the hours that they are not the days of."""
+    hours_from, hours_to = edges["hours_from"], edges["hours_to"]
+    first, end = hours_to.date(), hours_to.date()
+    if hours_from < hours_to:
+        first, end = _whole_days(Period(hours_from, hours_to))
+    some = first < end
+    return {
+        "first": first,
+        "end": end,
+        "moved": _moved(first, end, time_zone),
+        "first_day": _midnight(first) if some else hours_to,
+        "end_day": _midnight(end) if some else hours_to,
+    }
+
+
+def _hour(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

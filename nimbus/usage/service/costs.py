@@ -123,8 +123,7 @@ async def _period_cost(
     if terms is None:
         return None
     kinds = {key: meter.aggregation for key, meter in terms.meters.items()}
-    latest = [key for key, kind in kinds.items() if kind == "last"]
-    parts = await measured_in_parts(session, contract.id, period, time_zone, latest)
+    parts = await measured_in_parts(session, contract.id, period, time_zone, kinds)
     cells = _merged(parts.days.values())
     special = {key for key, kind in kinds.items() if kind not in FED_BY_CALLS}
     if special:
