@@ -36,6 +36,8 @@ PATHS = (
     "/invoices",
     "/subscriptions",
     "/consumers",
+    "/plans",
+    "/meters",
     "/usage",
     "/logs",
     "/analytics",

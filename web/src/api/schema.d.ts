@@ -2176,6 +2176,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/admin/billing/invoices/{invoice_id}/write-off": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Admin Write Off Invoice
+         * @description Give up what is due of a sent invoice; again answers the same write-off.
+         */
+        post: operations["admin_write_off_invoice"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/public/accept-terms": {
         parameters: {
             query?: never;
@@ -2930,7 +2950,7 @@ export interface components {
              */
             status: "Draft" | "Sent" | "Paid" | "Overdue" | "Cancelled";
             /** Payment State */
-            payment_state: ("Pending" | "Paid" | "Failed" | "Overdue") | null;
+            payment_state: ("Pending" | "Paid" | "Failed" | "Overdue" | "WrittenOff") | null;
             /** Paid At */
             paid_at: string | null;
             /**
@@ -4655,7 +4675,7 @@ export interface components {
              */
             status: "Draft" | "Sent" | "Paid" | "Overdue" | "Cancelled";
             /** Payment State */
-            payment_state: ("Pending" | "Paid" | "Failed" | "Overdue") | null;
+            payment_state: ("Pending" | "Paid" | "Failed" | "Overdue" | "WrittenOff") | null;
             /** Paid At */
             paid_at: string | null;
             /**
@@ -4734,7 +4754,7 @@ export interface components {
              */
             status: "Draft" | "Sent" | "Paid" | "Overdue" | "Cancelled";
             /** Payment State */
-            payment_state: ("Pending" | "Paid" | "Failed" | "Overdue") | null;
+            payment_state: ("Pending" | "Paid" | "Failed" | "Overdue" | "WrittenOff") | null;
             /** Paid At */
             paid_at: string | null;
             /**
@@ -7688,6 +7708,38 @@ export interface components {
             entries: components["schemas"]["WalletEntryView"][];
             /** Top Ups */
             top_ups: components["schemas"]["TopUpView"][];
+        };
+        /**
+         * WriteOffBody
+         * @description Why nobody will pay what is due.
+         */
+        WriteOffBody: {
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * WriteOffView
+         * @description What of an invoice was given up.
+         */
+        WriteOffView: {
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Invoice Id
+             * Format: uuid
+             */
+            invoice_id: string;
+            amount: components["schemas"]["Money"];
+            /** Reason */
+            reason: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
         };
         /**
          * AddOnShape
@@ -16498,6 +16550,77 @@ export interface operations {
             };
             /** @description Not Found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    admin_write_off_invoice: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                invoice_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WriteOffBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WriteOffView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -9,7 +9,9 @@ import { invoicesRoute } from './invoices';
 import { keysRoute } from './keys';
 import { logsRoute } from './logs';
 import { memberRoute } from './member';
+import { metersRoute } from './meters';
 import { onboardingRoute } from './onboarding';
+import { plansRoute } from './plans';
 import { publicRoute } from './public';
 import { registerRoute } from './register';
 import { resetPasswordRoute } from './resetPassword';
@@ -38,6 +40,8 @@ const routeTree = rootRoute.addChildren([
     invoicesRoute,
     subscriptionsRoute,
     consumersRoute,
+    plansRoute,
+    metersRoute,
     analyticsRoute,
   ]),
 ]);

@@ -1,12 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 import { type Locale, texts } from './i18n';
 
-// The one meter that every product has; a provider's own are called by their key.
-const callTexts = texts({ api_calls: 'API calls' }, { api_calls: 'API-aanroepen' });
+// The meters that ship with Nimbus.
+const known = texts(
+  {
+    api_calls: 'API calls',
+    assets: 'assets',
+    reports: 'PDF reports',
+    storage_gb: 'GB of storage',
+    tokens: 'tokens',
+  },
+  {
+    api_calls: 'API-aanroepen',
+    assets: 'assets',
+    reports: 'PDF-rapporten',
+    storage_gb: 'GB opslag',
+    tokens: 'tokens',
+  },
+);
 
-/** A meter as people say it: `api_calls` is "API calls", `storage_gb` is "storage gb". */
+/** A meter as people say it; a provider's own by its key: `map_tiles` is "map tiles". */
 export function meterName(key: string, locale: Locale): string {
-  return key === 'api_calls' ? callTexts[locale].api_calls : key.replaceAll('_', ' ');
+  const names: Record<string, string> = known[locale];
+  return names[key] ?? key.replaceAll('_', ' ');
+}
+
+/** The same where a line begins. */
+export function meterTitle(key: string, locale: Locale): string {
+  const name = meterName(key, locale);
+  return name.charAt(0).toLocaleUpperCase(locale) + name.slice(1);
 }
 
 /** How often a quota begins anew. */

@@ -9,12 +9,15 @@ import { Brand } from '@/ui/Brand';
 import { useTexts } from '@/ui/i18n';
 import {
   ChartIcon,
-  CheckIcon,
+  GaugeIcon,
   HomeIcon,
   InvoiceIcon,
   KeyIcon,
+  LayersIcon,
   ListIcon,
+  PeopleIcon,
   PulseIcon,
+  TagIcon,
 } from '@/ui/icons';
 import { Preferences } from '@/ui/Preferences';
 import { SkipLink } from '@/ui/SkipLink';
@@ -33,6 +36,7 @@ export function ConsumerLayout() {
   const maySubscriptions = useMay('see_subscription');
   const mayUsage = useMay('see_usage');
   const mayLogs = useMay('read_logs');
+  const mayConsumers = useMay('manage_consumers');
   const sells = useSells(useMay('manage_products'));
   const [opened, { toggle, close }] = useDisclosure();
   return (
@@ -87,26 +91,38 @@ export function ConsumerLayout() {
             {maySubscriptions && (
               <NavigationLink
                 to="/subscriptions"
-                icon={<CheckIcon />}
+                icon={<LayersIcon />}
                 label={own.subscriptions}
                 onClick={close}
               />
             )}
             {sells && (
-              <NavigationLink
-                to="/consumers"
-                icon={<HomeIcon />}
-                label={own.consumers}
-                onClick={close}
-              />
-            )}
-            {sells && (
-              <NavigationLink
-                to="/analytics"
-                icon={<ChartIcon />}
-                label={own.analytics}
-                onClick={close}
-              />
+              <>
+                <Text size="xs" c="dimmed" fw={600} mt="md" mb={4} px="sm">
+                  {own.selling}
+                </Text>
+                {mayConsumers && (
+                  <NavigationLink
+                    to="/consumers"
+                    icon={<PeopleIcon />}
+                    label={own.consumers}
+                    onClick={close}
+                  />
+                )}
+                <NavigationLink
+                  to="/analytics"
+                  icon={<ChartIcon />}
+                  label={own.analytics}
+                  onClick={close}
+                />
+                <NavigationLink to="/plans" icon={<TagIcon />} label={own.plans} onClick={close} />
+                <NavigationLink
+                  to="/meters"
+                  icon={<GaugeIcon />}
+                  label={own.meters}
+                  onClick={close}
+                />
+              </>
             )}
           </nav>
           <Preferences />
@@ -130,7 +146,9 @@ type NavigationLinkProps = {
     | '/invoices'
     | '/subscriptions'
     | '/consumers'
-    | '/analytics';
+    | '/analytics'
+    | '/plans'
+    | '/meters';
   icon: ReactNode;
   label: string;
   onClick: () => void;

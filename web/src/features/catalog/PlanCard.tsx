@@ -4,8 +4,9 @@ import type { Schemas } from '@/api/client';
 import { formatMoney, formatNumber, formatUnitPrice } from '@/ui/format';
 import { useLocale, useTexts } from '@/ui/i18n';
 import { CheckIcon } from '@/ui/icons';
+import { meterName } from '@/ui/meters';
 import classes from './catalog.module.css';
-import { intervalTexts, meterTexts, planTexts } from './texts';
+import { intervalTexts, planTexts } from './texts';
 
 type Plan = Schemas['OfferedPlan'];
 type Props = { plan: Plan; price: Plan['prices'][number] };
@@ -42,7 +43,6 @@ export function PlanCard({ plan, price }: Props) {
 
 function Included({ plan, price }: Props) {
   const own = useTexts(planTexts);
-  const meters: Record<string, string> = useTexts(meterTexts);
   const intervals = useTexts(intervalTexts);
   const { locale } = useLocale();
   const tick = (
@@ -53,7 +53,7 @@ function Included({ plan, price }: Props) {
   return (
     <List icon={tick} spacing={8} size="sm" center={false}>
       {price.charges.map((charge) => {
-        const meter = meters[charge.meter] ?? charge.meter;
+        const meter = meterName(charge.meter, locale);
         const each =
           charge.model === 'unit' &&
           formatUnitPrice(charge.unit_price, price.base_fee.currency, locale);

@@ -53,21 +53,3 @@ export const intervalTexts = texts(
     hour: 'uur',
   },
 );
-
-/** The meters that ship with Nimbus; a provider's own is shown by its key. */
-export const meterTexts = texts(
-  {
-    api_calls: 'API calls',
-    assets: 'assets',
-    reports: 'PDF reports',
-    storage_gb: 'GB of storage',
-    tokens: 'tokens',
-  },
-  {
-    api_calls: 'API-aanroepen',
-    assets: 'assets',
-    reports: 'PDF-rapporten',
-    storage_gb: 'GB opslag',
-    tokens: 'tokens',
-  },
-);

@@ -4,7 +4,11 @@ import { texts } from '@/ui/i18n';
 export const consumerTexts = texts(
   {
     title: 'Consumers',
-    hint: 'Who subscribed to your products, on which plan, and what you can do about it.',
+    hint: 'Who subscribed to your products, and on which plan. Open one to see and change more.',
+    all: 'All consumers',
+    one: 'Consumer',
+    endings: 'Part from this consumer',
+    endingsHint: 'Both take effect at once, and are asked for again before they are done.',
     none: 'Nobody subscribed yet',
     noneHint: 'As soon as somebody takes a plan of your products, they show up here.',
     name: 'Organization',
@@ -13,7 +17,6 @@ export const consumerTexts = texts(
     status: 'Status',
     since: 'Since',
     fee: 'Fee',
-    actions: 'Actions',
     contract: 'Own prices',
     banned: 'Banned',
     revoke: 'End',
@@ -33,7 +36,11 @@ export const consumerTexts = texts(
   },
   {
     title: 'Afnemers',
-    hint: 'Wie zich op uw producten heeft geabonneerd, op welk abonnement, en wat u daaraan kunt doen.',
+    hint: 'Wie zich op uw producten heeft geabonneerd, en waarop. Open er een om meer te zien en te wijzigen.',
+    all: 'Alle afnemers',
+    one: 'Afnemer',
+    endings: 'Afscheid nemen van deze afnemer',
+    endingsHint: 'Beide gelden meteen; er wordt nog een keer om gevraagd.',
     none: 'Nog niemand geabonneerd',
     noneHint: 'Zodra iemand een abonnement op uw producten neemt, staat die hier.',
     name: 'Organisatie',
@@ -42,7 +49,6 @@ export const consumerTexts = texts(
     status: 'Status',
     since: 'Sinds',
     fee: 'Vast bedrag',
-    actions: 'Acties',
     contract: 'Eigen prijzen',
     banned: 'Geweerd',
     revoke: 'Beëindigen',
@@ -60,5 +66,140 @@ export const consumerTexts = texts(
     reason: 'Beëindigd door de aanbieder',
     reasonBan: 'Geweerd door de aanbieder',
     done: (name: string) => `Gedaan: ${name}`,
+  },
+);
+
+export const detailTexts = texts(
+  {
+    changePlan: 'Change the plan',
+    agree: 'Agree own prices',
+    quotas: 'Quotas',
+    prices: 'Prices',
+    addOns: 'Extras',
+    noAddOns: 'None',
+    addOn: (name: string, quantity: string, fee: string) => `${name} × ${quantity} (${fee} each)`,
+    signed: (plan: string, version: number) => `${plan}, version ${version}`,
+    country: 'Country',
+    period: 'Current period until',
+    trial: 'Trial until',
+    ends: 'Ends on',
+    ended: 'Ended on',
+    why: 'Reason given',
+    waits: (date: string) => `Changes on ${date}`,
+    toPlan: (plan: string) => `to plan ${plan}`,
+    toAddOn: (name: string, quantity: string) => `${name} × ${quantity}`,
+    reset: 'Count anew',
+    resetOf: (meter: string) => `Count anew: ${meter}`,
+    increase: 'Give more',
+    increaseOf: (meter: string) => `Give more: ${meter}`,
+  },
+  {
+    changePlan: 'Abonnement wijzigen',
+    agree: 'Eigen prijzen afspreken',
+    quotas: 'Quota',
+    prices: 'Prijzen',
+    addOns: "Extra's",
+    noAddOns: 'Geen',
+    addOn: (name: string, quantity: string, fee: string) =>
+      `${name} × ${quantity} (${fee} per stuk)`,
+    signed: (plan: string, version: number) => `${plan}, versie ${version}`,
+    country: 'Land',
+    period: 'Huidige periode tot en met',
+    trial: 'Proefperiode tot',
+    ends: 'Eindigt op',
+    ended: 'Geëindigd op',
+    why: 'Opgegeven reden',
+    waits: (date: string) => `Verandert op ${date}`,
+    toPlan: (plan: string) => `naar abonnement ${plan}`,
+    toAddOn: (name: string, quantity: string) => `${name} × ${quantity}`,
+    reset: 'Opnieuw tellen',
+    resetOf: (meter: string) => `Opnieuw tellen: ${meter}`,
+    increase: 'Meer geven',
+    increaseOf: (meter: string) => `Meer geven: ${meter}`,
+  },
+);
+
+export const adjustTexts = texts(
+  {
+    resetHint:
+      'The quota is full again at once. What was used stays in the figures and on the invoice.',
+    increaseHint: 'More units until a day, in each period that begins before it. No price changes.',
+    units: 'How many more',
+    until: 'Up to and including',
+    reason: 'Reason',
+    reasonHint: 'It stands in the audit trail.',
+    done: 'done',
+  },
+  {
+    resetHint:
+      'Het quotum is meteen weer vol. Wat is verbruikt blijft in de cijfers en de factuur.',
+    increaseHint:
+      'Meer eenheden tot een dag, in elke periode die ervoor begint. Geen prijs verandert.',
+    units: 'Hoeveel meer',
+    until: 'Tot en met',
+    reason: 'Reden',
+    reasonHint: 'Die staat in het logboek van wijzigingen.',
+    done: 'gedaan',
+  },
+);
+
+export const quotaFieldTexts = texts(
+  { 'ends_at.in_the_past': 'This day is over.' },
+  { 'ends_at.in_the_past': 'Deze dag is voorbij.' },
+);
+
+export const planTexts = texts(
+  {
+    to: 'Plan',
+    when: 'When',
+    atEnd: (date: string) => `When the period ends, on ${date}`,
+    now: 'Right now, with the fee in proportion to the days',
+    none: 'There is no other plan in this currency.',
+    contractEnds: 'The prices agreed with this consumer end with the plan.',
+    action: 'Change the plan',
+    done: (name: string) => `The plan of ${name} is changed.`,
+  },
+  {
+    to: 'Abonnement',
+    when: 'Wanneer',
+    atEnd: (date: string) => `Als de periode eindigt, op ${date}`,
+    now: 'Nu meteen, met het vaste bedrag naar rato van de dagen',
+    none: 'Er is geen ander abonnement in deze valuta.',
+    contractEnds: 'De prijzen die met deze afnemer zijn afgesproken eindigen met het abonnement.',
+    action: 'Abonnement wijzigen',
+    done: (name: string) => `Het abonnement van ${name} is gewijzigd.`,
+  },
+);
+
+export const contractTexts = texts(
+  {
+    hint: 'These hold for this consumer alone, from now on and until the plan changes.',
+    fee: (currency: string) => `Fixed fee in ${currency}, without VAT`,
+    included: 'Included',
+    price: (currency: string) => `Price of one more in ${currency}`,
+    modelStays: (model: string) => `${model}: as in the plan.`,
+    quota: (meter: string, often: string) => `Quota: ${meter} ${often}`,
+    quotaHint: 'Empty: no limit.',
+    rate: (period: string) => `Calls a ${period}`,
+    second: 'second',
+    minute: 'minute',
+    hour: 'hour',
+    action: 'Agree',
+    done: (name: string) => `The prices of ${name} are agreed.`,
+  },
+  {
+    hint: 'Dit geldt alleen voor deze afnemer, vanaf nu en tot het abonnement verandert.',
+    fee: (currency: string) => `Vast bedrag in ${currency}, zonder btw`,
+    included: 'Inbegrepen',
+    price: (currency: string) => `Prijs van één meer in ${currency}`,
+    modelStays: (model: string) => `${model}: zoals in het abonnement.`,
+    quota: (meter: string, often: string) => `Quotum: ${meter} ${often}`,
+    quotaHint: 'Leeg: geen grens.',
+    rate: (period: string) => `Aanroepen per ${period}`,
+    second: 'seconde',
+    minute: 'minuut',
+    hour: 'uur',
+    action: 'Afspreken',
+    done: (name: string) => `De prijzen van ${name} zijn afgesproken.`,
   },
 );

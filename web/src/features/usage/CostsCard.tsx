@@ -6,7 +6,7 @@ import { formatDate, formatMoney, formatNumber, formatPeriod, formatUnitPrice } 
 import { useLocale, useTexts } from '@/ui/i18n';
 import { InvoiceIcon } from '@/ui/icons';
 import { RowsLoading } from '@/ui/Loading';
-import { meterName } from '@/ui/meters';
+import { meterTitle } from '@/ui/meters';
 import { ProblemAlert } from '@/ui/ProblemAlert';
 import page from '@/ui/page.module.css';
 import { RowsTable } from '@/ui/RowsTable';
@@ -88,7 +88,7 @@ function MetersTable({ costs, money }: TableProps) {
     >
       {costs.meters.map((meter) => (
         <Table.Tr key={meter.meter}>
-          <Table.Td data-label={own.meter}>{meterName(meter.meter, locale)}</Table.Td>
+          <Table.Td data-label={own.meter}>{meterTitle(meter.meter, locale)}</Table.Td>
           <Table.Td ta="right" data-label={own.used}>
             {number(meter.quantity)}
           </Table.Td>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Card, Stack, Text, Title } from '@mantine/core';
 import { useTexts } from '@/ui/i18n';
-import { QuotaBar } from './QuotaBar';
+import { QuotaBar } from '@/ui/QuotaBar';
 import { costTexts } from './texts';
 import { useQuotas } from './usage';
 

@@ -99,9 +99,6 @@ export const costTexts = texts(
     none: 'No costs yet',
     noneHint: 'Costs are shown for each subscription from its first billing period on.',
     quotas: 'Quotas',
-    left: (remaining: string, limit: string) => `${remaining} of ${limit} left`,
-    noLimit: (used: string) => `${used} used, without a limit`,
-    resets: (date: string) => `counted anew on ${date}`,
     noQuotas: 'Your plans have no quotas.',
   },
   {
@@ -124,9 +121,6 @@ export const costTexts = texts(
     none: 'Nog geen kosten',
     noneHint: 'Kosten staan hier per abonnement vanaf de eerste factuurperiode.',
     quotas: 'Quota',
-    left: (remaining: string, limit: string) => `nog ${remaining} van ${limit}`,
-    noLimit: (used: string) => `${used} verbruikt, zonder grens`,
-    resets: (date: string) => `begint opnieuw op ${date}`,
     noQuotas: 'Uw abonnementen hebben geen quota.',
   },
 );

@@ -60,8 +60,6 @@ export function useQuotas() {
   });
 }
 
-export type Quota = NonNullable<ReturnType<typeof useQuotas>['data']>['data'][number];
-
 /** The names of the keys, to choose from; only for who may see them. */
 export function useKeyNames(may: boolean) {
   return useQuery({

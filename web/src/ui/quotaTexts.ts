@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-import { texts } from '@/ui/i18n';
+import { texts } from './i18n';
 
 /** What happens over a quota, and what its limit is made of. */
 export const quotaTexts = texts(
   {
     used: (used: string, limit: string) => `${used} of ${limit} used`,
+    left: (remaining: string, limit: string) => `${remaining} of ${limit} left`,
+    noLimit: (used: string) => `${used} used, without a limit`,
+    resets: (date: string) => `counted anew on ${date}`,
     deny: 'Over the quota, calls are refused until it begins anew.',
     warn: 'Over the quota, calls go on; you are told.',
     allow: 'Over the quota, calls go on.',
@@ -18,6 +21,9 @@ export const quotaTexts = texts(
   },
   {
     used: (used: string, limit: string) => `${used} van ${limit} verbruikt`,
+    left: (remaining: string, limit: string) => `nog ${remaining} van ${limit}`,
+    noLimit: (used: string) => `${used} verbruikt, zonder grens`,
+    resets: (date: string) => `begint opnieuw op ${date}`,
     deny: 'Boven het quotum worden aanroepen geweigerd tot het opnieuw begint.',
     warn: 'Boven het quotum gaan aanroepen door; u krijgt bericht.',
     allow: 'Boven het quotum gaan aanroepen door.',

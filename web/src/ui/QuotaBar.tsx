@@ -1,24 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 import { Box, Group, Progress, Text } from '@mantine/core';
-import { formatDate, formatNumber } from '@/ui/format';
-import { useLocale, useTexts } from '@/ui/i18n';
-import { meterName, periodTexts, type QuotaPeriod } from '@/ui/meters';
+import type { ReactNode } from 'react';
+import { formatDate, formatNumber } from './format';
+import { useLocale, useTexts } from './i18n';
+import { meterName, meterTitle, periodTexts, type QuotaPeriod } from './meters';
 import classes from './quota.module.css';
 import { quotaTexts } from './quotaTexts';
-import { costTexts } from './texts';
-import type { Quota } from './usage';
 
 const NEARLY = 80;
 
-/** One quota: how much is used, where people are told, what happens over it. */
-export function QuotaBar({ quota }: { quota: Quota }) {
+/** A quota as the API shows it; quantities are decimal strings. */
+export type Quota = {
+  product: { name: string };
+  meter: string;
+  period: string;
+  used: string;
+  limit: string | null;
+  remaining: string | null;
+  behavior: string;
+  overage_cap: string | null;
+  rolled_over: string;
+  increase: string;
+  increase_ends_at: string | null;
+  used_before: string;
+  resets_at: string;
+  thresholds: { percent: number; reached: boolean }[];
+};
+
+type Props = { quota: Quota; actions?: ReactNode };
+
+/**
+ * One quota: how much is used, where people are told, what happens over it. With `actions` it is
+ * somebody else's, and those are what can be done about it.
+ */
+export function QuotaBar({ quota, actions }: Props) {
   const own = useTexts(quotaTexts);
-  const cost = useTexts(costTexts);
   const periods = useTexts(periodTexts);
   const { locale } = useLocale();
   const number = (value: string) => formatNumber(value, locale);
   const often = periods[quota.period as QuotaPeriod];
-  const name = `${quota.product.name}: ${meterName(quota.meter, locale)} ${often}`;
+  const name = actions
+    ? `${meterTitle(quota.meter, locale)} ${often}`
+    : `${quota.product.name}: ${meterName(quota.meter, locale)} ${often}`;
   const share = quota.limit ? (Number(quota.used) / Math.max(1, Number(quota.limit))) * 100 : 0;
   const reached = quota.thresholds.filter((one) => one.reached).map((one) => `${one.percent} %`);
   return (
@@ -29,10 +52,10 @@ export function QuotaBar({ quota }: { quota: Quota }) {
         </Text>
         <Text size="sm" c="dimmed">
           {quota.limit && quota.remaining !== null
-            ? cost.left(number(quota.remaining), number(quota.limit))
-            : cost.noLimit(number(quota.used))}
+            ? own.left(number(quota.remaining), number(quota.limit))
+            : own.noLimit(number(quota.used))}
           {', '}
-          {cost.resets(formatDate(quota.resets_at, locale))}
+          {own.resets(formatDate(quota.resets_at, locale))}
         </Text>
       </Group>
       {quota.limit && (
@@ -53,6 +76,7 @@ export function QuotaBar({ quota }: { quota: Quota }) {
         <Text size="xs" c="dimmed" mt={4}>
           {over(quota, own, number)}{' '}
           {quota.behavior !== 'allow' &&
+            !actions &&
             own.thresholds(quota.thresholds.map((one) => `${one.percent} %`).join(', '))}{' '}
           {reached.length > 0 && own.reached(reached.join(', '))}{' '}
           {quota.rolled_over !== '0' && own.rolled(number(quota.rolled_over))}{' '}
@@ -61,6 +85,7 @@ export function QuotaBar({ quota }: { quota: Quota }) {
           {quota.used_before !== '0' && own.before(number(quota.used_before))}
         </Text>
       )}
+      {actions}
     </div>
   );
 }
