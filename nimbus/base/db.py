@@ -10,14 +10,16 @@ their block ends well, and roll back otherwise.
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from pydantic_core import to_json
-from sqlalchemy import ARRAY, ColumnElement, MetaData, Uuid, event, literal, text
+from sqlalchemy import ARRAY, ColumnElement, MetaData, Uuid, cast, event, literal, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.types import NULLTYPE
 
 from nimbus.base import clock, events, metrics
 from nimbus.base.config import Settings
@@ -129,9 +131,16 @@ def json_of(rows: Any) -> str:
     return to_json(rows).decode()
 
 
+def array_of(values: Iterable[UUID | datetime | int]) -> str:
+    """Values as PostgreSQL writes an array, for a parameter that the statement casts to one: what
+    thousands cost in a list, each by itself, they cost in one text.
+    """
+    return "{" + ",".join(map(str, values)) + "}"
+
+
 def uuids(ids: Iterable[UUID]) -> ColumnElement[Any]:
     """Ids as one array, for `any_`: the statement is the same for one and for thousands."""
-    return literal(list(ids), ARRAY(Uuid))
+    return cast(literal(array_of(ids), NULLTYPE), ARRAY(Uuid))
 
 
 async def act_for(

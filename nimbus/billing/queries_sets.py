@@ -9,8 +9,9 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.base.db import json_of
+from nimbus.base.db import array_of, json_of
 from nimbus.billing.models import BilledLine, OpenCoupon, OpenItem
+from nimbus.billing.queries import DUE_MINOR
 
 Scope = tuple[UUID, UUID, datetime]
 """(organization, subscription, since)"""
@@ -97,13 +98,14 @@ async def open_items(
     statement = text(
         """SELECT t.subscription_id, t.id, t.description, t.amount_minor, t.currency, t.created_at
         FROM one_off_items t
-        WHERE t.subscription_id = ANY (:ids) AND NOT EXISTS (
+        WHERE t.subscription_id = ANY (CAST(:ids AS uuid[])) AND NOT EXISTS (
             SELECT FROM invoice_lines l JOIN invoices i ON i.id = l.invoice_id
             WHERE l.organization_id = t.organization_id AND l.subscription_id = t.subscription_id
-              AND l.sold_id = t.id AND i.status <> 'Cancelled' AND i.id <> ALL (:but))
+              AND l.sold_id = t.id AND i.status <> 'Cancelled'
+              AND i.id <> ALL (CAST(:but AS uuid[])))
         ORDER BY t.id"""
     )
-    values = {"ids": list(subscription_ids), "but": list(but)}
+    values = {"ids": array_of(subscription_ids), "but": array_of(but)}
     return _by_subscription(await session.execute(statement, values), OpenItem)
 
 
@@ -116,12 +118,12 @@ async def open_coupons(
                c.plan_id, c.meter_key
         FROM coupon_redemptions r JOIN coupons c
             ON c.organization_id = r.coupon_organization_id AND c.id = r.coupon_id
-        WHERE r.subscription_id = ANY (:ids) AND (c.times IS NULL OR c.times > (
+        WHERE r.subscription_id = ANY (CAST(:ids AS uuid[])) AND (c.times IS NULL OR c.times > (
             SELECT count(*) FROM coupon_uses u WHERE u.organization_id = r.organization_id
-              AND u.redemption_id = r.id AND u.invoice_id <> ALL (:but)))
+              AND u.redemption_id = r.id AND u.invoice_id <> ALL (CAST(:but AS uuid[]))))
         ORDER BY r.id"""
     )
-    values = {"ids": list(subscription_ids), "but": list(but)}
+    values = {"ids": array_of(subscription_ids), "but": array_of(but)}
     return _by_subscription(await session.execute(statement, values), OpenCoupon)
 
 
@@ -134,14 +136,28 @@ async def open_money(
             coalesce(sum(w.left_minor) FILTER (WHERE w.kind = 'credit_note'), 0)::bigint AS credit,
             coalesce(sum(w.left_minor) FILTER (WHERE w.kind <> 'credit_note'), 0)::bigint AS wallet
         FROM wallet_left w
-        WHERE w.organization_id = ANY (:ids) AND (w.expires_at IS NULL OR w.expires_at > :as_of)
+        WHERE w.organization_id = ANY (CAST(:ids AS uuid[]))
+          AND (w.expires_at IS NULL OR w.expires_at > :as_of)
         GROUP BY w.organization_id, w.currency"""
     )
-    values = {"ids": list(organization_ids), "as_of": as_of}
+    values = {"ids": array_of(organization_ids), "as_of": as_of}
     return {
         (row.organization_id, row.currency): (row.credit, row.wallet)
         for row in await session.execute(statement, values)
     }
+
+
+async def sent(session: AsyncSession, ids: Collection[UUID]) -> Sequence[Any]:
+    """What other rooms may know of sent invoices: columns, payment state, and what is due."""
+    statement = text(
+        f"""SELECT i.id, i.organization_id, i.provider_organization_id, i.subscription_id,
+               i.number, i.total_minor, i.currency, i.due_on, i.payment_reference, i.seller,
+               i.buyer, i.locale, s.state, {DUE_MINOR} AS due_minor
+        FROM invoices i JOIN invoice_payment_states s
+            ON s.organization_id = i.organization_id AND s.invoice_id = i.id
+        WHERE i.id = ANY (CAST(:ids AS uuid[])) AND i.status = 'Sent'"""  # noqa: S608 - a text of ours
+    )
+    return (await session.execute(statement, {"ids": array_of(ids)})).all()
 
 
 async def send(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -169,12 +185,12 @@ _SEND = text(
 )
 
 
-def _arrays(scopes: Iterable[Scope]) -> dict[str, list[Any]]:
+def _arrays(scopes: Iterable[Scope]) -> dict[str, str]:
     organizations, subscriptions, since = zip(*scopes, strict=True)
     return {
-        "organizations": list(organizations),
-        "subscriptions": list(subscriptions),
-        "since": list(since),
+        "organizations": array_of(organizations),
+        "subscriptions": array_of(subscriptions),
+        "since": array_of(since),
     }
 
 

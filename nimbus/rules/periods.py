@@ -10,6 +10,7 @@ Periods are half-open: an event at `ends_at` belongs to the next one (U-09).
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -118,8 +119,9 @@ def quota_window(kind: QuotaPeriod, anchor: Anchor, instant: datetime) -> Period
     return nominal_period(window, 0)
 
 
+@lru_cache(maxsize=4096)
 def _boundary(anchor: Anchor, n: int) -> datetime:
-    """Where period n begins, in UTC."""
+    """Where period n begins, in UTC. One bill asks a dozen times for the same few."""
     local = anchor.at.astimezone(zone(anchor.time_zone))
     if anchor.calendar:
         local = datetime.combine(

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.util import identity_key
 
 from nimbus.base import clock
-from nimbus.base.db import uuids
+from nimbus.base.db import array_of, uuids
 from nimbus.errors import Refusal
 from nimbus.rules.periods import Period
 from nimbus.subscriptions.models import (
@@ -153,7 +153,7 @@ async def lock_due(
 async def move_periods(session: AsyncSession, moved: Sequence[SubscriptionFacts]) -> None:
     """Write down the running periods of locked subscriptions; the session forgets its rows."""
     names = ("id", "period_number", "period_starts_at", "period_ends_at", "next_billing_at")
-    columns: dict[str, object] = {name: [getattr(one, name) for one in moved] for name in names}
+    columns = {name: array_of(getattr(one, name) for one in moved) for name in names}
     await session.execute(_MOVE, {**columns, "moment": clock.now()})
     known = session.sync_session.identity_map
     for one in moved:

@@ -56,17 +56,16 @@ class InvoiceFacts:
     paid: bool
 
 
-async def insert_drafts(
+async def write_parts(
     session: AsyncSession, proposals: Sequence[Proposal], moment: datetime
 ) -> list[Row]:
-    """Write proposals as drafts with their lines and VAT; `moment` is business time.
+    """Write the lines and VAT of proposals; their invoices as rows, drafts that are still to be
+    written in this transaction: once, as a draft or sent. `moment` is business time.
 
     `implausible` ones are parked: nothing finalizes them but a person (spec 09, I-14).
     """
-    rows = [_new_row(proposal, moment) | _said(proposal, moment) for proposal in proposals]
-    await insert_all(session, "invoices", rows)
     await _write_parts(session, proposals, moment)
-    return rows
+    return [_new_row(proposal, moment) | _said(proposal, moment) for proposal in proposals]
 
 
 async def rewrite_draft(
@@ -95,12 +94,15 @@ async def finalize_all(
     *,
     seller: Seller,
     moment: datetime,
+    stored: bool,
 ) -> None:
-    """Give drafts their numbers and send them: from here on they never change.
+    """Give drafts, `stored` or not yet, their numbers and send them: from here on they never
+    change.
 
     `moment` is business time; its day in the seller's time zone is the issue date. Credit and
-    wallet are drawn on, coupons used. Locks wallets, the seller's number series, then the
-    organizations' chains in the ledger, all until commit. The rows say it too afterwards.
+    wallet are drawn on, coupons used. Locks wallets, the organizations' chains in the ledger, then
+    the seller's number series, which every other run waits for, all until commit. The rows say it
+    too afterwards.
     """
     issued_on = day_of(moment, seller.time_zone)
     drawn = await wallets.draw(
@@ -108,6 +110,13 @@ async def finalize_all(
         [(row["id"], row["organization_id"], proposal) for row, proposal in drafts],
         moment,
     )
+    for row, _ in drafts:
+        row |= {
+            "credited_minor": drawn[row["id"]].credit_minor,
+            "wallet_minor": drawn[row["id"]].wallet_minor,
+        }
+    await insert_all(session, "invoice_payment_states", [_state(row, moment) for row, _ in drafts])
+    await ledger.post(session, [*_postings(drafts, moment), *wallets.postings(drawn, moment)])
     numbers = await queries.take_numbers(session, seller, "INV", issued_on.year, len(drafts))
     for (row, proposal), number in zip(drafts, numbers, strict=True):
         supply_from, supply_to = days_of(proposal.closing.served, proposal.closing.time_zone)
@@ -125,13 +134,10 @@ async def finalize_all(
             "finalized_at": moment,
             "updated_at": moment,
             "parked_reason": None,
-            "credited_minor": drawn[row["id"]].credit_minor,
-            "wallet_minor": drawn[row["id"]].wallet_minor,
         }
-    await queries_sets.send(session, [row for row, _ in drafts])
-    await insert_all(session, "invoice_payment_states", [_state(row, moment) for row, _ in drafts])
+    rows = [row for row, _ in drafts]
+    await (queries_sets.send(session, rows) if stored else insert_all(session, "invoices", rows))
     await insert_all(session, "coupon_uses", list(_coupon_uses(drafts, moment)))
-    await ledger.post(session, [*_postings(drafts, moment), *wallets.postings(drawn, moment)])
     for row, _ in drafts:
         before = {"status": "Draft"}
         announce(
@@ -146,11 +152,11 @@ async def sent_invoice(session: AsyncSession, invoice_id: UUID) -> InvoiceFacts:
 
 async def sent_invoices(session: AsyncSession, ids: Sequence[UUID]) -> list[InvoiceFacts]:
     """Several sent invoices for other rooms, in this order; drafts are left out."""
-    found = await queries.invoices_by_id(session, ids)
-    states = await queries.payment_states(session, list(ids))
-    due = await queries.due_of(session, ids)
-    sent = [found[one] for one in ids if one in found and found[one].status == "Sent"]
-    return [_sent_facts(one, states[one.id].state, due[one.id]) for one in sent]
+    found = {
+        row.id: _sent_facts(row, row.state, row.due_minor)
+        for row in await queries_sets.sent(session, ids)
+    }
+    return [found[one] for one in ids if one in found]
 
 
 async def lock_sent_invoice(session: AsyncSession, invoice_id: UUID) -> InvoiceFacts:
@@ -198,18 +204,18 @@ async def _sent(session: AsyncSession, invoice: Invoice) -> InvoiceFacts:
     return _sent_facts(invoice, state.state, due[invoice.id])
 
 
-def _sent_facts(invoice: Invoice, state: str, due_minor: int) -> InvoiceFacts:
-    assert invoice.seller and invoice.due_on  # noqa: PT018 - it is sent
+def _sent_facts(invoice: Any, state: str, due_minor: int) -> InvoiceFacts:
+    """The facts of a sent invoice's columns."""
     return InvoiceFacts(
         id=invoice.id,
         organization_id=invoice.organization_id,
         provider_organization_id=invoice.provider_organization_id,
         subscription_id=invoice.subscription_id,
-        number=str(invoice.number),
+        number=invoice.number,
         total=Money(invoice.total_minor, invoice.currency),
         due=Money(due_minor, invoice.currency),
         due_on=invoice.due_on,
-        payment_reference=str(invoice.payment_reference),
+        payment_reference=invoice.payment_reference,
         seller_name=invoice.seller["name"],
         buyer_name=invoice.buyer["name"],
         buyer_email=invoice.buyer["email"],

@@ -145,7 +145,7 @@ async def finalize_draft(
         invoices.refuse_unsendable(invoice)
         row["parked_reason"] = None
         as_of = max(as_of, invoice.finalize_at)
-    await _finalize_due(session, actor, [(row, proposal)], as_of)
+    await _finalize_due(session, actor, [(row, proposal)], as_of, stored=True)
     await session.refresh(invoice)
     return invoice
 
@@ -270,8 +270,7 @@ async def _bill(
     _refuse_too_large(proposals)
 
     owed = [proposal for proposal in proposals if proposal.lines]
-    written = await invoices.insert_drafts(session, owed, moment)
-    rows = dict(zip(map(id, owed), written, strict=True))
+    drafts = list(zip(await invoices.write_parts(session, owed, moment), owed, strict=True))
     await insert_all(
         session,
         "billing_periods",
@@ -281,8 +280,9 @@ async def _bill(
             if proposal.closing.kind == "period"
         ],
     )
-    invoices.announce_drafts(session, actor, list(rows.values()))
-    await _finalize_due(session, actor, [(rows[id(one)], one) for one in owed], as_of)
+    invoices.announce_drafts(session, actor, [row for row, _ in drafts])
+    await _finalize_due(session, actor, drafts, as_of, stored=False)
+    rows = {id(proposal): row for row, proposal in drafts}
     return [(one.case.wish.subscription, rows.get(id(one))) for one in proposals]
 
 
@@ -291,17 +291,27 @@ async def _finalize_due(
     actor: Actor,
     drafts: Sequence[tuple[Row, Proposal]],
     as_of: datetime,
+    *,
+    stored: bool,
 ) -> None:
+    """Send the drafts that are due, once there is a seller; write the others if they are not
+    `stored` yet.
+    """
     seller = await queries.current_seller(session)
-    if seller is None:
-        return
     due = [
         (row, proposal)
         for row, proposal in drafts
-        if row["parked_reason"] is None and as_of >= row["finalize_at"]
+        if seller and row["parked_reason"] is None and as_of >= row["finalize_at"]
     ]
-    if due:
-        await invoices.finalize_all(session, actor, due, seller=seller, moment=clock.now())
+    if not stored:
+        sent = {row["id"] for row, _ in due}
+        waiting = [row for row, _ in drafts if row["id"] not in sent]
+        await insert_all(session, "invoices", waiting)
+    if seller and due:
+        moment = clock.now()
+        await invoices.finalize_all(
+            session, actor, due, seller=seller, moment=moment, stored=stored
+        )
 
 
 def _refuse_too_large(proposals: Sequence[Proposal]) -> None:
