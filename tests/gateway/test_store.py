@@ -5,8 +5,10 @@ calls, whatever happens to the server; bytes that are no reply are not believed.
 
 import asyncio
 import signal
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -28,6 +30,7 @@ from nimbus.gateway.valkey import (
 from nimbus.gateway.windows import RateWindows
 from nimbus.rules.limits import SECOND, Rate
 from tests.gateway.house import until
+from tests.gateway.test_tls import make_files
 from tests.support.fleets import worst_window
 from tests.support.valkeys import Client, Server, valkey_server
 
@@ -220,6 +223,39 @@ async def test_a_password_is_asked_for_and_given(server: Server) -> None:
     known = await connect(read_url(f"unix://:a%20secret@{server.socket}"), lambda: None)
     assert await known.call((b"PING",)) == b"PONG"
     known.close()
+
+
+async def test_a_store_behind_tls_is_reached_if_its_certificate_is_known(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`valkeys://`: a real Valkey behind a listener with a certificate of its own."""
+    certificate, key = make_files(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, out = await asyncio.open_unix_connection(str(server.socket))
+        await asyncio.gather(carry(reader, out), carry(inner, writer))
+        done.set()
+
+    done = asyncio.Event()
+    async with await asyncio.start_server(serve, "localhost", 0, ssl=context) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        address = read_url(f"valkeys://localhost:{port}")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await connect(address, lambda: None)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        known = await connect(address, lambda: None)
+        assert await known.call((b"PING",)) == b"PONG"
+        known.close()
+        await done.wait()
 
 
 def test_addresses_are_read_and_others_refused() -> None:
