@@ -1,24 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why this amount? A line of an invoice, taken apart down to the calls that made it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus import subscriptions, usage
+from nimbus import catalog, subscriptions, usage
 from nimbus.billing import queries
 from nimbus.billing.models import Invoice, InvoiceLine
+from nimbus.billing.service import formulas, histories
 from nimbus.billing.service.prices import Price, PriceBook
-from nimbus.billing.texts import plain
 from nimbus.errors import Refusal
-from nimbus.rules.money import Money, format_money
-from nimbus.rules.periods import Period
-from nimbus.rules.pricing import Charge, Tier, amount, billable
+from nimbus.rules.contracts import (
+    Contract,
+    ContractPeriod,
+    Metered,
+    PlanTerms,
+    commitment,
+    contract_periods,
+    fees,
+    metered,
+)
+from nimbus.rules.invoicing import NO_USAGE, MeterUsage
+from nimbus.rules.periods import Period, period_containing
 from nimbus.usage import Asked
 
 CELLS_MAX = 1_000
@@ -45,36 +54,116 @@ class Explanation:
 
 
 async def explain(session: AsyncSession, invoice: Invoice, position: int) -> Explanation:
-    """Take a line apart; a system session, the invoice is known to be the asker's. 404 without
-    such a line.
+    """Take a line apart, by the terms that were known when it was made; a system session, the
+    invoice is known to be the asker's. 404 without such a line.
     """
     lines = await queries.lines_of(session, invoice.id)
     line = next((one for one in lines if one.position == position), None)
     if line is None:
         raise Refusal("not_found")
-    span = Period(line.starts_at, line.ends_at)
-    price = await _price(session, invoice, line, span)
-    steps: list[tuple[str, str]] = []
+    span, book = Period(line.starts_at, line.ends_at), PriceBook()
+    formula, steps = await _derived(session, invoice, line, lines, book)
     cells: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
     left_out = 0
-    formula = _flat_formula(line, invoice.currency)
-    charge = _charge(price, line.meter_key)
-    if line.text == "usage" and charge is not None and line.meter_key is not None:
-        used, single = await _used(session, invoice, line.meter_key, span)
-        formula, steps = _usage_steps(line, charge, used, single, invoice.currency)
+    if line.meter_key is not None:
         cells, left_out = await _cells(session, line, span)
         events = await _events(session, line, span)
     return Explanation(
         line=line,
         formula=formula,
-        steps=steps or [("amount", _money(line.amount_minor, invoice.currency))],
-        price=price,
+        steps=steps,
+        price=await _price(session, invoice, line, span),
         cells=cells,
         cells_left_out=left_out,
         events=events,
         entries=await _entries(session, invoice),
     )
+
+
+async def _derived(
+    session: AsyncSession,
+    invoice: Invoice,
+    line: InvoiceLine,
+    lines: Sequence[InvoiceLine],
+    book: PriceBook,
+) -> tuple[str, formulas.Steps]:
+    """The line's formula by the law, in the period that it is of."""
+    of = await _period(session, invoice, line, book)
+    currency = invoice.currency
+    if of is None or line.text in {"item", "coupon"}:
+        return formulas.flat(line, currency)
+    if line.text in {"base_fee", "minimum_commitment"}:
+        before = await _asked_before(session, line)
+        if line.text == "base_fee":
+            held = next((one for one in fees(of) if _same(one.terms, one.served, line)), None)
+            return formulas.fee(line, of, held, before, currency)
+        others = sum(
+            one.amount_minor
+            for one in lines
+            if one.text not in {"minimum_commitment", "coupon", "item"}
+            and of.served.starts_at <= one.starts_at < of.closes_at
+        )
+        return formulas.commitment(line, commitment(of), others, before, currency)
+    by = next((one for one in metered(of) if _priced(one, line)), None)
+    if by is None:
+        return formulas.flat(line, currency)
+    if line.text != "usage":
+        charge = next(one for one in by.terms.charges if one.meter_key == line.meter_key)
+        return formulas.least_or_most(line, of, by, charge, currency)
+    used = await _used(session, invoice, by.charge.meter_key, by.span)
+    return formulas.usage(line, of, by, used, currency)
+
+
+def _same(terms: PlanTerms, served: Period, line: InvoiceLine) -> bool:
+    return (terms.source, served.starts_at) == (line.sold_id, line.starts_at)
+
+
+def _priced(one: Metered, line: InvoiceLine) -> bool:
+    return one.charge.meter_key == line.meter_key and _same(one.terms, one.span, line)
+
+
+async def _period(
+    session: AsyncSession, invoice: Invoice, line: InvoiceLine, book: PriceBook
+) -> ContractPeriod | None:
+    """The billing period that a line is of, as it was known; None for what is of none."""
+    subscription = await subscriptions.subscription_facts(session, invoice.subscription_id)
+    if line.starts_at < subscription.anchor_at:
+        return None
+    made = await histories.computed(session, invoice)
+    segments = await histories.segments_then(session, subscription, made, book)
+    ends_at = await histories.end_then(session, subscription, made)
+    if invoice.kind == "progress":
+        ends_at = invoice.period_ends_at
+    plan = await catalog.plan_facts(session, subscription.plan_version_id)
+    anchor = plan.anchor(subscription.anchor_at, subscription.time_zone)
+    number, _ = period_containing(anchor, line.starts_at)
+    contract = Contract(anchor, number, segments, ends_at)
+    return next(contract_periods(contract, line.starts_at), None)
+
+
+async def _asked_before(session: AsyncSession, line: InvoiceLine) -> int:
+    """What other invoices asked of the same thing before, in minor units."""
+    asked = await session.scalar(
+        text(
+            "SELECT coalesce(sum(l.amount_minor), 0)::bigint FROM invoice_lines l"
+            " JOIN invoices i ON i.organization_id = l.organization_id AND i.id = l.invoice_id"
+            " WHERE l.organization_id = :organization_id AND l.subscription_id = :subscription_id"
+            " AND l.text = :text AND l.sold_id IS NOT DISTINCT FROM :sold_id"
+            " AND l.starts_at = :starts_at AND l.id < :id AND l.invoice_id <> :invoice_id"
+            " AND i.status <> 'Cancelled'"
+        ),
+        {
+            "organization_id": line.organization_id,
+            "subscription_id": line.subscription_id,
+            "text": line.text,
+            "sold_id": line.sold_id,
+            "starts_at": line.starts_at,
+            "id": line.id,
+            "invoice_id": line.invoice_id,
+        },
+    )
+    return int(asked or 0)
 
 
 async def _price(
@@ -96,15 +185,9 @@ async def _price(
     return None
 
 
-def _charge(price: Price | None, meter_key: str | None) -> Charge | None:
-    if price is None:
-        return None
-    return next((one for one in price.terms.charges if one.meter_key == meter_key), None)
-
-
 async def _used(
     session: AsyncSession, invoice: Invoice, meter_key: str, span: Period
-) -> tuple[Decimal, tuple[Decimal, ...]]:
+) -> MeterUsage:
     asked = Asked(
         organization_id=invoice.organization_id,
         subscription_id=invoice.subscription_id,
@@ -113,83 +196,7 @@ async def _used(
         by_event=(meter_key,),
     )
     [found] = await usage.quantities_of_periods(session, [asked])
-    used = found.get(meter_key)
-    return (Decimal(0), ()) if used is None else (used.quantity, used.events)
-
-
-def _usage_steps(
-    line: InvoiceLine, charge: Charge, used: Decimal, single: tuple[Decimal, ...], currency: str
-) -> tuple[str, list[tuple[str, str]]]:
-    """The formula in numbers, and its steps, at the usage that is stored now."""
-    over = billable(charge, used)
-    bare = amount(charge, used, single if charge.model == "percentage" else ())
-    total = _money(line.amount_minor, currency)
-    steps = [("used", plain(used)), ("included", plain(charge.included)), ("billable", plain(over))]
-    if charge.model == "unit":
-        text_ = f"({plain(used)} − {plain(charge.included)}) × {plain(charge.unit_price)}"
-        if not charge.included:
-            text_ = f"{plain(used)} × {plain(charge.unit_price)}"
-        steps.append(("unit_price", plain(charge.unit_price)))
-    elif charge.tiers:
-        text_ = " + ".join(_tier_parts(charge, over)) or "0"
-        steps += [(f"tier_{place}", _tier(tier)) for place, tier in enumerate(charge.tiers, 1)]
-    elif charge.model == "package":
-        packages = -(-over // charge.package_size) if over else Decimal(0)
-        text_ = f"⌈{plain(over)} ÷ {plain(charge.package_size)}⌉ × {plain(charge.package_price)}"
-        steps.append(("packages", plain(packages)))
-    else:
-        text_ = f"{charge.model}({plain(over)}; {plain(charge.rate)} %)"
-        steps.append(("rate", plain(charge.rate)))
-    steps.append(("exact", plain(bare)))
-    formula = f"{text_} = {plain(bare)}"
-    if over != line.quantity:
-        before = over - line.quantity
-        steps.append(("billed_before", plain(before)))
-        formula += f"; {plain(line.quantity)} of {plain(over)} on this line"
-    steps.append(("amount", total))
-    return f"{formula} → {total}", steps
-
-
-def _tier_parts(charge: Charge, over: Decimal) -> list[str]:
-    """What each tier asks; of volume and stair-step the one that the quantity reaches."""
-    parts: list[str] = []
-    below = Decimal(0)
-    for tier in charge.tiers:
-        top = over if tier.up_to is None else min(over, tier.up_to)
-        reached = tier.up_to is None or over <= tier.up_to
-        if charge.model in {"volume", "stair_step", "capacity"}:
-            if reached:
-                return [_tier_formula(tier, over)]
-        elif top > below or not parts:
-            parts.append(_tier_formula(tier, top - below))
-        if reached:
-            break
-        below = top
-    return parts
-
-
-def _tier_formula(tier: Tier, quantity: Decimal) -> str:
-    each = f"{plain(quantity)} × {plain(tier.unit_price)}"
-    if tier.rate:
-        each = f"{plain(quantity)} × {plain(tier.rate)} %"
-    return each if not tier.flat_fee else f"{each} + {plain(tier.flat_fee)}"
-
-
-def _tier(tier: Tier) -> str:
-    end = "∞" if tier.up_to is None else plain(tier.up_to)
-    price = plain(tier.unit_price) if not tier.rate else f"{plain(tier.rate)} %"
-    return f"≤ {end}: {price}" + (f" + {plain(tier.flat_fee)}" if tier.flat_fee else "")
-
-
-def _flat_formula(line: InvoiceLine, currency: str) -> str:
-    total = _money(line.amount_minor, currency)
-    if line.unit_price is None:
-        return total
-    return f"{plain(line.quantity)} × {plain(line.unit_price)} = {total}"
-
-
-def _money(amount_minor: int, currency: str) -> str:
-    return f"{format_money(Money(amount_minor, currency))} {currency}"
+    return found.get(meter_key, NO_USAGE)
 
 
 async def _cells(
@@ -218,7 +225,13 @@ async def _events(session: AsyncSession, line: InvoiceLine, span: Period) -> lis
             " FROM usage_measured WHERE organization_id = :organization_id"
             " AND subscription_id = :subscription_id AND environment = 'Live' AND billable"
             " AND meter_key = :meter_key AND quantity > 0 AND occurred_at >= :starts_at"
-            " AND occurred_at < :ends_at ORDER BY occurred_at DESC, event_id LIMIT :most"
+            " AND occurred_at < :ends_at"
+            # The level that stood when the span began.
+            " UNION ALL (SELECT event_id, occurred_at, NULL, NULL, NULL, level FROM usage_gauges"
+            " WHERE organization_id = :organization_id AND subscription_id = :subscription_id"
+            " AND meter_key = :meter_key AND occurred_at < :starts_at"
+            " ORDER BY occurred_at DESC, event_id DESC LIMIT 1)"
+            " ORDER BY occurred_at DESC, event_id LIMIT :most"
         ),
         {**_where(line, span), "most": EVENTS_MAX},
     )

@@ -26,10 +26,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog, subscriptions
-from nimbus.base import clock
 from nimbus.base.proofs import Report
 from nimbus.billing import oracle, queries
 from nimbus.billing.models import Invoice
+from nimbus.billing.service import histories
 from nimbus.billing.service.prices import PriceBook
 from nimbus.billing.texts import plain
 from nimbus.errors import Refusal, field_error
@@ -141,7 +141,7 @@ async def _facts(
     meters = await catalog.meter_facts(session, subscription.product_id)
     kinds = {key: meter.aggregation for key, meter in meters.items() if key != "api_calls"}
     terms = await _terms(session, subscription, book)
-    ends = await _ends(session, subscription)
+    ends = await histories.ends(session, subscription)
     items, gifts = await _items(session, subscription), await _gifts(session, subscription)
     runs = []
     for row in rows:
@@ -172,43 +172,16 @@ async def _terms(
     session: AsyncSession, subscription: SubscriptionFacts, book: PriceBook
 ) -> list[tuple[UUID, datetime, list[dict[str, Any]]]]:
     """(made, from, what was sold) of each row of the contract's terms."""
-    rows = await session.execute(
-        text(
-            "SELECT t.id, t.effective_at, t.served, ARRAY[t.plan_version_id] || ARRAY(SELECT"
-            " a.plan_version_id FROM contract_add_ons a WHERE a.terms_id = t.id"
-            " ORDER BY a.plan_id) AS versions, ARRAY[1] || ARRAY(SELECT a.quantity"
-            " FROM contract_add_ons a WHERE a.terms_id = t.id ORDER BY a.plan_id) AS quantities"
-            " FROM contract_terms t WHERE t.subscription_id = :id ORDER BY t.number"
-        ),
-        {"id": subscription.id},
-    )
-    found, currency = [], subscription.currency
+    rows = await histories.agreements(session, subscription.id)
+    currency = subscription.currency
+    await book.read(session, {(version, currency) for row in rows for version, _ in row.sold})
+    found = []
     for row in rows:
-        await book.read(session, [(version, currency) for version in row.versions])
         sold = [
-            _item(book.prices[version, currency].terms, quantity)
-            for version, quantity in zip(row.versions, row.quantities, strict=True)
+            _item(book.prices[version, currency].terms, quantity) for version, quantity in row.sold
         ]
-        found.append((row.id, row.effective_at, sold if row.served else []))
+        found.append((row.made, row.effective_at, sold if row.served else []))
     return found
-
-
-async def _ends(
-    session: AsyncSession, subscription: SubscriptionFacts
-) -> list[tuple[UUID, datetime | None]]:
-    """(made, end) of each time that somebody said when the subscription ends, or that it does not.
-
-    The row says only what is so now.
-    """
-    rows = await session.execute(
-        text(
-            "SELECT id, payload->>'ends_at' AS ends_at FROM outbox"
-            " WHERE organization_id = :organization_id AND entity_id = :id"
-            " AND jsonb_exists(payload, 'ends_at') ORDER BY id"
-        ),
-        {"organization_id": subscription.organization_id, "id": subscription.id},
-    )
-    return [(row.id, row.ends_at and clock.from_wire(row.ends_at)) for row in rows]
 
 
 async def _items(

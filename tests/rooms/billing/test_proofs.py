@@ -2,6 +2,7 @@
 """Every invoice follows from raw facts, whatever made it: a second reading of the law says so."""
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import httpx2
@@ -10,6 +11,8 @@ import pytest
 from nimbus.base import clock, db
 from nimbus.base.config import Settings
 from nimbus.billing import jobs as billing_jobs
+from nimbus.billing import queries
+from nimbus.billing.service import explanations
 from nimbus.billing.service.proving import prove
 from nimbus.errors import Refusal
 from tests.support.bills import END, START, Sale, bill, subscribe, use
@@ -178,3 +181,77 @@ async def test_an_invoice_whose_events_are_gone_is_not_proved_and_that_is_said(
             await prove(session, str(invoice.number))
 
     assert [(one.field, one.code) for one in refused.value.fields] == [("invoice", "events_gone")]
+
+
+async def explained(
+    api: httpx2.AsyncClient, sale: Sale, invoice: dict[str, Any]
+) -> list[dict[str, Any]]:
+    path = f"/api/billing/invoices/{invoice['id']}"
+    bob = await sent(api, sale.customer, "GET", path)
+    return [
+        await sent(api, sale.customer, "GET", f"{path}/lines/{line['position']}/explain")
+        for line in bob["lines"]
+    ]
+
+
+async def test_each_line_of_a_changed_month_is_explained_with_its_share(
+    api: httpx2.AsyncClient, sale: Sale
+) -> None:
+    clock.set_instant(START + 20 * DAY)
+    await use(sale.contract, calls=10_500)
+    path = f"/api/billing/subscriptions/{sale.subscription_id}"
+    version = (await sent(api, sale.customer, "GET", path))["version"]
+    up = {"version": version, "plan": "professional"}
+    await sent(api, sale.customer, "POST", f"{path}/upgrade", up)
+    await bill(sale.subscription_id, END)
+
+    [invoice] = await rows("SELECT id FROM invoices")
+    lines = await explained(api, sale, invoice)
+
+    fees = [one for one in lines if one["line"]["kind"] == "Subscription"]
+    calls = [one for one in lines if one["line"]["kind"] == "ApiUsage"]
+    assert [one["formula"] for one in fees] == [
+        "49.00 EUR × 20/31 = 31.61 EUR",
+        "199.00 EUR × 11/31 = 70.61 EUR",
+    ]
+    steps = [{step["name"]: step["value"] for step in one["steps"]} for one in (*fees, *calls)]
+    assert [(said["share"], said["days"]) for said in steps] == [
+        ("20/31", "20 of 31"),
+        ("11/31", "11 of 31"),
+        ("20/31", "20 of 31"),
+    ]
+    assert steps[0]["seconds"] == "1728000 of 2678400"
+    # 20/31 of 10,000 included calls.
+    assert calls[0]["formula"] == "(10500 − 6452) × 0.002 = 8.096 → 8.10 EUR"
+    assert sum(int(cell["events"]) for cell in calls[0]["hours"]) == 105
+    assert [one["plan_version"]["plan"] for one in (*fees, *calls)] == [
+        "starter",
+        "professional",
+        "starter",
+    ]
+    assert all(len(one["ledger"]) == 2 for one in lines)
+
+
+async def test_every_line_of_a_busy_contract_adds_up_as_it_is_explained(
+    api: httpx2.AsyncClient, sale: Sale
+) -> None:
+    contract = await a_busy_spring(api, sale)
+    told = []
+    for invoice in await invoices_of(contract):
+        async with db.system_session("bill run") as session:
+            row = await queries.any_invoice(session, invoice["id"])
+            for line in await queries.lines_of(session, row.id):
+                why = await explanations.explain(session, row, line.position)
+                told += [(line.text, why)]
+
+    for text, one in told:
+        steps, asked = dict(one.steps), Decimal(one.line.amount_minor).scaleb(-2)
+        assert steps["amount"] == f"{asked:.2f} EUR", one.formula
+        if "asked_before" in steps:
+            owed, before = (Decimal(steps[name][:-4]) for name in ("owed", "asked_before"))
+            # What a credit note gave back is not taken back again.
+            assert asked - (owed - before) in {0, 10}, one.formula
+        if text == "usage":
+            assert one.events, one.formula
+        assert text in {"coupon", "item"} or one.price is not None, one.formula
+    assert {text for text, _ in told} >= {"base_fee", "usage", "minimum", "maximum", "item"}
