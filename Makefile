@@ -18,7 +18,7 @@ ORDINARY := $(wildcard /usr/lib/postgresql/*/bin/postgres)
 ON_DATABASE := tests/base $(addprefix tests/rooms/, usage ledger identity) \
     $(addprefix tests/architecture/test_, tenancy.py migrations.py pool.py)
 .DEFAULT_GOAL := help
-.PHONY: help setup run dev test soak check fix bite corpus docs demo bench
+.PHONY: help setup run dev test soak check fix bite corpus docs demo bench performance
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -67,9 +67,13 @@ docs: setup ## the reference pages that are generated from the code
 demo: $(VENV)/run.stamp portal ## the main job, from registration to the invoice marked paid
 	@exec $(BIN)/nimbus demo story $(ARGS)
 
-bench: $(VENV)/run.stamp ## the gateway beside nginx and others (ARGS="--rounds 3 --only nginx,nimbus"), usage
+bench: $(VENV)/run.stamp ## the gateway beside nginx and others (ARGS="--rounds 3 --only nginx,nimbus"), usage, bills
 	@$(BIN)/nimbus bench gateway $(ARGS)
 	@$(BIN)/nimbus bench usage
+	@$(BIN)/nimbus bench bill
+
+performance: bench ## bench, and its numbers into docs/reference/performance.md
+	@$(BIN)/nimbus bench docs
 
 # Built only when a file of web/ changed; also a part of the package's own build.
 .PHONY: portal

@@ -60,6 +60,18 @@ RECORD: dict[str, Any] = {
         "nimbus": {"p50_us": 560, "p99_us": 6_500, "added_p50_us": 400, "added_p99_us": 5_001}
     },
 }
+STORED = {"drain_us": 5.1, "database_us": 4.2, "folded_per_second": 60_000}
+USAGE: dict[str, Any] = {
+    "date": RECORD["date"],
+    "machine": RECORD["machine"],
+    "storing": {
+        "plain": {"per_second": 100_000, **STORED},
+        "reporting": {"per_second": 70_000, **STORED},
+    },
+    "reported": {"per_second": 21_000},
+    "fresh": {"p50_ms": 90, "p99_ms": 400},
+    "read": {"p50_ms": 3, "p99_ms": 60},
+}
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -199,25 +211,45 @@ def test_a_run_is_judged_by_goal_and_floor() -> None:
     }
 
 
-def test_the_reference_shows_the_record_between_its_marks(tmp_path: Path) -> None:
-    page, record = tmp_path / "page.md", tmp_path / "record.json"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
-    record.write_text(json.dumps(RECORD), encoding="utf-8")
-    report.write_reference(page, record)
-    report.write_reference(page, record)
+def test_the_reference_shows_each_record_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    places = [f"{one.begin}\nold {one.name}\n{one.end}" for one in report.SECTIONS]
+    page.write_text("\n".join(["before", *places, "after"]), encoding="utf-8")
+    gateway, of_usage, _ = (tmp_path / one.record for one in report.SECTIONS)
+    gateway.parent.mkdir(parents=True)
+    gateway.write_text(json.dumps(RECORD), encoding="utf-8")
+    of_usage.write_text(json.dumps(USAGE), encoding="utf-8")
+    for _ in range(2):
+        assert len(report.write_reference(page, tmp_path)) == 2
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "old" not in text
+    assert text.endswith("after")
+    assert [one.name for one in report.SECTIONS if f"old {one.name}" in text] == ["bills"]
     assert "| nimbus | everything | 33,000 | 1.90 | 2.50 | 23.8 | 13.0 | 0.4 |" in text
     assert "| CPU per request against nginx | 170% | 170% | 200% | met |" in text
+    assert "| plain | 100,000 | 5.1 | 4.2 | 60,000 |" in text
+    assert "| events reported/s, HTTP | 21,000 /s | 20,000 /s | 20,000 /s | met |" in text
     with pytest.raises(BenchError, match="make bench"):
-        report.write_reference(page, tmp_path / "none.json")
+        report.write_reference(page, tmp_path / "none")
 
 
-def test_the_reference_page_has_a_place_for_the_record() -> None:
+def test_the_reference_shows_a_bill_run() -> None:
+    record = {name: RECORD[name] for name in ("date", "machine")} | {
+        "subscriptions": 100_000,
+        "cells": 100,
+        "processes": 2,
+        "seconds": 41.25,
+        "memory_mib": [[0, 100.0], [50_000, 110.0], [100_000, 112.0]],
+    }
+    text = report.of_bills(record)
+    assert "100,000 subscriptions with 100 rows of the roll-up each, 2 bill runs at once" in text
+    assert "| bills of 100,000 | 41 s | 20 s | 60 s | above the floor |" in text
+
+
+def test_the_reference_page_has_a_place_for_each_record() -> None:
     text = (ROOT / report.REFERENCE).read_text(encoding="utf-8")
-    assert 0 < text.index(report.BEGIN) < text.index(report.END)
+    marks = [text.index(mark) for one in report.SECTIONS for mark in (one.begin, one.end)]
+    assert marks == sorted(marks)
 
 
 def test_the_market_is_served_under_every_policy(
@@ -255,11 +287,5 @@ def test_the_bench_of_usage_writes_journals_that_read_as_whole_calls(tmp_path: P
 
 
 def test_the_goals_of_usage_are_judged() -> None:
-    facts = {
-        "storing": {"plain": {"per_second": 100_000}, "reporting": {"per_second": 70_000}},
-        "reported": {"per_second": 21_000},
-        "fresh": {"p50_ms": 60, "p99_ms": 400},
-        "read": {"p50_ms": 3, "p99_ms": 60},
-    }
-    verdicts = [goal.verdict for goal in usage.judge(facts)]
+    verdicts = [goal.verdict for goal in usage.judge(USAGE)]
     assert verdicts == ["above the floor", "below the floor", "met", "met", "below the floor"]

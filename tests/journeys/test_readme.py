@@ -35,6 +35,7 @@ ELSEWHERE = {
     PART_OF_THE_BENCH: "as above",
     ".venv/bin/nimbus bench usage": "it needs a calm machine; tests/bench tries its parts",
     ".venv/bin/nimbus bench docs": "it needs a run of the bench; tests/bench tries it",
+    "make performance": "as `make bench`",
     TOUR: "it stays in the foreground: the fixture runs it as another terminal would",
 }
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
