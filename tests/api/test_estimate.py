@@ -145,6 +145,32 @@ async def test_what_cannot_be_billed_is_refused_by_its_field(api):
         assert field in [one["field"] for one in answer.json()["errors"]], (body, answer.json())
 
 
+async def test_a_number_where_a_text_belongs_is_refused_however_it_is_written(api, monkeypatch):
+    monkeypatch.setattr("nimbus.billing.endpoints.estimates.ESTIMATES_A_MINUTE", 10**6)
+    shapes = {
+        "base_fee": '{"base_fee": %s}',
+        "usage.calls": '{"usage": {"calls": %s}, "charges": [{"meter": "calls"}]}',
+        "charges.0.unit_price": '{"charges": [{"meter": "calls", "unit_price": %s}]}',
+        "charges.0.free_events": '{"charges": [{"meter": "calls", "free_events": %s}]}',
+        "charges.0.tiers.0.up_to": '{"charges": [{"meter": "c", "tiers": [{"up_to": %s}]}]}',
+        "coupons.0.percent": '{"coupons": [{"percent": %s}]}',
+        "tax.rate": '{"tax": {"rate": %s}}',
+        "period.from": '{"period": {"from": %s, "to": "2026-06-01"}}',
+        "wallet": '{"wallet": %s}',
+    }
+    for field, shape in shapes.items():
+        for number in ("1e400", "-1e400", "NaN", "Infinity", "1.5", "{}", '"1e400"', '"NaN"', '""'):
+            answer = await api.post(
+                ESTIMATE,
+                content=shape % number,
+                headers={"Content-Type": "application/json"},
+            )
+            told = (field, number, answer.text)
+            assert answer.status_code in {400, 422}, told
+            if answer.status_code == 422:
+                assert field in {one["field"] for one in answer.json()["errors"]}, told
+
+
 async def test_the_largest_bill_is_exact(api):
     """10^15 units at 10^6 and a price of twelve places: no digit is lost (spec 09, M-13)."""
     body = {
