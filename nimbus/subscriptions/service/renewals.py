@@ -33,14 +33,15 @@ async def renew_period(
     if subscription.ends_at is not None and subscription.ends_at <= subscription.period_ends_at:
         subscription.next_billing_at = None
         return subscription.facts()
-    before = {"plan_version_id": str(subscription.plan_version_id)}
+    waited = subscription.scheduled_change
+    before = {"plan_version_id": str(subscription.plan_version_id), "scheduled_change": waited}
     if subscription.status != "Expired":
         subscription.status = lifecycles.subscription(state(subscription), "renew")
         await apply_scheduled(session, subscription, subscription.period_ends_at)
     plan = await catalog.plan_facts(session, subscription.plan_version_id)
     enter_period(subscription, plan, subscription.period_number + 1)
-    changed = before["plan_version_id"] != str(subscription.plan_version_id)
-    told = before if changed else {}
+    # What waited may have been an add-on alone: its quotas and prices change all the same.
+    told = before if waited != subscription.scheduled_change else {}
     tell(session, actor, SubscriptionRenewed, subscription, plan, before=told)
     return subscription.facts()
 
