@@ -13,6 +13,7 @@ from nimbus import catalog, subscriptions
 from nimbus.base import clock, db
 from nimbus.base.actors import SYSTEM
 from nimbus.base.ids import new_id
+from nimbus.base.jobs import next_due
 from nimbus.errors import Refusal
 from nimbus.subscriptions import jobs, queries
 from nimbus.subscriptions.models import Subscription
@@ -312,6 +313,8 @@ async def test_a_trial_tells_of_its_end_three_days_before_it_once(api, provider,
     told_at = START + timedelta(days=11)
     async with db.system_session("test") as session:
         assert await queries.next_trial_notice(session) == told_at
+        # Where time is moved by hand, it stops there.
+        assert await next_due(session) == told_at
 
     assert await due_notices(told_at - timedelta(microseconds=1)) == 0
     assert await due_notices(told_at) == 1

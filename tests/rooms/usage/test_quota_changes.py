@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What changes a quota, changes it by the law: plans, resets, increases, roll-over, thresholds."""
 
-import os
-import random
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,11 +16,11 @@ from nimbus.usage import jobs
 from nimbus.usage.service import adjustments, quotas
 from tests.support.metered import END, START, STORING, Contract, Market, event, proof, rows, store
 from tests.support.quotas import MONTH, Tenant, offer, tenant
+from tests.support.soak import Soak
 
 pytestmark = pytest.mark.anyio
 
 DAY = timedelta(days=1)
-SEED = int(os.environ.get("TEST_SEED", "20261120"))
 LIMITS = {"small": 40, "middle": 100, "large": 160}
 
 
@@ -75,13 +73,12 @@ async def announced(name: str) -> list[dict[str, Any]]:
 
 
 async def test_no_sequence_of_changes_gives_more_than_the_best_plan(
-    wind: Tenant, tmp_path: Path
+    wind: Tenant, tmp_path: Path, soak: Soak
 ) -> None:
     """Random plans that carry or count anew, resets by hand, cancelling and beginning again, calls
     of random weight: what is served in a month stays within the best plan of each count.
     """
-    print(f"TEST_SEED={SEED}")
-    choice = random.Random(SEED)
+    choice = soak.random
     for name, amount in LIMITS.items():
         for how in ("carry", "reset"):
             await offer(
@@ -90,7 +87,7 @@ async def test_no_sequence_of_changes_gives_more_than_the_best_plan(
     plan = "large-reset"
     await wind.move(plan)
     month, served, best = (2026, 5), 0, [LIMITS["large"]]
-    for _ in range(45):
+    for _ in range(soak.count(45, 2000)):
         action = choice.choice(["move", "move", "move", "use", "use", "use", "again", "hand", "on"])
         if action == "move":
             plan = choice.choice([f"{n}-{h}" for n in LIMITS for h in ("carry", "reset")])
