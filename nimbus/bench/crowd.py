@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Very many customers with a key each, straight into the tables: for memory, not for calls.
 
-They are copies of a customer that the use cases made, under new ids.
+They are copies of a customer that the use cases made, under new ids, which rise as the product's
+own do: whoever came later has the greater one.
 """
 
 from typing import Any
@@ -60,8 +61,10 @@ def copies(
         " (SELECT * FROM {table} t WHERE {template} ="
         "  (SELECT k.organization_id FROM api_keys k ORDER BY k.id DESC LIMIT 1) LIMIT 1) t,"
         " generate_series(1, %(count)s) n,"
-        " LATERAL (SELECT md5('organization' || n)::uuid AS id) o,"
-        " LATERAL (SELECT md5('subscription' || n)::uuid AS id) s"
+        " LATERAL (SELECT (lpad(to_hex(n), 12, '0') || substr(md5('organization' || n), 13))::uuid"
+        "  AS id) o,"
+        " LATERAL (SELECT (lpad(to_hex(n), 12, '0') || substr(md5('subscription' || n), 13))::uuid"
+        "  AS id) s"
     ).format(
         table=sql.Identifier(table),
         names=sql.SQL(", ").join(map(sql.Identifier, names)),

@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`nimbus bench`: the gateway beside others, and usage, on this machine."""
+"""`nimbus bench`: the gateway beside others, usage and bills, on this machine."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nimbus.cli.options import CommandError
 
-commands = typer.Typer(no_args_is_help=True, help="Measure the gateway beside others, and usage.")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nimbus.bench.goals import Goal
+
+commands = typer.Typer(
+    no_args_is_help=True, help="Measure the gateway beside others, usage and bills."
+)
 
 CAN_NOT_MEASURE = 2
 BELOW_A_FLOOR = 1
@@ -60,17 +67,24 @@ def gateway(
 
 @commands.command()
 def bill(
-    subscriptions: Annotated[int, typer.Option(min=1, help="How many are billed.")] = 100_000,
+    subscriptions: Annotated[int, typer.Option(min=100, help="How many are billed.")] = 20_000,
     cells: Annotated[int, typer.Option(min=1, help="Rows of the roll-up each has.")] = 100,
     processes: Annotated[int, typer.Option(min=1, help="Bill runs at once.")] = 2,
-    check: Annotated[bool, typer.Option("--check", help="Status 1 above 60 seconds.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Status 1 below a floor.")] = False,
 ) -> None:
-    """Bill a month of very many subscriptions: lines, VAT, numbers, ledger, trail; no documents."""
-    from nimbus.bench import bills
+    """Bill a month of very many subscriptions: lines, VAT, numbers, ledger, trail; no documents.
 
-    record = bills.run(subscriptions, cells, processes, lambda line: print(line, flush=True))
-    if check and record.seconds > bills.CEILING_SECONDS:
-        raise typer.Exit(BELOW_A_FLOOR)
+    The goal is about 100,000 (`--subscriptions 100000`); fewer show the pace. The record is
+    build/bench/bills.json.
+    """
+    from nimbus.bench import bills as bench
+    from nimbus.bench.processes import BenchError
+
+    try:
+        facts = bench.run(subscriptions, cells, processes, lambda line: print(line, flush=True))
+    except BenchError as error:
+        raise CommandError(str(error)) from None
+    _judged(bench.judge(facts), bench.RECORD, check=check)
 
 
 @commands.command()
@@ -89,13 +103,7 @@ def usage(
         facts = bench.run(rounds, lambda line: print(line, flush=True))
     except BenchError as error:
         raise CommandError(str(error)) from None
-    goals = bench.judge(facts)
-    for one in goals:
-        asked = f"goal {one.shown(one.goal)}, floor {one.shown(one.floor)}"
-        print(f"{one.what:48} {one.shown(one.value):>12}  {asked}: {one.verdict}")
-    print(f"\nThe record is {bench.RECORD}")
-    if check and not all(one.is_above_floor for one in goals):
-        raise typer.Exit(BELOW_A_FLOOR)
+    _judged(bench.judge(facts), bench.RECORD, check=check)
 
 
 @commands.command()
@@ -117,15 +125,15 @@ def parts(
 
 @commands.command()
 def docs() -> None:
-    """Put the tables of the last run into docs/reference/performance.md."""
+    """Put the tables of the last runs into docs/reference/performance.md."""
     from nimbus.bench import report
     from nimbus.bench.processes import BenchError
 
     try:
-        report.write_reference()
+        shown = report.write_reference()
     except BenchError as error:
         raise CommandError(str(error)) from None
-    print(f"{report.REFERENCE} shows {report.RECORD}")
+    print(f"{report.REFERENCE} shows {', '.join(map(str, shown))}")
 
 
 def _choice(given: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
@@ -135,3 +143,12 @@ def _choice(given: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
         if name not in known:
             raise CommandError(f"There is no {what} {name}: {', '.join(known)}")
     return tuple(name for name in known if not names or name in names)
+
+
+def _judged(goals: "Sequence[Goal]", record: Path, *, check: bool) -> None:
+    for one in goals:
+        asked = f"goal {one.shown(one.goal)}, floor {one.shown(one.floor)}"
+        print(f"{one.what:48} {one.shown(one.value):>12}  {asked}: {one.verdict}")
+    print(f"\nThe record is {record}")
+    if check and not all(one.is_above_floor for one in goals):
+        raise typer.Exit(BELOW_A_FLOOR)
