@@ -38,6 +38,7 @@ PATHS = (
     "/consumers",
     "/plans",
     "/meters",
+    "/receivables",
     "/usage",
     "/logs",
     "/analytics",

@@ -200,7 +200,9 @@ def test_what_was_called_is_shown_with_its_costs_and_a_call_says_what_it_cost(
     looks_good(page)
     page.get_by_role("button", name="Details of POST /reports").first.press("Enter")
     detail = page.get_by_role("dialog")
-    expect(detail.get_by_role("region", name="What it cost")).to_contain_text("1 reports at €2.50")
+    expect(detail.get_by_role("region", name="What it cost")).to_contain_text(
+        "1 PDF reports at €2.50"
+    )
     looks_good(page)
     page.keyboard.press("Escape")
     expect(detail).to_have_count(0)
@@ -267,6 +269,119 @@ def test_a_change_of_the_subscription_is_shown_with_its_price_before_it_is_made(
     page.get_by_role("button", name="Confirm").click()
     expect(card).to_contain_text("Current period")
     assert watched.faults == []
+
+
+def test_a_provider_makes_a_meter_and_what_is_wrong_with_it_is_said_at_its_field(
+    watched: Watched, system: System
+) -> None:
+    page = watched.page
+    sign_in(page, system.admin_email, system.admin_password)
+    page.get_by_role("link", name="Meters", exact=True).click()
+    page.get_by_role("button", name="New meter").click()
+    page.get_by_label("Unit").fill("GB")
+    page.get_by_label("What it does").select_option("Amount times time")
+    expect(page.get_by_role("dialog")).to_contain_text("5 GB-months")
+    page.get_by_role("button", name="Add a condition").click()
+    page.get_by_label("Property").fill("tier")
+    page.get_by_label("Values").fill("warm, cold")
+    looks_good(page)
+    page.get_by_label("Key").fill("assets")
+    page.get_by_label("Key").press("Enter")
+    expect(page.get_by_label("Key")).to_be_focused()
+    expect(page.get_by_label("Key")).to_have_accessible_description(re.compile("has a meter"))
+    page.get_by_label("Key").fill("storage_gb")
+    page.get_by_label("Key").press("Enter")
+    row = page.get_by_role("row", name="GB of storage")
+    expect(row).to_contain_text("tier is warm or cold")
+    row.get_by_role("button", name="Change").click()
+    page.get_by_role("button", name="Remove the condition tier").click()
+    page.get_by_role("button", name="Save").click()
+    expect(row).to_contain_text("Everything")
+    assert [fault for fault in watched.faults if "422" not in fault] == []
+
+
+def test_a_move_of_subscribers_says_whom_and_at_what_fee_before_it_is_made(
+    watched: Watched, system: System
+) -> None:
+    page = watched.page
+    sign_in(page, system.admin_email, system.admin_password)
+    page.get_by_role("link", name="Plans", exact=True).click()
+    card = page.get_by_role("region", name="Starter")
+    expect(card.get_by_role("row", name="API calls")).to_contain_text("€0.002 each")
+    card.get_by_role("button", name="Move the subscribers of Starter").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Nobody has to move")
+    page.get_by_label("To", exact=True).select_option("Professional, version 1")
+    said = dialog.get_by_role("row", name="Version 1")
+    expect(said).to_have_text(re.compile(r"Version 1\d€49\.00€199\.00"))
+    looks_good(page)
+    page.get_by_label("What you tell them").fill("Starter is no longer sold")
+    page.get_by_role("button", name="Move them").click()
+    expect(card.get_by_role("note")).to_contain_text(re.compile(r"([1-9]) of \1 are told\."))
+    assert watched.faults == []
+
+
+def test_a_provider_gives_a_subscriber_more_and_agrees_prices_with_it(
+    watched: Watched, system: System
+) -> None:
+    page = watched.page
+    sign_in(page, system.admin_email, system.admin_password)
+    page.get_by_role("link", name="Consumers").click()
+    page.get_by_role("link", name="Tapas B.V.").click()
+    quotas = page.get_by_role("region", name="Quotas")
+    expect(quotas).to_contain_text("of 10 left")
+    quotas.get_by_role("button", name="Give more: assets").click()
+    page.get_by_label("How many more").fill("5")
+    page.get_by_label("Reason").fill("A try-out")
+    page.get_by_label("Reason").press("Enter")
+    expect(quotas).to_contain_text("of 15 left")
+    quotas.get_by_role("button", name="Count anew: API calls").click()
+    page.get_by_label("Reason").fill("A wrong loop")
+    page.get_by_label("Reason").press("Enter")
+    expect(quotas).to_contain_text("10,000 of 10,000 left")
+    page.get_by_role("button", name="Agree own prices").click()
+    page.get_by_label("Fixed fee in EUR").fill("45")
+    page.get_by_label("Price of one more in EUR").first.fill("0.0015")
+    looks_good(page)
+    page.get_by_role("button", name="Agree", exact=True).click()
+    expect(page.get_by_role("row", name="API calls")).to_contain_text("€0.0015 each")
+    expect(page.get_by_role("main")).to_contain_text("€45.00")
+    assert watched.faults == []
+
+
+def test_an_invoice_that_will_not_be_paid_is_written_off_with_a_reason(
+    watched: Watched, system: System
+) -> None:
+    page = watched.page
+    sign_in(page, system.admin_email, system.admin_password)
+    page.get_by_role("link", name="Invoices sent").click()
+    row = page.get_by_role("row", name="Tapas B.V.")
+    row.get_by_role("button", name="Write off").click()
+    page.get_by_role("dialog").get_by_role("button", name="Write off").click()
+    expect(page.get_by_label("Reason")).to_have_attribute("aria-invalid", "true")
+    looks_good(page)
+    page.get_by_label("Reason").fill("Bankrupt")
+    page.get_by_label("Reason").press("Enter")
+    expect(row).to_contain_text("Written off")
+    expect(row.get_by_role("button")).to_have_count(0)
+    assert watched.faults == []
+
+
+def test_what_a_provider_sees_fits_a_phone_in_the_dark(browser: Browser, system: System) -> None:
+    with watched_page(browser, system.url, **PHONE, color_scheme="dark") as watched:
+        page = watched.page
+        page.goto("/sign-in")
+        page.get_by_label("E-mailadres").fill(system.admin_email)
+        page.get_by_role("textbox", name="Wachtwoord").fill(system.admin_password)
+        page.get_by_role("button", name="Inloggen").click()
+        for name in ("Meters", "Tarieven", "Verzonden facturen", "Afnemers"):
+            page.get_by_role("button", name="Menu").click()
+            page.get_by_role("link", name=name, exact=True).click()
+            looks_good(page)
+        page.get_by_role("link", name="Tapas B.V.").click()
+        expect(page.get_by_role("region", name="Prijzen")).to_be_visible()
+        looks_good(page)
+        assert watched.faults == []
 
 
 def test_a_session_outlives_a_reload_in_two_tabs_and_its_token_lies_in_no_storage(

@@ -13,6 +13,7 @@ import { metersRoute } from './meters';
 import { onboardingRoute } from './onboarding';
 import { plansRoute } from './plans';
 import { publicRoute } from './public';
+import { receivablesRoute } from './receivables';
 import { registerRoute } from './register';
 import { resetPasswordRoute } from './resetPassword';
 import { rootRoute } from './root';
@@ -42,6 +43,7 @@ const routeTree = rootRoute.addChildren([
     consumersRoute,
     plansRoute,
     metersRoute,
+    receivablesRoute,
     analyticsRoute,
   ]),
 ]);

@@ -3,7 +3,7 @@ import { AppShell, Burger, Group, NavLink, Stack, Text, VisuallyHidden } from '@
 import { useDisclosure } from '@mantine/hooks';
 import { Link, Outlet, useMatchRoute } from '@tanstack/react-router';
 import type { ReactNode } from 'react';
-import { useMay } from '@/api/session';
+import { useMay, useSession } from '@/api/session';
 import { SubscriptionStatus } from '@/features/subscriptions/SubscriptionStatus';
 import { Brand } from '@/ui/Brand';
 import { useTexts } from '@/ui/i18n';
@@ -36,6 +36,7 @@ export function ConsumerLayout() {
   const maySubscriptions = useMay('see_subscription');
   const mayUsage = useMay('see_usage');
   const mayLogs = useMay('read_logs');
+  const runs = Boolean(useSession()?.user.platform_role);
   const mayConsumers = useMay('manage_consumers');
   const sells = useSells(useMay('manage_products'));
   const [opened, { toggle, close }] = useDisclosure();
@@ -124,6 +125,19 @@ export function ConsumerLayout() {
                 />
               </>
             )}
+            {runs && (
+              <>
+                <Text size="xs" c="dimmed" fw={600} mt="md" mb={4} px="sm">
+                  {own.running}
+                </Text>
+                <NavigationLink
+                  to="/receivables"
+                  icon={<InvoiceIcon />}
+                  label={own.receivables}
+                  onClick={close}
+                />
+              </>
+            )}
           </nav>
           <Preferences />
         </Stack>
@@ -148,7 +162,8 @@ type NavigationLinkProps = {
     | '/consumers'
     | '/analytics'
     | '/plans'
-    | '/meters';
+    | '/meters'
+    | '/receivables';
   icon: ReactNode;
   label: string;
   onClick: () => void;

@@ -14,11 +14,12 @@ export function InvoiceFacts({ invoice }: { invoice: InvoiceDetail }) {
   const { locale } = useLocale();
   const date = (value: string) => formatDate(value, locale);
   const { seller, buyer, issued_on, due_on, paid_at, payment_reference, taxes } = invoice;
-  const open = invoice.status === 'Sent' || invoice.status === 'Overdue';
+  const sent = invoice.status === 'Sent' || invoice.status === 'Overdue';
+  const open = sent && invoice.payment_state !== 'WrittenOff';
   return (
     <Stack gap={6} component="dl" m={0}>
       <Fact name={words.status}>
-        <InvoiceStatus status={invoice.status} />
+        <InvoiceStatus invoice={invoice} />
       </Fact>
       {seller && <Fact name={own.from}>{seller.name}</Fact>}
       {buyer && <Fact name={own.to}>{buyer.name}</Fact>}

@@ -103,7 +103,7 @@ function InvoiceRow({ invoice, pending, onDownload }: RowProps) {
       <Table.Td data-label={own.issued}>{date(invoice.issued_on)}</Table.Td>
       <Table.Td data-label={own.due}>{date(invoice.due_on)}</Table.Td>
       <Table.Td data-label={own.status}>
-        <InvoiceStatus status={invoice.status} />
+        <InvoiceStatus invoice={invoice} />
       </Table.Td>
       <Table.Td ta="right" fw={600} data-label={own.total}>
         {formatMoney(invoice.total, locale)}

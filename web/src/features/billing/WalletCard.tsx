@@ -99,6 +99,7 @@ function TopUpForm({ currency }: { currency: string }) {
             size="sm"
             min={1}
             decimalScale={digitsOf(currency)}
+            allowedDecimalSeparators={['.', ',']}
             w={150}
             key={form.key('amount')}
             {...form.getInputProps('amount')}

@@ -49,8 +49,22 @@ export const invoiceTexts = texts(
 );
 
 export const invoiceStatusTexts = texts(
-  { Draft: 'Draft', Sent: 'Open', Paid: 'Paid', Overdue: 'Overdue', Cancelled: 'Cancelled' },
-  { Draft: 'Concept', Sent: 'Open', Paid: 'Betaald', Overdue: 'Te laat', Cancelled: 'Vervallen' },
+  {
+    Draft: 'Draft',
+    Sent: 'Open',
+    Paid: 'Paid',
+    Overdue: 'Overdue',
+    Cancelled: 'Cancelled',
+    WrittenOff: 'Written off',
+  },
+  {
+    Draft: 'Concept',
+    Sent: 'Open',
+    Paid: 'Betaald',
+    Overdue: 'Te laat',
+    Cancelled: 'Vervallen',
+    WrittenOff: 'Afgeschreven',
+  },
 );
 
 export const sumTexts = texts(

@@ -11,6 +11,9 @@ import { type Detail, setContract } from './consumers';
 import { agreed, asTyped, pathOf, type Typed } from './contract';
 import { contractTexts, detailTexts } from './texts';
 
+// A Dutch hand types a comma.
+const SEPARATORS = ['.', ','];
+
 type Props = {
   detail: Detail;
   onClose: () => void;
@@ -63,12 +66,13 @@ function ContractForm({ detail, onClose, onDone }: Props) {
           min={0}
           decimalScale={2}
           fixedDecimalScale
+          allowedDecimalSeparators={SEPARATORS}
           data-autofocus
           {...form.getInputProps('fee')}
         />
         {terms.charges.map((charge, at) => (
           <Fieldset key={charge.meter} legend={meterTitle(charge.meter, locale)} radius="md">
-            <Group align="flex-start" grow>
+            <Group align="flex-end" grow>
               <NumberInput
                 label={own.included}
                 min={0}
@@ -79,10 +83,11 @@ function ContractForm({ detail, onClose, onDone }: Props) {
                   label={own.price(currency)}
                   min={0}
                   decimalScale={12}
+                  allowedDecimalSeparators={SEPARATORS}
                   {...form.getInputProps(`charges.${at}.unit_price`)}
                 />
               ) : (
-                <Text size="sm" c="dimmed" pt="xl">
+                <Text size="sm" c="dimmed">
                   {own.modelStays(String(models[charge.model]))}
                 </Text>
               )}
