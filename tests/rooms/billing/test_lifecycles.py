@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invoices through a contract's life: grace, fees in advance, trials, changes, the last period."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -11,13 +12,15 @@ from psycopg import errors
 
 from nimbus import ledger
 from nimbus.base import clock, db
+from nimbus.base.actors import SYSTEM
 from nimbus.base.config import Settings
 from nimbus.base.ids import new_id
 from nimbus.billing import jobs as billing_jobs
 from nimbus.billing import queries
 from nimbus.billing.models import Invoice
+from nimbus.subscriptions.service import lives
 from tests.support.bills import END, START, Sale, bill, counts, subscribe, use
-from tests.support.market import PRODUCTS, STARTER, sent
+from tests.support.market import ADD_ON, PRODUCTS, STARTER, sent
 from tests.support.metered import Contract, rows
 from tests.support.people import make_owner
 from tests.support.roles import as_role
@@ -138,8 +141,6 @@ async def test_a_trial_is_free_and_the_paid_period_after_it_is_billed(
     clock.set_instant(converted)
     assert await bill(contract.subscription_id, converted) is None
     async with db.system_session("advance subscriptions") as session:
-        from nimbus.subscriptions.service import lives
-
         await lives.advance(session, contract.subscription_id, converted)
     [subscription] = await rows(
         "SELECT period_ends_at FROM subscriptions WHERE id = :id", id=contract.subscription_id
@@ -267,3 +268,55 @@ async def test_each_invoice_is_drafted_and_finalized_in_trail_and_outbox(sale: S
     assert {row["provider_organization_id"] for row in told} == {sale.admin.organization_id}
     after = await counts(["audit_log", "outbox"])
     assert {name: after[name] - before[name] for name in after} == {"audit_log": 3, "outbox": 3}
+
+
+async def test_an_add_on_that_is_left_gives_no_quota_in_the_period_that_begins(
+    api: httpx2.AsyncClient, sale: Sale
+) -> None:
+    more = {**ADD_ON, "slug": "more", "quotas": [{"meter": "api_calls", "amount": 5000}]}
+    product = f"{PRODUCTS}/{sale.contract.product_id}"
+    add_on = await sent(api, sale.admin, "POST", f"{product}/add-ons", more)
+    path = f"/api/billing/subscriptions/{sale.subscription_id}"
+    taken = {"add_on": "more", "quantity": 1, "version": 1}
+    await sent(api, sale.customer, "POST", f"{path}/add-ons", taken)
+    known = (await sent(api, sale.customer, "GET", path))["version"]
+    left = f"{path}/add-ons/{add_on['id']}?version={known}"
+    await sent(api, sale.customer, "DELETE", left)
+
+    await bill(sale.subscription_id)
+
+    limits = await rows(
+        "SELECT period_starts_at, limit_units FROM quota_standings WHERE subscription_id = :id"
+        " AND meter_key = 'api_calls' ORDER BY period_starts_at",
+        id=sale.subscription_id,
+    )
+    assert [(row["period_starts_at"], row["limit_units"]) for row in limits][:2] == [
+        (START, 15_000),
+        (END, 10_000),
+    ]
+
+
+async def test_who_leaves_as_a_period_begins_gets_back_what_was_paid_for_it(
+    api: httpx2.AsyncClient, sale: Sale
+) -> None:
+    contract = await on_plan(api, sale, base_fee_timing="advance")
+    await bill(contract.subscription_id, START)
+    await bill(contract.subscription_id, END)
+    async with db.system_session("contract changes") as session:
+        await lives.cancel(
+            session,
+            replace(SYSTEM, platform_role="admin"),
+            contract.subscription_id,
+            reason="no more",
+            as_of=END,
+            at_once=True,
+            version=None,
+            side="operator",
+        )
+    back = await bill(contract.subscription_id, END)
+    again = await bill(contract.subscription_id, JUNE_ENDS)
+
+    assert back is not None
+    assert (back.kind, back.parked_reason) == ("change", "negative_total")
+    assert await lines_of(back.id) == [(END, "Subscription", -4900)]
+    assert again is None
