@@ -53,10 +53,12 @@ Say = Callable[[str], None]
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 CUSTOMERS = 20
-SEGMENTS = 24  # 393,216 calls a round
+SEGMENTS = 40  # 655,360 calls a round
 MINUTES = 10  # in which the calls of a round were made
 SAMPLES = 200
 WAIT_SECONDS = 300.0
+LOG = "drain.log"
+LOG_LINES = 20
 READS = 400
 TENANT_CALLS = 1_800_000
 
@@ -151,10 +153,10 @@ def _storing(
     database = market.database_pid(settings)
     machine.pin(database, own)
     with _connected(settings) as connection, _drain(settings, own[-1]) as process:
-        _wait_until(connection, producer, 1)
+        _wait_until(settings, connection, process, producer, 1)
         begun, already = clock.monotonic(), _stored(connection, producer)
         before, beside = machine.tree_cpu(process.pid), machine.tree_cpu(database)
-        _wait_until(connection, producer, count)
+        _wait_until(settings, connection, process, producer, count)
         seconds = clock.monotonic() - begun
         stored = count - already
         cpu = machine.tree_cpu(process.pid) - before
@@ -240,17 +242,31 @@ def _stored(connection: Connection, producer: UUID) -> int:
     return 0 if row is None else int(row[0])
 
 
-def _wait_until(connection: Connection, producer: UUID, count: int) -> None:
+def _wait_until(
+    settings: Settings,
+    connection: Connection,
+    process: "subprocess.Popen[bytes]",
+    producer: UUID,
+    count: int,
+) -> None:
     deadline = clock.monotonic() + WAIT_SECONDS
     while _stored(connection, producer) < count:
-        if clock.monotonic() > deadline:
-            raise BenchError("the drain did not store what it should")
+        _check(settings, process, deadline)
         time.sleep(0.005)
+
+
+def _check(settings: Settings, process: "subprocess.Popen[bytes]", deadline: float) -> None:
+    """Raise `BenchError` with the end of the drain's log when it is gone, or took too long."""
+    if process.poll() is None and clock.monotonic() < deadline:
+        return
+    lines = (settings.data_dir / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    said = "\n".join(lines[-LOG_LINES:])
+    raise BenchError(f"the drain did not store what it should; its log ends:\n{said}")
 
 
 @contextmanager
 def _drain(settings: Settings, core: int) -> Iterator["subprocess.Popen[bytes]"]:
-    log = settings.data_dir / "drain.log"
+    log = settings.data_dir / LOG
     words = [sys.executable, "-m", "nimbus", "drain"]
     with program(words, core, log, market.environment(settings)) as process:
         yield process
@@ -264,7 +280,7 @@ def _freshness(settings: Settings, callers: Sequence[Caller]) -> Facts:
     hour = since.replace(minute=0, second=0, microsecond=0)
     taken = []
     core = machine.choose_cores().gateway
-    with _connected(settings) as connection, _drain(settings, core):
+    with _connected(settings) as connection, _drain(settings, core) as process:
         for number in range(SAMPLES):
             sequence = journal.reserve()
             assert sequence is not None, "there is room"
@@ -275,8 +291,7 @@ def _freshness(settings: Settings, callers: Sequence[Caller]) -> Facts:
                 row = connection.execute(statement, (hour,)).fetchone()
                 if row is not None and row[0] > number:
                     break
-                if clock.monotonic() - begun > WAIT_SECONDS:
-                    raise BenchError("the call never came to be a number")
+                _check(settings, process, begun + WAIT_SECONDS)
             taken.append((clock.monotonic() - begun) * 1000)
             time.sleep(number % 17 / 100)
     journal.close()
