@@ -32,9 +32,9 @@ class Posting:
 async def post(session: AsyncSession, postings: Iterable[Posting]) -> None:
     """Add postings at the end of their organizations' chains; a fact of nothing adds nothing.
 
-    Needs a system session. Call it once in a transaction, after every other lock: the chains'
-    heads are locked until commit, in the order of the organizations, so posters never wait for
-    each other in a circle. A fact posted before is an IntegrityError: (source kind, source id,
+    Needs a system session. Call it once in a transaction, after every other lock but that of the
+    invoices' number series: the chains' heads are locked until commit, in the order of the
+    organizations, so posters never wait for each other in a circle. A fact posted before is an IntegrityError: (source kind, source id,
     leg) is unique.
     """
     legs = [

@@ -83,7 +83,7 @@ asyncio.run(main())
 async def test_runs_that_are_killed_leave_whole_bills_and_the_next_goes_on(
     sale: Sale, settings: Settings, soak: Soak
 ) -> None:
-    count = soak.count(120, 2_000)
+    count = soak.count(120, 10_000)
     await copies_of(sale, count - 1)
     with as_role(settings, "superuser") as owner:
         owner.execute("INSERT INTO test_clock (instant) VALUES (%s)", (END,))
@@ -96,7 +96,7 @@ async def test_runs_that_are_killed_leave_whole_bills_and_the_next_goes_on(
             sys.executable, "-c", program, env=environment, stdout=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None
-        for _ in range(chance.randint(2, 25)):
+        for _ in range(chance.randint(2, soak.count(25, 800))):
             await asyncio.wait_for(process.stdout.readline(), 60)
         if process.returncode is None:
             process.send_signal(signal.SIGKILL)
