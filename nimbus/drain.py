@@ -18,10 +18,12 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -33,7 +35,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nimbus import access, usage
 from nimbus.base import clock, db, log, metrics, process
 from nimbus.base.config import Settings
-from nimbus.rules.blocks import Block, last_used, read_block
+from nimbus.rules.blocks import Block, read_block
 from nimbus.rules.metering import (
     HEADER_SIZE,
     LOCK_NAME,
@@ -54,6 +56,7 @@ POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 0.25  # how long an open slot holds up the ones behind it
 BATCH_SLOTS = 65_536  # four segments: what a batch costs whatever is in it is shared by many
 WAITING_MAX = 10_000  # open calls of one gateway that may be left behind
+SWITCH_SECONDS = 0.0005  # a thread works on the next batch: who feeds the database goes first
 RETRY_SECONDS_MAX = 5.0
 ABSENT_SECONDS = 60.0
 DRAIN_LOCK = ".drain.lock"
@@ -76,20 +79,40 @@ class Journal:
     heads: deque[tuple[float, int]] = field(default_factory=deque)  # when what was used
     old_head: int = 0  # what had been used PATIENCE_SECONDS ago
     headers: dict[Path, SegmentHeader] = field(default_factory=dict)
+    ahead: "Ahead | None" = None  # the next batch's block, while the database has the present one
     failures: int = 0
     retry_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
+class Worked:
+    """A block and all that is worked out of it before it is stored."""
+
+    block: Block
+    ready: usage.Ready
+    last_used: dict[UUID, datetime]
+    stored: list[usage.Stored]
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The block from the sequence `first` on, which a thread works on."""
+
+    first: int
+    worked: "asyncio.Future[Worked | None]"
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """What is stored in one transaction: what became of the slots `first` to `last`. The calls are
-    those of the block and those that waited, and came late.
+    """What is stored in one transaction: what became of the slots `first` to `last`; up to `head`
+    slots were used. The calls are those of the block and those that waited, and came late.
     """
 
     first: int
     last: int
+    head: int
     late: list[UsageEvent]
-    block: Block | None
+    worked: Worked | None
     waiting: set[int]
     corrupt: set[int]
 
@@ -113,6 +136,7 @@ class Segment:
 def run(settings: Settings) -> None:
     """Drain until SIGTERM or SIGINT; the batches under way are finished first."""
     log.configure(settings.log_level, "drain")
+    sys.setswitchinterval(SWITCH_SECONDS)
     uvloop.run(_drain(settings))
 
 
@@ -227,9 +251,10 @@ async def _advance(journal: Journal) -> bool:
     segments = _segments(journal)
     if dead and journal.end is None:
         journal.end = _last_used(segments, journal.mark.watermark)
-    batch = _next_batch(journal, journal.mark, segments)
+    batch = _next_batch(journal, journal.mark, segments, await _ahead(journal, journal.mark))
     if batch is not None:
         _quarantine(journal, segments, batch.corrupt)
+        _work_ahead(journal, segments, batch, dead=dead)
         journal.mark = await _store(journal.producer, batch)
     _delete_stored(journal, segments, journal.mark)
     if dead and not journal.mark.waiting and journal.mark.watermark >= (journal.end or 0):
@@ -238,8 +263,33 @@ async def _advance(journal: Journal) -> bool:
     return batch is not None
 
 
+async def _ahead(journal: Journal, mark: Mark) -> Worked | None:
+    """What was worked out of the next block, if the database stands where it begins."""
+    ahead, journal.ahead = journal.ahead, None
+    return await ahead.worked if ahead is not None and ahead.first == mark.watermark + 1 else None
+
+
+def _work_ahead(journal: Journal, segments: list[Segment], batch: Batch, *, dead: bool) -> None:
+    """Begin with the next batch where a whole one lies behind this one."""
+    first, upto = batch.last + 1, batch.last + BATCH_SLOTS
+    if batch.worked is None or upto > batch.head:
+        return
+
+    def work() -> Worked | None:
+        block = _block_from(segments, first, upto, dead=dead)
+        return None if block is None else _work(block)
+
+    journal.ahead = Ahead(first, asyncio.get_running_loop().run_in_executor(None, work))
+
+
+def _work(block: Block) -> Worked:
+    ready = usage.make_ready(block)
+    return Worked(block, ready, ready.last_used(), list(usage.stored_of(ready)))
+
+
 async def _store(producer: UUID, batch: Batch) -> Mark:
-    used = {} if batch.block is None else last_used(batch.block)
+    worked = batch.worked
+    block, used = (worked.block, worked.last_used) if worked else (None, {})
     for event in batch.late:
         used[event.key_id] = max(event.occurred_at, used.get(event.key_id, event.occurred_at))
     with metrics.timed(metrics.storing_seconds):
@@ -251,11 +301,12 @@ async def _store(producer: UUID, batch: Batch) -> Mark:
                 batch.first,
                 batch.last,
                 batch.late,
-                block=batch.block,
+                block=block,
+                ready=None if worked is None else worked.ready,
                 waiting=batch.waiting,
                 corrupt=batch.corrupt,
             )
-    await usage.count_stored(batch.late, batch.block)
+    await usage.count_stored(batch.late, block, worked.stored if worked else ())
     return mark
 
 
@@ -269,8 +320,10 @@ async def _see_off(journal: Journal) -> None:
     logger.info("journal_ended", producer=str(journal.producer))
 
 
-def _next_batch(journal: Journal, mark: Mark, segments: list[Segment]) -> Batch | None:
-    """What can be stored now; None when nothing can.
+def _next_batch(
+    journal: Journal, mark: Mark, segments: list[Segment], ahead: Worked | None
+) -> Batch | None:
+    """What can be stored now; None when nothing can. The block may have been worked `ahead`.
 
     Of a living gateway's slots those that are still open hold up the ones behind them for a
     moment, then are left waiting. Of a dead one's, an open slot is a call that was never served,
@@ -283,7 +336,9 @@ def _next_batch(journal: Journal, mark: Mark, segments: list[Segment]) -> Batch 
     waiting = set(late) - {slot.sequence for slot in answered}
     corrupt = {slot.sequence for slot in answered if slot.state in _UNREAD}
     first, upto = mark.watermark + 1, min(head, mark.watermark + BATCH_SLOTS)
-    block = _block_from(segments, first, upto, dead=dead) if first <= upto else None
+    block = ahead.block if ahead is not None else None
+    if block is None and first <= upto:
+        block = _block_from(segments, first, upto, dead=dead)
     last = mark.watermark
     if block is not None:
         if not dead:
@@ -295,11 +350,15 @@ def _next_batch(journal: Journal, mark: Mark, segments: list[Segment]) -> Batch 
         corrupt.update(range(first, last + 1))
     if last == mark.watermark and not answered:
         return None
+    worked = ahead if ahead is not None and ahead.block is block else None
+    if worked is None and block is not None and last > mark.watermark:
+        worked = _work(block)
     return Batch(
         first=min(mark.waiting, default=first),
         last=last,
+        head=head,
         late=[slot.record for slot in answered if slot.record is not None],
-        block=block,
+        worked=worked,
         waiting=waiting,
         corrupt=corrupt,
     )

@@ -98,6 +98,8 @@ class Block:
 
     def head(self, count: int) -> "Block":
         """The first `count` slots."""
+        if count == len(self.states):
+            return self
         return Block(self.producer, self.first, self.slots[:count], self.states[:count])
 
 
@@ -158,7 +160,9 @@ def read_block(data: bytes, first: int, last: int, producer: UUID) -> Block:
     """The slots `first` to `last` from their bytes; what the bytes lack is corrupt."""
     count = last - first + 1
     whole = min(len(data) // SLOT_SIZE, count)
-    padded = data[: whole * SLOT_SIZE] + bytes((count - whole) * SLOT_SIZE)
+    padded = data
+    if len(data) != count * SLOT_SIZE:
+        padded = data[: whole * SLOT_SIZE] + bytes((count - whole) * SLOT_SIZE)
     slots = np.frombuffer(padded, SLOT)
     octets = np.frombuffer(padded, np.uint8).reshape(count, SLOT_SIZE)
     state, length = slots["state"], slots["length"]
@@ -179,13 +183,14 @@ def calls_of(block: Block, wanted: NDArray[np.bool_]) -> tuple[Calls, list[tuple
     can't hold by their sequences.
     """
     completed = wanted & (block.states == SlotState.COMPLETED)
-    slots = block.slots[completed]
+    slots = block.slots if completed.all() else block.slots[completed]
     numbers = ("duration_us", "upstream_us", "bytes_in", "bytes_out", "units", "leased")
     odd = (slots["occurred_us"] < 0) | (slots["occurred_us"] >= _LARGE << 12)
     for name in (*numbers, "held_micro"):
         odd |= slots[name] >= _LARGE
-    odd |= TEXTS_AT - _PAYLOAD_AT + slots["lengths"].sum(axis=1, dtype=int) != slots["length"]
-    odd |= (slots["texts"] >= 0x80).any(axis=1)
+    texts = slots["lengths"].sum(axis=1, dtype=int)
+    odd |= TEXTS_AT - _PAYLOAD_AT + texts != slots["length"]
+    odd |= (slots["texts"][:, : texts.max(initial=0)] >= 0x80).any(axis=1)
     plain = slots[~odd] if odd.any() else slots
     calls, rest = Calls(block.producer, plain), Calls(block.producer, slots[odd])
     return calls, [(int(rest.slots["sequence"][at]), rest.event(at)) for at in range(len(rest))]
@@ -241,14 +246,13 @@ def kinds(calls: Calls) -> Iterator[tuple[Answered, Calls]]:
         yield kind, Calls(calls.producer, slots[order[start:end]])
 
 
-def last_used(block: Block) -> dict[UUID, datetime]:
-    """When each key made its last call of a block."""
-    slots = block.slots[block.states == SlotState.COMPLETED]
-    if not len(slots):
+def last_used(calls: Calls) -> dict[UUID, datetime]:
+    """When each key made its last of these calls."""
+    if not len(calls):
         return {}
-    keys = np.ascontiguousarray(slots["ids"][:, IDS.index("key_id")])
+    keys = np.ascontiguousarray(calls.slots["ids"][:, IDS.index("key_id")])
     order, starts = _groups(_words(keys))
-    last = np.maximum.reduceat(slots["occurred_us"][order], starts).tolist()
+    last = np.maximum.reduceat(calls.slots["occurred_us"][order], starts).tolist()
     return {
         UUID(bytes=keys[place].tobytes()): _instant(us)
         for place, us in zip(order[starts], last, strict=True)
@@ -281,27 +285,30 @@ def _groups(words: NDArray[np.uint64]) -> tuple[Array, Array]:
 
 
 def _tallies(calls: Calls, order: Array, starts: Array) -> Iterator[Tally]:
-    slots = calls.slots[order]
-    counted = slots["flags"] & (LIVE | BILLABLE) == (LIVE | BILLABLE)
-    is_call = slots["flags"] & CONTINUED == 0
-    units = np.where(counted, slots["units"], 0).astype(np.int64)
-    at = slots["occurred_us"].astype(np.int64)
+    slots = calls.slots
+    flags = slots["flags"][order]
+    counted = flags & (LIVE | BILLABLE) == (LIVE | BILLABLE)
+    is_call = flags & CONTINUED == 0
+    units = np.where(counted, slots["units"][order], 0).astype(np.int64)
+    at = slots["occurred_us"][order].astype(np.int64)
+    duration = slots["duration_us"][order].astype(np.int64)
     sums = {
-        name: np.add.reduceat(slots[name].astype(np.int64), starts).tolist()
-        for name in ("duration_us", "bytes_in", "bytes_out", "leased", "held_micro")
+        name: np.add.reduceat(slots[name][order].astype(np.int64), starts).tolist()
+        for name in ("bytes_in", "bytes_out", "leased", "held_micro")
     }
+    durations = np.add.reduceat(duration, starts).tolist()
     events = np.add.reduceat(is_call.astype(np.int64), starts).tolist()
     totals = np.add.reduceat(units, starts).tolist()
     peaks = np.maximum.reduceat(units, starts).tolist()
     firsts, lasts = np.minimum.reduceat(at, starts), np.maximum.reduceat(at, starts)
     group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(slots))))
     latest = _latest(calls, order, group, at == lasts[group])
-    histograms = _histograms(group[is_call], slots["duration_us"][is_call], len(starts))
+    histograms = _histograms(group[is_call], duration[is_call], len(starts))
     reported = _reported(calls, order, group, counted)
     holds = _holds(calls, order, group)
     ends = [*starts[1:].tolist(), len(slots)]
     for number, (start, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
-        one = slots[start]
+        one = slots[order[start]]
         last = latest[number]
         cell = Cell(
             events=events[number],
@@ -310,7 +317,7 @@ def _tallies(calls: Calls, order: Array, starts: Array) -> Iterator[Tally]:
             last=Decimal(int(units[last])),
             last_at=_instant(lasts[number]),
             last_event_id=UUID(bytes=calls.event_ids[order[last]].tobytes()),
-            duration_us=sums["duration_us"][number],
+            duration_us=durations[number],
             bytes_in=sums["bytes_in"][number],
             bytes_out=sums["bytes_out"][number],
             latency=histograms[number],

@@ -4,9 +4,10 @@
 from nimbus.usage.models import Mark, QuotaState
 from nimbus.usage.queries import absent_producers, drained_through, producer_mark
 from nimbus.usage.service.batches import JournalHoleError, end_producer, store_batch
-from nimbus.usage.service.counted import count_stored
+from nimbus.usage.service.counted import Stored, count_stored, stored_of
 from nimbus.usage.service.folding import DELTAS, fold
 from nimbus.usage.service.journals import QUARANTINE
+from nimbus.usage.service.lots import Ready, make_ready
 from nimbus.usage.service.periods import Asked, quantities_of_periods
 from nimbus.usage.service.proof import also_prove, reconcile
 from nimbus.usage.service.quotas import open_standings, quota_states
@@ -21,6 +22,8 @@ __all__ = [
     "JournalHoleError",
     "Mark",
     "QuotaState",
+    "Ready",
+    "Stored",
     "absent_producers",
     "also_prove",
     "count_stored",
@@ -29,6 +32,7 @@ __all__ = [
     "drained_through",
     "end_producer",
     "fold",
+    "make_ready",
     "open_standings",
     "period_quantities",
     "producer_mark",
@@ -38,4 +42,5 @@ __all__ = [
     "retire",
     "settle_balance",
     "store_batch",
+    "stored_of",
 ]

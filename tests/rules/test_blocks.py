@@ -10,7 +10,7 @@ from uuid import UUID
 import numpy as np
 
 from nimbus.rules import latency
-from nimbus.rules.blocks import Block, calls_of, kinds, last_used, read_block, tally_calls
+from nimbus.rules.blocks import Block, calls_of, kinds, read_block, tally_calls
 from nimbus.rules.metering import (
     CALLS,
     SLOT_SIZE,
@@ -23,6 +23,7 @@ from nimbus.rules.metering import (
 )
 from nimbus.rules.periods import Period
 from nimbus.rules.tallies import Tally, tally, within
+from nimbus.usage.service.lots import make_ready
 from tests.support.slots import SPAN_US, START, damaged, owners, some_slots
 from tests.support.soak import Soak
 
@@ -118,7 +119,7 @@ def test_a_block_says_which_keys_were_used_last_and_what_prometheus_tells_apart(
         used: dict[UUID, Any] = {}
         for call in records:
             used[call.key_id] = max(call.occurred_at, used.get(call.key_id, call.occurred_at))
-        assert last_used(block) == used
+        assert make_ready(block).last_used() == used
         calls, odd = calls_of(block, np.ones(SLOTS, np.bool_))
         found = Counter({kind: len(some) for kind, some in kinds(calls)})
         found.update(_answered(call) for _, call in odd)

@@ -29,7 +29,7 @@ from nimbus.rules.tallies import Tally, within
 from nimbus.usage.models import Mark, Producer, QuotaLease, QuotaStanding
 from nimbus.usage.service import gauges, spending
 from nimbus.usage.service.allowances import additive, tell, used_in
-from nimbus.usage.service.lots import Lot, append_cells, new_lot, write
+from nimbus.usage.service.lots import Lot, Ready, append_cells, new_lot, write
 from nimbus.usage.service.quotas import while_storing
 from nimbus.usage.service.rating import rate
 
@@ -46,12 +46,14 @@ async def store_batch(
     events: Sequence[UsageEvent],
     *,
     block: Block | None = None,
+    ready: Ready | None = None,
     waiting: Collection[int] = (),
     corrupt: Collection[int] = (),
 ) -> Mark:
     """Store the slots `first` to `last` of a producer's journal; answers how far it now is.
 
-    `events` are completed slots, served and refused; those of `block` are too, and in no event.
+    `events` are completed slots, served and refused; those of `block` are too, and in no event;
+    `ready` is what `make_ready` says of the block, where that is known already.
     `waiting` are slots that a living gateway still serves: they are stored when they come again.
     `corrupt` are slots that can't be read. All others of the range were reserved and never served.
     Sequences that are stored already change nothing, so any batch may come again, in any cut.
@@ -60,7 +62,7 @@ async def store_batch(
     """
     row = await _lock(session, producer)
     mark = row.mark()
-    lot = new_lot(mark, producer, range(first, last + 1), events, block)
+    lot = new_lot(mark, producer, range(first, last + 1), events, block, ready=ready)
     if first > mark.watermark + 1:
         raise JournalHoleError(f"{producer}: {mark.watermark} stored, and {first} follows")
     known = {sequence for sequence in mark.waiting if first <= sequence <= last}

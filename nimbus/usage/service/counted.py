@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nimbus.base import clock, db, log, metrics, tracing
 from nimbus.rules.blocks import Block, calls_of, kinds
 from nimbus.rules.metering import CONTINUED, NIL, UsageEvent
+from nimbus.usage.service.lots import Ready
 
 logger = log.get_logger("drain")
 
@@ -35,7 +36,7 @@ _PLANS = text(
 )
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
     """Calls of one route, subscription, environment and status, or of one refusal; parts of a long
     stream are no calls. The times are of served calls alone, in microseconds.
     """
@@ -58,7 +59,7 @@ class _Names:
         self._plans: dict[UUID, str] = {}
         self._plans_until = 0.0
 
-    async def learn(self, stored: Iterable["_Stored"]) -> None:
+    async def learn(self, stored: Iterable["Stored"]) -> None:
         """Look up those that are not known yet."""
         if clock.monotonic() > self._plans_until:
             self._plans = {}
@@ -82,12 +83,15 @@ class _Names:
 _names = _Names()
 
 
-async def count_stored(events: Sequence[UsageEvent], block: Block | None) -> None:
-    """Count calls once they are stored: single ones, and those of a block.
+async def count_stored(
+    events: Sequence[UsageEvent], block: Block | None, of_block: Sequence[Stored]
+) -> None:
+    """Count calls once they are stored: single ones, and those of a block, with what `stored_of`
+    says of it.
 
     What fails here is told and else left alone: the calls themselves are safe.
     """
-    stored = [*_single(events), *([] if block is None else _of_block(block))]
+    stored = [*_single(events), *of_block]
     try:
         await _names.learn(stored)
     except (SQLAlchemyError, OSError) as error:
@@ -107,10 +111,10 @@ async def count_stored(events: Sequence[UsageEvent], block: Block | None) -> Non
         metrics.observe(metrics.upstream_seconds.labels(names[0]), each.upstream_us)
 
 
-def _single(events: Iterable[UsageEvent]) -> Iterator[_Stored]:
+def _single(events: Iterable[UsageEvent]) -> Iterator[Stored]:
     for event in events:
         if not event.continued:
-            yield _Stored(
+            yield Stored(
                 event.route_id,
                 event.subscription_id,
                 event.environment,
@@ -122,13 +126,14 @@ def _single(events: Iterable[UsageEvent]) -> Iterator[_Stored]:
             )
 
 
-def _of_block(block: Block) -> Iterator[_Stored]:
-    calls, odd = calls_of(block, block.states >= 0)
-    yield from _single(event for _, event in odd)
-    for kind, some in kinds(calls.where(calls.slots["flags"] & CONTINUED == 0)):
-        upstream = some.slots["upstream_us"].astype(int)
-        added = some.slots["duration_us"].astype(int) - upstream
-        yield _Stored(*kind, len(some), added.tolist(), upstream.tolist())
+def stored_of(ready: Ready) -> Iterator[Stored]:
+    """What the calls of a block count for."""
+    yield from _single(event for _, event in ready.odd)
+    for calls in (ready.served, ready.refused):
+        for kind, some in kinds(calls.where(calls.slots["flags"] & CONTINUED == 0)):
+            upstream = some.slots["upstream_us"].astype(int)
+            added = some.slots["duration_us"].astype(int) - upstream
+            yield Stored(*kind, len(some), added.tolist(), upstream.tolist())
 
 
 def _trace(events: Sequence[UsageEvent], block: Block | None) -> None:

@@ -6,7 +6,7 @@ comes as single events. Both make the same tallies and the same rows. Events tha
 outside are no calls, and stand beside them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -19,7 +19,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from nimbus.rules.blocks import SLOT, Block, Calls, calls_of, tally_calls
+from nimbus.rules.blocks import SLOT, Block, Calls, calls_of, last_used, tally_calls
 from nimbus.rules.metering import NIL, UsageEvent, event_id, is_counted
 from nimbus.rules.reports import Reported, tally_reported
 from nimbus.rules.tallies import Tally, tally
@@ -47,16 +47,46 @@ _DAY_US = 86_400_000_000
 
 
 NO_CALLS = Calls(NIL, np.empty(0, SLOT))
+Rows = tuple[list[str], bytes]
+"""Columns, and rows of them in binary."""
+_NO_ROWS: Rows = ([], b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A block with all that storing the whole of it takes: its calls, what they count for, and
+    their rows.
+    """
+
+    block: Block
+    served: Calls
+    refused: Calls
+    odd: list[tuple[int, UsageEvent]]
+    tallies: list[Tally]
+    served_rows: Rows
+    refused_rows: Rows
+
+    def last_used(self) -> dict[UUID, datetime]:
+        """When each key made its last call of the block."""
+        used = last_used(self.refused)
+        served = [(one.kind.key_id, one.last_at) for one in self.tallies]
+        odd = [(event.key_id, event.occurred_at) for _, event in self.odd]
+        for key_id, at in served + odd:
+            used[key_id] = max(at, used.get(key_id, at))
+        return used
 
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """What is stored together: calls by their sequences, calls in arrays, and reported events."""
+    """What is stored together: calls by their sequences, calls in arrays, and reported events.
+    `ready` is the whole block that the calls in arrays are of, where it was worked out before.
+    """
 
     events: Sequence[tuple[int, UsageEvent]] = ()
     served_calls: Calls = NO_CALLS
     refused_calls: Calls = NO_CALLS
     reported: Sequence[Reported] = ()
+    ready: Ready | None = None
 
     def has(self, sequence: int) -> bool:
         """Whether the call of this slot is in the lot."""
@@ -77,7 +107,8 @@ class Lot:
     def tallies(self) -> list[Tally]:
         """What the served calls and the reported events count for."""
         own = tally(event for _, event in self.events if not event.refusal)
-        return own + tally_calls(self.served_calls) + tally_reported(self.reported)
+        calls = self.ready.tallies if self.ready else tally_calls(self.served_calls)
+        return own + calls + tally_reported(self.reported)
 
     def months(self) -> list[datetime]:
         """The beginnings of the months, in UTC, in which the calls were made."""
@@ -90,16 +121,32 @@ class Lot:
         return sorted({datetime(at.year, at.month, 1, tzinfo=UTC) for at in instants})
 
 
+def make_ready(block: Block) -> Ready:
+    """Work out what storing all of a block takes. No input and no output: it may run in a thread,
+    while the database has the block before.
+    """
+    calls, odd = calls_of(block, block.states >= 0)
+    served, refused = calls.where(~calls.refused), calls.where(calls.refused)
+    rows = (
+        served_rows(served) if len(served) else _NO_ROWS,
+        refused_rows(refused) if len(refused) else _NO_ROWS,
+    )
+    return Ready(block, served, refused, odd, tally_calls(served), *rows)
+
+
 def new_lot(
     mark: Mark,
     producer: UUID,
     slots: range,
     single: Iterable[UsageEvent],
     block: Block | None,
+    *,
+    ready: Ready | None = None,
 ) -> Lot:
     """What of the completed `slots` (their sequences) is not stored yet, by the producer's mark.
 
-    Raises ValueError for an event or a block of another producer or range.
+    What is `ready` of the block is taken where all of it is new. Raises ValueError for an event or
+    a block of another producer or range.
     """
     new = _numbered(producer, slots, single, mark)
     if block is None:
@@ -107,6 +154,10 @@ def new_lot(
     else:
         if block.producer != producer or block.first not in slots or block.last not in slots:
             raise ValueError("a block is not of this producer and range")
+        if ready is not None and ready.block is block and block.first > mark.watermark:
+            new |= dict(ready.odd)
+            events = [one for one in new.items() if not mark.has(one[0])]
+            return Lot(events, ready.served, ready.refused, ready=ready)
         sequences = np.arange(block.first, block.last + 1)
         fresh = (sequences > mark.watermark) | np.isin(sequences, sorted(mark.waiting))
         calls, odd = calls_of(block, fresh)
@@ -129,8 +180,12 @@ async def write(session: AsyncSession, producer: UUID, lot: Lot) -> None:
     await _copy(session, "refused_calls", REFUSED_COLUMNS, refused)
     if lot.reported:
         await _copy_binary(session, "usage_events", *reported_rows(lot.reported))
-    await _copy_rows(session, "usage_events", served_rows, lot.served_calls)
-    await _copy_rows(session, "refused_calls", refused_rows, lot.refused_calls)
+    if len(lot.served_calls):
+        rows = lot.ready.served_rows if lot.ready else served_rows(lot.served_calls)
+        await _copy_binary(session, "usage_events", *rows)
+    if len(lot.refused_calls):
+        rows = lot.ready.refused_rows if lot.ready else refused_rows(lot.refused_calls)
+        await _copy_binary(session, "refused_calls", *rows)
 
 
 async def append_cells(session: AsyncSession, tallies: Sequence[Tally]) -> None:
@@ -211,17 +266,6 @@ async def _copy(
     async with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
             await copy.write_row(row)
-
-
-async def _copy_rows(
-    session: AsyncSession,
-    table: str,
-    rows: Callable[[Calls], tuple[list[str], bytes]],
-    calls: Calls,
-) -> None:
-    if not len(calls):
-        return
-    await _copy_binary(session, table, *rows(calls))
 
 
 async def _copy_binary(

@@ -42,6 +42,7 @@ _BEGIN = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END = b"\xff\xff"
 _PG_EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000
 _INET, _INET6 = 2, 3  # address families of its inet
+_SIZE_OF = "size of "
 _NO_METERS = b"\x01{}"  # a jsonb has its version before its text
 _CELL_IDS = ("organization_id", "provider_organization_id", "subscription_id", "product_id",
              "key_id", "route_id")  # fmt: skip
@@ -208,18 +209,29 @@ def _rows(fixed: Fixed, varying: Varying) -> tuple[list[str], bytes]:
     columns = [*fixed, *varying]
     layout = [("columns", ">i2")]
     for name, (kind, _) in fixed.items():
-        layout += [(f"size of {name}", ">i4"), (name, kind)]
+        layout += [(_SIZE_OF + name, ">i4"), (name, kind)]
+    even = {name: _even(lengths) for name, (_, lengths) in varying.items()}
+    for name, size in even.items():
+        if size is not None:
+            layout += [(_SIZE_OF + name, ">i4"), (name, f"V{size}")]
     row = np.dtype(layout)
+    uneven = {name: one for name, one in varying.items() if even[name] is None}
+    columns.sort(key=lambda name: name in uneven)
     count = len(next(iter(fixed.values()))[1])
-    width = row.itemsize + sum(4 + octets.shape[1] for octets, _ in varying.values())
+    width = row.itemsize + sum(4 + octets.shape[1] for octets, _ in uneven.values())
     whole = np.empty((count, width), np.uint8)
-    kept = np.ones((count, width), np.bool_)
-    whole[:, : row.itemsize] = _first(row, fixed, len(columns)).view(np.uint8)
+    whole[:, : row.itemsize] = _first(row, len(columns)).view(np.uint8)
     cells = np.ndarray((count,), row, whole.data, 0, (width,))
     for name, (_, values) in fixed.items():
         cells[name] = values
+    for name, size in even.items():
+        if size:
+            cells[name] = np.ascontiguousarray(varying[name][0][:, :size]).view(row[name]).ravel()
+    if not uneven:
+        return columns, _BEGIN + whole.tobytes() + _END
+    kept = np.ones((count, width), np.bool_)
     at = row.itemsize
-    for octets, lengths in varying.values():
+    for octets, lengths in uneven.values():
         most = octets.shape[1]
         whole[:, at : at + 4] = lengths.astype(">i4").view(np.uint8).reshape(-1, 4)
         whole[:, at + 4 : at + 4 + most] = octets
@@ -228,10 +240,17 @@ def _rows(fixed: Fixed, varying: Varying) -> tuple[list[str], bytes]:
     return columns, _BEGIN + whole[kept].tobytes() + _END
 
 
-def _first(row: np.dtype[Any], fixed: Fixed, columns: int) -> Array:
-    """What all rows have in common: how many columns, and how long each fixed one is."""
+def _even(lengths: Array) -> int | None:
+    """How long all texts of a column are; None where they differ, or are NULL."""
+    size = int(lengths[0]) if len(lengths) else 0
+    return size if size >= 0 and (lengths == size).all() else None
+
+
+def _first(row: np.dtype[Any], columns: int) -> Array:
+    """What all rows have in common: how many columns, and how long those are that don't vary."""
     first = np.zeros(1, row)
     first["columns"] = columns
-    for name in fixed:
-        first[f"size of {name}"] = row[name].itemsize
+    for name in row.names or ():
+        if name.startswith(_SIZE_OF):
+            first[name] = row[name.removeprefix(_SIZE_OF)].itemsize
     return first

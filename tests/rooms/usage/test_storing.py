@@ -84,10 +84,15 @@ async def everything(session: AsyncSession) -> dict[str, Any]:
     return found
 
 
-async def stored_as(producer: UUID, events: list[UsageEvent], block: Block | None) -> Any:
+async def stored_as(
+    producer: UUID,
+    events: list[UsageEvent],
+    block: Block | None = None,
+    ready: usage.Ready | None = None,
+) -> Any:
     """What there would be when these calls were stored; nothing stays of it."""
     async with db.system_session(STORING) as session:
-        await usage.store_batch(session, producer, 1, COUNT, events, block=block)
+        await usage.store_batch(session, producer, 1, COUNT, events, block=block, ready=ready)
         found = await everything(session)
         await session.rollback()
     return found
@@ -106,13 +111,25 @@ async def test_calls_stored_from_arrays_are_stored_as_one_by_one(
         calls = [slot.record for slot in slots if slot.record is not None]
         block = read_block(data, 1, COUNT, producer)
 
+        ready = usage.make_ready(block)
         quick = await stored_as(producer, [], block)
-        slow = await stored_as(producer, calls, None)
+        ahead = await stored_as(producer, [], block, ready)
+        slow = await stored_as(producer, calls)
 
         for part, expected in slow.items():
             assert quick[part] == expected, part
+            assert ahead[part] == expected, part
+        async with db.system_session(STORING) as session:  # some, then all of it worked out before
+            some = choice.randrange(1, COUNT)
+            await usage.store_batch(
+                session,
+                producer,
+                1,
+                some,
+                [slot.record for slot in slots[:some] if slot.record is not None],
+            )
         async with db.system_session(STORING) as session:
-            await usage.store_batch(session, producer, 1, COUNT, [], block=block)
+            await usage.store_batch(session, producer, 1, COUNT, [], block=block, ready=ready)
         async with db.system_session(STORING) as session:  # again, in another cut, by the other way
             await usage.store_batch(session, producer, 1, COUNT, calls)
     assert await proof(tmp_path) == []
