@@ -312,6 +312,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/billing/details": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Billing Details
+         * @description What the organization's invoices say of it.
+         */
+        get: operations["read_billing_details"];
+        /**
+         * Change Billing Details
+         * @description Change what the organization's next invoices say of it; those that were sent stay.
+         */
+        put: operations["change_billing_details"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/billing/spend-limit": {
         parameters: {
             query?: never;
@@ -3076,6 +3100,49 @@ export interface components {
             quantity: string;
             /** Amount */
             amount?: string | null;
+        };
+        /**
+         * BillingDetailsBody
+         * @description What invoices say of who is billed; `version` as it was read.
+         */
+        BillingDetailsBody: {
+            /** Legal Name */
+            legal_name: string;
+            address: components["schemas"]["PostalAddress"];
+            /** Country */
+            country: string;
+            /** Vat Number */
+            vat_number?: string | null;
+            /** Company Number */
+            company_number?: string | null;
+            /**
+             * Billing Email
+             * Format: email
+             */
+            billing_email: string;
+            /** Version */
+            version: number;
+        };
+        /**
+         * BillingDetailsView
+         * @description What invoices from now on say of who is billed, and in which currency.
+         */
+        BillingDetailsView: {
+            /** Legal Name */
+            legal_name: string | null;
+            address: components["schemas"]["PostalAddress"];
+            /** Country */
+            country: string;
+            /** Vat Number */
+            vat_number: string | null;
+            /** Company Number */
+            company_number: string | null;
+            /** Billing Email */
+            billing_email: string;
+            /** Currency */
+            currency: string;
+            /** Version */
+            version: number;
         };
         /**
          * BillingStateView
@@ -9077,6 +9144,113 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["OrganizationView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    read_billing_details: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BillingDetailsView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    change_billing_details: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BillingDetailsBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BillingDetailsView"];
                 };
             };
             /** @description Unauthorized */

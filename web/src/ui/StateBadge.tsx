@@ -14,7 +14,7 @@ const COLORS: Record<Tone, string> = {
 /** A state in a word; the colour only repeats it. */
 export function StateBadge({ tone, label }: { tone: Tone; label: string }) {
   return (
-    <Badge variant="light" color={COLORS[tone]} tt="none" fw={600}>
+    <Badge variant="light" color={COLORS[tone]} tt="none" fw={600} miw="max-content">
       {label}
     </Badge>
   );

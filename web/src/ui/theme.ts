@@ -5,6 +5,7 @@ import {
   DEFAULT_THEME,
   type MantineColorsTuple,
 } from '@mantine/core';
+import page from './page.module.css';
 
 const sky: MantineColorsTuple = [
   '#eef3ff',
@@ -69,7 +70,10 @@ export const theme = createTheme({
       // Its header is not the page's banner.
       defaultProps: { attributes: { header: { role: 'presentation' } } },
     },
-    Card: { defaultProps: { withBorder: true, padding: 'lg', radius: 'lg' } },
+    Card: {
+      defaultProps: { withBorder: true, padding: 'lg', radius: 'lg' },
+      classNames: { root: page.card ?? '' },
+    },
   },
 });
 

@@ -87,7 +87,7 @@ function ReceivablesTable({ invoices, onDeed }: TableProps) {
             </Text>
           </Table.Td>
           <Table.Td data-label={own.organization}>{invoice.organization}</Table.Td>
-          <Table.Td data-label={words.due}>
+          <Table.Td data-label={words.due} style={{ whiteSpace: 'nowrap' }}>
             {invoice.due_on ? formatDate(invoice.due_on, locale) : '–'}
           </Table.Td>
           <Table.Td data-label={words.status}>

@@ -12,7 +12,7 @@ export const receivableTexts = texts(
     negative_total: 'Held: a total below zero',
     far_above_usual: 'Held: far above the usual',
     of: (action: string, name: string) => `${action}: ${name}`,
-    pay: 'Mark as paid',
+    pay: 'Mark paid',
     payHint: 'Say so when the money came in: the customer sees the invoice as paid.',
     writeOff: 'Write off',
     writeOffHint:
@@ -33,7 +33,7 @@ export const receivableTexts = texts(
     negative_total: 'Vastgehouden: een totaal onder nul',
     far_above_usual: 'Vastgehouden: ver boven het gewone',
     of: (action: string, name: string) => `${action}: ${name}`,
-    pay: 'Als betaald aanmerken',
+    pay: 'Is betaald',
     payHint: 'Zeg het als het geld binnen is: de klant ziet de factuur dan als betaald.',
     writeOff: 'Afschrijven',
     writeOffHint:
