@@ -281,6 +281,47 @@ async def change_organization(
     return _organization_view(row)
 
 
+@router.get(
+    "/api/billing/details", operation_id="read_billing_details", responses=documented(401, 403)
+)
+async def read_billing_details(
+    actor: Annotated[Actor, allowed(Permission.SEE_INVOICES)], session: Session
+) -> schemas.BillingDetailsView:
+    """What the organization's invoices say of it."""
+    return _billing_details(await queries.organization(session, actor.organization_id))
+
+
+@router.put(
+    "/api/billing/details",
+    operation_id="change_billing_details",
+    responses=documented(401, 403, 409, 415, 422),
+    **mutates(
+        permission=Permission.MANAGE_PAYMENT_METHODS,
+        events=[facts.OrganizationChanged],
+        idempotency="version",
+    ),
+)
+async def change_billing_details(
+    body: schemas.BillingDetailsBody,
+    actor: Annotated[Actor, allowed(Permission.MANAGE_PAYMENT_METHODS)],
+    session: Session,
+) -> schemas.BillingDetailsView:
+    """Change what the organization's next invoices say of it; those that were sent stay."""
+    known = await queries.organization(session, actor.organization_id)
+    details = OrganizationDetails(
+        name=known.name,
+        country=body.country,
+        legal_name=body.legal_name,
+        company_number=body.company_number,
+        vat_number=body.vat_number,
+        billing_email=body.billing_email,
+        address=body.address.model_dump(),
+        time_zone=known.time_zone,
+        locale=known.locale,
+    )
+    return _billing_details(await organizations.change(session, actor, details, body.version))
+
+
 @router.put(
     "/api/billing/spend-limit",
     operation_id="change_spend_limit",
@@ -410,6 +451,19 @@ def _details(body: schemas.OrganizationBody, fallback_email: str) -> Organizatio
         address=body.address.model_dump(),
         time_zone=body.time_zone,
         locale=body.locale,
+    )
+
+
+def _billing_details(row: Organization) -> schemas.BillingDetailsView:
+    return schemas.BillingDetailsView(
+        legal_name=row.legal_name,
+        address=schemas.PostalAddress(**row.address),
+        country=row.country,
+        vat_number=row.vat_number,
+        company_number=row.company_number,
+        billing_email=row.billing_email,
+        currency=row.currency,
+        version=row.version,
     )
 
 

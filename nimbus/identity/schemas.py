@@ -166,6 +166,31 @@ class OrganizationChangeBody(OrganizationBody):
     version: int
 
 
+class BillingDetailsBody(Body):
+    """What invoices say of who is billed; `version` as it was read."""
+
+    legal_name: PlainText
+    address: PostalAddress
+    country: Country
+    vat_number: PlainText | None = None
+    company_number: PlainText | None = None
+    billing_email: Address
+    version: int
+
+
+class BillingDetailsView(BaseModel):
+    """What invoices from now on say of who is billed, and in which currency."""
+
+    legal_name: str | None
+    address: PostalAddress
+    country: str
+    vat_number: str | None
+    company_number: str | None
+    billing_email: str
+    currency: str
+    version: int
+
+
 class SpendLimitBody(Body):
     """What calls may cost in a calendar month, null for no limit; `version` as it was read."""
 

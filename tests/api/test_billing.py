@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invoices, payments and settings over HTTP: the right shapes, for the right people only."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -386,3 +387,31 @@ async def test_billing_operations_are_limited_by_the_minute(
     assert refused
     assert await code_of(refused[0]) == (429, "rate_limited")
     assert int(refused[0].headers["retry-after"]) >= 1
+
+
+async def test_who_pays_changes_what_the_next_invoice_says_and_no_other(
+    api: httpx2.AsyncClient, sale: Sale
+) -> None:
+    details = "/api/billing/details"
+    may = await bill(sale.subscription_id)
+    assert may is not None
+    known = await sent(api, sale.customer, "GET", details)
+    changed = {name: value for name, value in known.items() if name != "currency"} | {
+        "legal_name": "Acme Holding B.V.",
+        "address": {"street": "Plein 2", "postal_code": "1011 AA", "city": "Amsterdam"},
+        "billing_email": "bills@acme.example",
+    }
+
+    after = await sent(api, sale.customer, "PUT", details, changed)
+    stale = await api.put(details, json=changed, headers=sale.customer.headers)
+    wrong = {**changed, "version": after["version"], "vat_number": "NL000000000B00"}
+    refused = await api.put(details, json=wrong, headers=sale.customer.headers)
+    june = await bill(sale.subscription_id, END + timedelta(days=30))
+
+    assert june is not None
+    assert (may.buyer["name"], may.buyer["email"]) == (known["legal_name"], known["billing_email"])
+    assert (june.buyer["name"], june.buyer["email"]) == ("Acme Holding B.V.", "bills@acme.example")
+    assert june.buyer["address"]["city"] == "Amsterdam"
+    assert june.currency == after["currency"] == known["currency"]
+    assert (stale.status_code, refused.status_code) == (409, 422)
+    assert refused.json()["errors"][0]["field"] == "vat_number"

@@ -71,8 +71,9 @@ NEEDS = {
         upgrade_current_subscription downgrade_current_subscription cancel_current_subscription""",
     "see_invoices": """list_invoices list_upcoming_invoices get_invoice get_invoice_pdf
         list_payments read_spend list_balance_credits list_credit_notes get_credit_note_pdf
-        explain_invoice_line get_wallet list_coupons""",
-    "manage_payment_methods": "create_invoice change_spend_limit top_up_wallet",
+        explain_invoice_line get_wallet list_coupons read_billing_details""",
+    "manage_payment_methods": """create_invoice change_spend_limit top_up_wallet
+        change_billing_details""",
     "manage_products": """read_provider_analytics
         list_products create_product read_product change_product delete_product
         publish_product unpublish_product list_routes create_route change_route delete_route
@@ -90,7 +91,8 @@ NEEDS = {
     # Whoever reads the mailbox can use the links in it, and that is to change something.
     "platform_admin": """admin_change_subscription admin_set_contract admin_cancel_subscription
         admin_increase_quota set_block lift_block list_mailbox admin_finalize_invoice
-        admin_mark_invoice_paid admin_write_off_invoice admin_credit_balance admin_remove_product_host
+        admin_mark_invoice_paid admin_write_off_invoice admin_credit_balance
+        admin_remove_product_host
         create_credit_note admin_mark_top_up_paid admin_create_coupon admin_add_item
         admin_set_threshold admin_release_billing
         advance_clock change_settings""",
