@@ -157,7 +157,12 @@ async def test_a_period_in_which_nothing_was_used_is_marked(sale: Sale) -> None:
     assert [row["unused"] for row in marked] == [True, False]
 
 
-async def test_the_sum_over_many_periods_is_the_sum_over_each(sale: Sale, soak: Soak) -> None:
+@pytest.mark.parametrize("aggregation", ["max", "last"])
+async def test_the_sum_over_many_periods_is_the_sum_over_each(
+    sale: Sale, settings: Settings, soak: Soak, aggregation: str
+) -> None:
+    with as_role(settings, "superuser") as owner:
+        owner.execute("UPDATE meters SET aggregation = %s WHERE key = 'assets'", (aggregation,))
     chance = soak.random
     for day in range(0, 31, 3):
         at = START + timedelta(days=day, minutes=chance.randint(0, 1439))
