@@ -2,15 +2,17 @@
 """The proof of usage reaches to the bill: what was billed is what was measured."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 from nimbus import usage
-from nimbus.base import db
+from nimbus.base import clock, db
 from nimbus.base.proofs import Report
+from nimbus.usage.service.ingest import report
 from tests.support.bills import Sale, bill, use_as_in_the_reference
 from tests.support.metered import END, START, event, reported, store
+from tests.support.reported import usage as told_usage
 
 UNGUARDED = "SET session_replication_role = replica; "
 
@@ -92,3 +94,26 @@ async def test_late_usage_hides_no_more_than_what_came_late(
             (one["meter_key"], one["expected"]) for one in (await proved(tmp_path)).differences
         ]
         assert named == ([] if expected is None else [(meter, expected)]), (meter, wrongly)
+
+
+async def test_what_is_corrected_after_its_bill_comes_back_with_the_next(
+    sale: Sale, tmp_path: Path
+) -> None:
+    contract = sale.contract
+    told = told_usage(contract, "a", "reports", value="8")
+    clock.set_instant(START + timedelta(days=1))
+    async with db.system_session("usage from outside") as session:
+        await report(session, sale.admin.actor, [told], clock.now())
+    may = await bill(sale.subscription_id)
+    assert may is not None
+    clock.set_instant(END + timedelta(days=1))
+    right = told_usage(contract, "b", "reports", value="2", at=None, corrects="a", reason="ours")
+    async with db.system_session("usage from outside") as session:
+        await report(session, sale.admin.actor, [right], clock.now())
+    assert (await proved(tmp_path)).differences == ()
+
+    june = await bill(sale.subscription_id, datetime(2026, 7, 1, tzinfo=UTC))
+
+    assert june is not None
+    assert (may.subtotal_minor, june.subtotal_minor) == (4900 + 8 * 250, 4900 - 6 * 250)
+    assert (await proved(tmp_path)).differences == ()
