@@ -160,6 +160,35 @@ async def test_of_two_changes_at_once_one_wins_and_the_other_is_stale(api, consu
     assert len(await names()) == 2
 
 
+async def test_starting_again_beside_reactivating_leaves_one_that_goes_on(api, consumer):
+    started = await subscribe(consumer)
+    path = f"{SUBSCRIPTIONS}/{started.subscription.id}"
+    gone = {"reason": "too dear", "version": 1}
+    await sent(api, consumer, "POST", f"{path}/cancel", gone)
+    starts, answers = [], []
+
+    async def start_again():
+        starts.append(await subscribe(consumer))
+
+    async def reactivate():
+        answers.append(
+            await api.post(f"{path}/reactivate", json={"version": 2}, headers=consumer.headers)
+        )
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(start_again)
+            group.start_soon(reactivate)
+
+    # Whoever comes first makes it go on; the others find it so, or are stale.
+    assert {one.subscription.id for one in starts} == {started.subscription.id}
+    assert not any(one.created for one in starts)
+    assert {one.status_code for one in answers} <= {200, 409}
+    [row] = await rows()
+    assert (row.status, row.ends_at, row.version) == ("Active", None, 3)
+    assert await names() == ["created", "cancelled", "reactivated"]
+
+
 async def test_a_downgrade_waits_for_the_period_s_end_unless_asked_for_at_once(api, consumer):
     started = await subscribe(consumer, "professional")
     path = f"{SUBSCRIPTIONS}/{started.subscription.id}"
