@@ -46,7 +46,8 @@ export const meterTexts = texts(
       'Where your API says the amount in its JSON answers. Leave it empty if it sends the header X-Nimbus-Usage, or if you report usage yourself.',
     filters: 'Only some events',
     noFilters: 'Every event counts.',
-    filtersHint: 'An event counts if each property has one of its values.',
+    filtersHint:
+      'Of the usage that you report, an event counts if each property has one of its values. What calls report always counts.',
     filterProperty: 'Property',
     filterValues: 'Values, separated by commas',
     addFilter: 'Add a condition',
@@ -86,7 +87,8 @@ export const meterTexts = texts(
       'Waar uw API de hoeveelheid noemt in haar JSON-antwoorden. Laat het leeg als ze de header X-Nimbus-Usage stuurt, of als u verbruik zelf meldt.',
     filters: 'Alleen sommige gebeurtenissen',
     noFilters: 'Elke gebeurtenis telt mee.',
-    filtersHint: 'Een gebeurtenis telt mee als elke eigenschap een van haar waarden heeft.',
+    filtersHint:
+      'Van het verbruik dat u meldt telt een gebeurtenis mee als elke eigenschap een van haar waarden heeft. Wat aanroepen melden telt altijd mee.',
     filterProperty: 'Eigenschap',
     filterValues: 'Waarden, met komma’s ertussen',
     addFilter: 'Voorwaarde toevoegen',
