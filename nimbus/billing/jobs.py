@@ -36,7 +36,7 @@ log = get_logger("billing")
 RUN_MAX = 1_000_000
 """Subscriptions that a preview looks at."""
 
-SET = 500
+SET = 1_000
 """Subscriptions that are billed in one transaction."""
 
 
