@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who: people, organizations, memberships, roles, sessions, terms. The room's door."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import any_, select
+from sqlalchemy import any_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.base.db import uuids
@@ -36,6 +37,7 @@ __all__ = [
     "check_vat_number",
     "current_terms_version",
     "facts_of_organizations",
+    "facts_then",
     "grant_platform_role",
     "has",
     "link_token",
@@ -82,6 +84,30 @@ async def facts_of_organizations(
     return {row.id: _facts(row) for row in await session.execute(asked)}
 
 
+async def facts_then(
+    session: AsyncSession, facts: Sequence[OrganizationFacts], instants: Sequence[datetime]
+) -> list[OrganizationFacts]:
+    """Organizations with the country and the VAT number that each had at its instant: business
+    time, as the trail tells it. A system session.
+    """
+    if not facts:
+        return []
+    known: dict[UUID, list[Any]] = {}
+    ids = list({one.id for one in facts})
+    changes = await session.execute(_CHANGES, {"ids": ids, "since": min(instants)})
+    for row in changes:
+        known.setdefault(row.organization_id, []).append(row)
+    found = []
+    for one, instant in zip(facts, instants, strict=True):
+        before: dict[str, Any] = {}
+        for row in known.get(one.id, ()):  # the latest first
+            if row.at > instant:
+                before |= row.before
+        then = {name: before[name] for name in ("country", "vat_number") if name in before}
+        found.append(replace(one, **then))
+    return found
+
+
 async def lock_organization_facts(
     session: AsyncSession, organization_id: UUID
 ) -> OrganizationFacts:
@@ -95,6 +121,11 @@ async def current_terms_version(session: AsyncSession) -> str | None:
     return None if terms is None else terms.version
 
 
+_CHANGES = text(
+    "SELECT organization_id, at, body::jsonb->'before' AS before FROM audit_log"
+    " WHERE organization_id = ANY (:ids) AND entity_id = ANY (:ids)"
+    " AND action = 'OrganizationChanged' AND at > :since ORDER BY organization_id, sequence DESC"
+)
 _FACTS = tuple(getattr(Organization, name) for name in OrganizationFacts.__dataclass_fields__)
 
 

@@ -88,7 +88,7 @@ def propose(case: Case, as_of: datetime) -> Proposal:
     compute.
     """
     closing, currency = case.wish.closing, case.wish.subscription.currency
-    treatment, evidence = _tax(case.seller, case.buyer, closing, as_of)
+    treatment, evidence = _tax(case.seller, case.taxed, closing, as_of)
     try:
         bill = draft(
             BillFacts(

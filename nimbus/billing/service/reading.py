@@ -80,13 +80,15 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """All that one bill follows from. `periods`: those that may still owe something, the one that
+    """All that one bill follows from. `taxed`: the buyer as it was when the period began, which VAT
+    goes by (spec 09, I-16). `periods`: those that may still owe something, the one that
     is closed at `place`. `usual_minor`: the median of earlier totals, None without any.
     """
 
     wish: Wish
     book: PriceBook
     buyer: OrganizationFacts
+    taxed: OrganizationFacts
     seller: Seller | None
     periods: tuple[ContractPeriod, ...]
     place: int
@@ -112,6 +114,8 @@ async def read_cases(
     ids = [wish.subscription.id for wish in wishes]
     owners = {wish.subscription.organization_id for wish in wishes}
     buyers = await identity.facts_of_organizations(session, owners)
+    named = [buyers[wish.subscription.organization_id] for wish in wishes]
+    taxed = await identity.facts_then(session, named, [wish.closing.since for wish in wishes])
     seller = await queries.current_seller(session)
     chapters = _chapters(wishes, await _earlier(session, wishes))
     contracts = await _contracts(session, wishes, chapters, book)
@@ -138,6 +142,7 @@ async def read_cases(
                 wish=wish,
                 book=book,
                 buyer=buyers[owner],
+                taxed=taxed[place],
                 seller=seller,
                 periods=contracts[place],
                 place=len(chapters[place]) - 1,

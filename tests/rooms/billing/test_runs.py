@@ -37,6 +37,7 @@ from tests.support.bills import (
     use,
     use_as_in_the_reference,
 )
+from tests.support.market import sent
 from tests.support.metered import rows
 from tests.support.people import make_owner
 from tests.support.roles import as_role
@@ -419,3 +420,23 @@ async def test_a_bill_run_does_not_wait_for_a_checkout_of_the_same_organization(
 
     assert invoice is not None
     assert invoice.status == "Sent"
+
+
+async def test_a_change_of_the_buyer_s_vat_scheme_counts_from_the_next_period(
+    api: httpx2.AsyncClient, sale: Sale
+) -> None:
+    me = "/api/billing/details"
+    clock.set_instant(START + timedelta(days=19))
+    known = await sent(api, sale.customer, "GET", me)
+    moved = {name: value for name, value in known.items() if name != "currency"}
+    moved |= {"country": "BE", "vat_number": "BE0428759497", "company_number": None}
+    await sent(api, sale.customer, "PUT", me, moved)
+
+    may = await bill(sale.subscription_id)
+    june = await bill(sale.subscription_id, END + timedelta(days=30))
+
+    assert may is not None
+    assert june is not None
+    assert (may.tax_evidence["buyer_country"], may.tax_evidence["category"]) == ("NL", "S")
+    assert (june.tax_evidence["buyer_country"], june.tax_evidence["category"]) == ("BE", "AE")
+    assert (may.currency, may.tax_minor, june.tax_minor) == (june.currency, 1029, 0)
