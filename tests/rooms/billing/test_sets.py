@@ -56,7 +56,7 @@ async def test_many_runs_at_once_bill_each_subscription_once(sale: Sale, soak: S
     count = soak.count(120, 10_000)
     await copies_of(sale, count - 1)
     clock.set_instant(END)
-    at_once = soak.count(4, 32)
+    at_once = soak.count(4, 6)
 
     done = await asyncio.gather(*(run(at_once=at_once, limit=25) for _ in range(soak.count(3, 5))))
 
@@ -65,22 +65,24 @@ async def test_many_runs_at_once_bill_each_subscription_once(sale: Sale, soak: S
     await assert_each_billed_once(count)
 
 
-KILLED = """
+RUN = """
 import asyncio
 from nimbus import rooms
 from nimbus.base import clock, config, db
 from nimbus.billing import jobs
 async def main():
     assert rooms.JOBS
-    await db.open_database(config.load())
+    await db.open_database(config.load(), pool_size=16)
     print("ready", flush=True)
-    async for outcome in jobs.run(clock.from_wire("{end}"), limit=10):
+    async for outcome in jobs.run(clock.from_wire("{end}"), at_once={at_once}, limit=10):
+        assert outcome.error is None, outcome.error
         print(outcome.number, flush=True)
+    await db.close_database()
 asyncio.run(main())
 """
 
 
-async def test_runs_that_are_killed_leave_whole_bills_and_the_next_goes_on(
+async def test_runs_that_are_killed_leave_whole_bills_and_the_next_ones_go_on(
     sale: Sale, settings: Settings, soak: Soak
 ) -> None:
     count = soak.count(120, 10_000)
@@ -88,23 +90,33 @@ async def test_runs_that_are_killed_leave_whole_bills_and_the_next_goes_on(
     with as_role(settings, "superuser") as owner:
         owner.execute("INSERT INTO test_clock (instant) VALUES (%s)", (END,))
     environment = {**os.environ, **to_environment(settings), "NIMBUS_TEST_CLOCK": "true"}
-    chance = soak.random
+    program = RUN.format(end=clock.to_wire(END), at_once=soak.count(2, 32))
 
-    async def killed() -> None:
-        program = KILLED.format(end=clock.to_wire(END))
+    async def billing(lines: int | None) -> int:
+        """Run for so many lines, or to the end; how many were read."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", program, env=environment, stdout=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None
-        for _ in range(chance.randint(2, soak.count(25, 800))):
-            await asyncio.wait_for(process.stdout.readline(), 60)
-        if process.returncode is None:
+        read = 0
+        while (lines is None or read < lines) and await asyncio.wait_for(
+            process.stdout.readline(), 300
+        ):
+            read += 1
+        if lines is not None and process.returncode is None:
             process.send_signal(signal.SIGKILL)
-        await process.wait()
+        assert await process.wait() in ({0} if lines is None else {0, -signal.SIGKILL})
+        return read
 
-    await asyncio.gather(*(killed() for _ in range(soak.count(2, 12))))
+    runs = soak.count(2, 5)
+    for _ in range(soak.count(1, 4)):
+        most = soak.count(25, 400)
+        read = await asyncio.gather(*(billing(soak.random.randint(2, most)) for _ in range(runs)))
+        soak.say(f"{runs} runs killed after {read} lines")
+    read = await asyncio.gather(*(billing(None) for _ in range(soak.count(1, runs))))
+    soak.say(f"{len(read)} runs went to the end: {read} lines")
     clock.set_instant(END)
-    await run()
+    assert await run() == []
 
     await assert_each_billed_once(count)
 
