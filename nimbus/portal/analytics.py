@@ -18,14 +18,10 @@ from nimbus.rules.periods import Period
 from nimbus.usage import queries_rollup, schemas
 from nimbus.usage.endpoints import shown
 from nimbus.usage.endpoints.asked import (
-    RANGE_DAYS_DEFAULT,
-    Days,
     Environment,
     ProductSlug,
-    Since,
-    Until,
+    WholeHours,
     product_id_of,
-    whole_hours,
 )
 from nimbus.usage.endpoints.figures import by_endpoint
 from nimbus.usage.queries_rollup import Grouping, Interval, Scope
@@ -135,17 +131,15 @@ class RevenueAnalytics(BaseModel):
 async def read_provider_analytics(
     actor: Provider,
     session: Session,
+    period: WholeHours,
     *,
-    since: Since = None,
-    until: Until = None,
-    days: Days = RANGE_DAYS_DEFAULT,
     interval: Interval = "day",
     environment: Environment = "Live",
     product: ProductSlug = None,
 ) -> ProviderAnalytics:
     """How my products are used: calls, errors, answer times, by product, operation and caller."""
     scope = Scope(
-        period=whole_hours(since, until, days),
+        period=period,
         provider_organization_id=actor.organization_id,
         environment=environment,
         product_id=await product_id_of(session, product),
@@ -166,10 +160,8 @@ async def read_provider_analytics(
 async def read_usage_analytics(
     request: Request,
     _: PlatformReader,
+    period: WholeHours,
     *,
-    since: Since = None,
-    until: Until = None,
-    days: Days = RANGE_DAYS_DEFAULT,
     interval: Interval = "day",
     environment: Environment = "Live",
     product: ProductSlug = None,
@@ -177,7 +169,7 @@ async def read_usage_analytics(
     """All calls of the installation: by day, status and product."""
     session = await unit_of(request).open_system(PLATFORM)
     scope = Scope(
-        period=whole_hours(since, until, days),
+        period=period,
         environment=environment,
         product_id=await product_id_of(session, product),
     )
@@ -192,10 +184,8 @@ async def read_usage_analytics(
 async def read_top_users(
     request: Request,
     _: PlatformReader,
+    period: WholeHours,
     *,
-    since: Since = None,
-    until: Until = None,
-    days: Days = RANGE_DAYS_DEFAULT,
     environment: Environment = "Live",
     product: ProductSlug = None,
     limit: Top = TOP,
@@ -203,7 +193,7 @@ async def read_top_users(
     """The organizations that call most."""
     session = await unit_of(request).open_system(PLATFORM)
     scope = Scope(
-        period=whole_hours(since, until, days),
+        period=period,
         environment=environment,
         product_id=await product_id_of(session, product),
     )
@@ -222,14 +212,10 @@ async def read_top_users(
 async def read_user_analytics(
     request: Request,
     _: PlatformReader,
-    *,
-    since: Since = None,
-    until: Until = None,
-    days: Days = RANGE_DAYS_DEFAULT,
+    period: WholeHours,
 ) -> UserAnalytics:
     """How many people, organizations and live subscriptions there are, and who came when."""
     session = await unit_of(request).open_system(PLATFORM)
-    period = whole_hours(since, until, days)
     counts = (await session.execute(_USERS)).one()
     statuses = await session.execute(_STATUSES)
     return UserAnalytics(
@@ -256,14 +242,10 @@ async def read_user_analytics(
 async def read_revenue_analytics(
     request: Request,
     _: PlatformReader,
-    *,
-    since: Since = None,
-    until: Until = None,
-    days: Days = RANGE_DAYS_DEFAULT,
+    period: WholeHours,
 ) -> RevenueAnalytics:
     """Revenue as invoiced, by month and currency."""
     session = await unit_of(request).open_system(PLATFORM)
-    period = whole_hours(since, until, days)
     return RevenueAnalytics(
         period=shown.period(period),
         data=[
@@ -324,11 +306,7 @@ async def _use(
         "interval": interval,
         "total": shown.counts(shown.total(slices), shown.added(waits.values())),
         "consumers": await queries_rollup.consumers(session, scope),
-        "by_status": {
-            f"{one.status_class}xx": one.calls
-            for one in sorted(statuses, key=lambda one: one.status_class or 0)
-            if one.calls
-        },
+        "by_status": shown.by_status(statuses),
         "slices": [
             SliceShape(at=shown.moment(one.at), **dict(shown.counts(one, waits.get((one.at,)))))
             for one in slices

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import Query
+from fastapi import Depends, Query
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus import catalog
@@ -49,7 +49,7 @@ def span(since: datetime | None, until: datetime | None, days: int = RANGE_DAYS_
 
 
 def whole_hours(
-    since: datetime | None, until: datetime | None, days: int = RANGE_DAYS_DEFAULT
+    since: Since = None, until: Until = None, days: Days = RANGE_DAYS_DEFAULT
 ) -> Period:
     """The same, widened to the whole hours that the roll-up has; `until` None: to the end of the
     running one.
@@ -61,6 +61,9 @@ def whole_hours(
     if until is None or ends_at != asked.ends_at:
         ends_at += hour
     return Period(starts_at, ends_at)
+
+
+WholeHours = Annotated[Period, Depends(whole_hours)]
 
 
 async def product_id_of(session: AsyncSession, slug: str | None) -> UUID | None:

@@ -17,15 +17,11 @@ from nimbus.identity import organization_facts
 from nimbus.usage import queries_rollup, schemas
 from nimbus.usage.endpoints import shown
 from nimbus.usage.endpoints.asked import (
-    RANGE_DAYS_DEFAULT,
-    Days,
     Environment,
     ProductSlug,
     Reader,
-    Since,
-    Until,
+    WholeHours,
     product_id_of,
-    whole_hours,
 )
 from nimbus.usage.queries_log import refusals
 from nimbus.usage.queries_rollup import CallCounts, Dimension, Grouping, Interval, Scope
@@ -46,16 +42,14 @@ StatusClass = Annotated[
 async def read_summary(
     actor: Reader,
     session: Session,
+    period: WholeHours,
     *,
-    since: Since = None,
-    until: Until = None,
-    days: Days = RANGE_DAYS_DEFAULT,
     environment: Environment = "Live",
     product: ProductSlug = None,
 ) -> schemas.SummaryShape:
     """Calls by day and by status, in whole hours, with percentiles of their answer times."""
     scope = Scope(
-        period=whole_hours(since, until, days),
+        period=period,
         organization_id=actor.organization_id,
         environment=environment,
         product_id=await product_id_of(session, product),
@@ -69,11 +63,7 @@ async def read_summary(
         environment=environment,
         period=shown.period(scope.period),
         total=shown.counts(shown.total(by_day), shown.added(histograms.values())),
-        by_status={
-            f"{one.status_class}xx": one.calls
-            for one in sorted(statuses, key=lambda one: one.status_class or 0)
-            if one.calls
-        },
+        by_status=shown.by_status(statuses),
         days=[
             schemas.DayShape(day=str(one.at), **dict(shown.counts(one, histograms.get((one.at,)))))
             for one in by_day
@@ -90,16 +80,14 @@ async def read_summary(
 async def read_by_endpoint(
     actor: Reader,
     session: Session,
+    period: WholeHours,
     *,
-    since: Since = None,
-    until: Until = None,
-    days: Days = RANGE_DAYS_DEFAULT,
     environment: Environment = "Live",
     product: ProductSlug = None,
 ) -> schemas.EndpointList:
     """Calls by operation, the most called first, in whole hours, with percentiles."""
     scope = Scope(
-        period=whole_hours(since, until, days),
+        period=period,
         organization_id=actor.organization_id,
         environment=environment,
         product_id=await product_id_of(session, product),
@@ -144,10 +132,8 @@ async def by_endpoint(session: AsyncSession, scope: Scope) -> list[schemas.Endpo
 async def read_detailed(
     actor: Reader,
     session: Session,
+    period: WholeHours,
     *,
-    since: Since = None,
-    until: Until = None,
-    days: Days = RANGE_DAYS_DEFAULT,
     interval: Literal["hour", "day", "none"] = "day",
     by: Annotated[list[Dimension], Query()] = ["endpoint"],  # noqa: B006 - pydantic copies it
     environment: Annotated[str | None, Query(pattern="^(Live|Test)$")] = "Live",
@@ -161,7 +147,7 @@ async def read_detailed(
     if "consumer" in by:
         raise field_error("by", "not_allowed", "These are the calls of one consumer.")
     scope = Scope(
-        period=whole_hours(since, until, days),
+        period=period,
         organization_id=actor.organization_id,
         environment=environment,
         product_id=await product_id_of(session, product),

@@ -35,6 +35,12 @@ def period(span: Period) -> schemas.PeriodShape:
     )
 
 
+def by_status(found: Iterable[CallCounts]) -> dict[str, int]:
+    """Calls by class of status, those that there are: {"2xx": 90, "4xx": 10}."""
+    ordered = sorted(found, key=lambda one: one.status_class or 0)
+    return {f"{one.status_class}xx": one.calls for one in ordered if one.calls}
+
+
 def counts(found: CallCounts, histogram: Mapping[int, int] | None) -> schemas.CountsShape:
     """Calls added up, with percentiles of their answer times if any was measured."""
     mean = milliseconds(found.duration_us / found.calls) if found.calls else None

@@ -14015,14 +14015,14 @@ export interface operations {
     read_usage_summary: {
         parameters: {
             query?: {
+                environment?: "Live" | "Test";
+                product?: string | null;
                 /** @description Default: `days` before `to`. */
                 from?: string | null;
                 /** @description Default: now. */
                 to?: string | null;
                 /** @description How far back, where `from` is not said. */
                 days?: number;
-                environment?: "Live" | "Test";
-                product?: string | null;
             };
             header?: never;
             path?: never;
@@ -14080,14 +14080,14 @@ export interface operations {
     read_usage_by_endpoint: {
         parameters: {
             query?: {
+                environment?: "Live" | "Test";
+                product?: string | null;
                 /** @description Default: `days` before `to`. */
                 from?: string | null;
                 /** @description Default: now. */
                 to?: string | null;
                 /** @description How far back, where `from` is not said. */
                 days?: number;
-                environment?: "Live" | "Test";
-                product?: string | null;
             };
             header?: never;
             path?: never;
@@ -14145,12 +14145,6 @@ export interface operations {
     read_usage_detailed: {
         parameters: {
             query?: {
-                /** @description Default: `days` before `to`. */
-                from?: string | null;
-                /** @description Default: now. */
-                to?: string | null;
-                /** @description How far back, where `from` is not said. */
-                days?: number;
                 interval?: "hour" | "day" | "none";
                 by?: ("endpoint" | "product" | "key" | "status" | "environment" | "consumer")[];
                 environment?: string | null;
@@ -14161,6 +14155,12 @@ export interface operations {
                 status?: string | null;
                 /** @description Answer times of each group, too. */
                 percentiles?: boolean;
+                /** @description Default: `days` before `to`. */
+                from?: string | null;
+                /** @description Default: now. */
+                to?: string | null;
+                /** @description How far back, where `from` is not said. */
+                days?: number;
             };
             header?: never;
             path?: never;
@@ -18451,15 +18451,15 @@ export interface operations {
     read_provider_analytics: {
         parameters: {
             query?: {
+                interval?: "hour" | "day";
+                environment?: "Live" | "Test";
+                product?: string | null;
                 /** @description Default: `days` before `to`. */
                 from?: string | null;
                 /** @description Default: now. */
                 to?: string | null;
                 /** @description How far back, where `from` is not said. */
                 days?: number;
-                interval?: "hour" | "day";
-                environment?: "Live" | "Test";
-                product?: string | null;
             };
             header?: never;
             path?: never;
@@ -18517,15 +18517,15 @@ export interface operations {
     admin_read_usage_analytics: {
         parameters: {
             query?: {
+                interval?: "hour" | "day";
+                environment?: "Live" | "Test";
+                product?: string | null;
                 /** @description Default: `days` before `to`. */
                 from?: string | null;
                 /** @description Default: now. */
                 to?: string | null;
                 /** @description How far back, where `from` is not said. */
                 days?: number;
-                interval?: "hour" | "day";
-                environment?: "Live" | "Test";
-                product?: string | null;
             };
             header?: never;
             path?: never;
@@ -18583,15 +18583,15 @@ export interface operations {
     admin_read_top_users: {
         parameters: {
             query?: {
+                environment?: "Live" | "Test";
+                product?: string | null;
+                limit?: number;
                 /** @description Default: `days` before `to`. */
                 from?: string | null;
                 /** @description Default: now. */
                 to?: string | null;
                 /** @description How far back, where `from` is not said. */
                 days?: number;
-                environment?: "Live" | "Test";
-                product?: string | null;
-                limit?: number;
             };
             header?: never;
             path?: never;

@@ -16,7 +16,7 @@ export const receivableTexts = texts(
     payHint: 'Say so when the money came in: the customer sees the invoice as paid.',
     writeOff: 'Write off',
     writeOffHint:
-      'You give up what is due. The invoice stays as it was sent, with its VAT; to take it back, make a credit note instead.',
+      'You give up what is due. The invoice stays as it was sent; a credit note takes it back.',
     send: 'Send',
     sendHint: 'It gets its number and is sent. After that it can only be credited.',
     reference: 'Reference of the payment',
@@ -36,8 +36,7 @@ export const receivableTexts = texts(
     pay: 'Is betaald',
     payHint: 'Zeg het als het geld binnen is: de klant ziet de factuur dan als betaald.',
     writeOff: 'Afschrijven',
-    writeOffHint:
-      'U geeft op wat openstaat. De factuur blijft zoals ze verzonden is, met btw; maak een creditnota om haar terug te nemen.',
+    writeOffHint: 'U geeft op wat openstaat. De factuur blijft; een creditnota neemt haar terug.',
     send: 'Verzenden',
     sendHint: 'Ze krijgt haar nummer en wordt verzonden. Daarna kan ze alleen worden gecrediteerd.',
     reference: 'Kenmerk van de betaling',

@@ -43,11 +43,11 @@ export const meterTexts = texts(
     propertyHint: 'Whose different values are counted, such as user_id.',
     sourcePath: 'Field of the answer',
     sourceHint:
-      'Where your API says the amount in its JSON answers. Leave it empty if it sends the header X-Nimbus-Usage, or if you report usage yourself.',
+      'Where JSON answers say the amount. Empty: by the header X-Nimbus-Usage, or your reports.',
     filters: 'Only some events',
     noFilters: 'Every event counts.',
     filtersHint:
-      'Of the usage that you report, an event counts if each property has one of its values. What calls report always counts.',
+      'What you report counts if each property has one of its values; calls always count.',
     filterProperty: 'Property',
     filterValues: 'Values, separated by commas',
     addFilter: 'Add a condition',
@@ -84,11 +84,11 @@ export const meterTexts = texts(
     propertyHint: 'Waarvan de verschillende waarden worden geteld, zoals user_id.',
     sourcePath: 'Veld van het antwoord',
     sourceHint:
-      'Waar uw API de hoeveelheid noemt in haar JSON-antwoorden. Laat het leeg als ze de header X-Nimbus-Usage stuurt, of als u verbruik zelf meldt.',
+      'Waar JSON-antwoorden de hoeveelheid noemen. Leeg: header X-Nimbus-Usage, of uw meldingen.',
     filters: 'Alleen sommige gebeurtenissen',
     noFilters: 'Elke gebeurtenis telt mee.',
     filtersHint:
-      'Van het verbruik dat u meldt telt een gebeurtenis mee als elke eigenschap een van haar waarden heeft. Wat aanroepen melden telt altijd mee.',
+      'Wat u meldt telt mee als elke eigenschap een van haar waarden heeft; aanroepen altijd.',
     filterProperty: 'Eigenschap',
     filterValues: 'Waarden, met komma’s ertussen',
     addFilter: 'Voorwaarde toevoegen',

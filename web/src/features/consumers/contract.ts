@@ -22,7 +22,7 @@ export function asTyped({ consumer, terms }: Detail): Typed {
   };
 }
 
-/** What was typed, as the API takes it: whole charges and quotas, with what the form leaves alone. */
+/** What was typed, as the API takes it: whole charges and quotas, the rest as it was. */
 export function agreed({ consumer, terms }: Detail, typed: Typed): Terms {
   const { currency } = consumer.base_fee;
   const amount_minor = Math.round(Number(typed.fee) * minorUnits(currency));
