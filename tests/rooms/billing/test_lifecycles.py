@@ -320,3 +320,24 @@ async def test_who_leaves_as_a_period_begins_gets_back_what_was_paid_for_it(
     assert (back.kind, back.parked_reason) == ("change", "negative_total")
     assert await lines_of(back.id) == [(END, "Subscription", -4900)]
     assert again is None
+
+
+async def test_what_is_paid_at_the_start_is_the_first_fee_whatever_happens_later(
+    api: httpx2.AsyncClient, sale: Sale
+) -> None:
+    contract = await on_plan(api, sale, base_fee_timing="advance")
+    await bill(contract.subscription_id, START)
+    await bill(contract.subscription_id, END)
+    clock.set_instant(END + 10 * DAY)
+    async with db.system_session("contract changes") as session:
+        await lives.pause(
+            session,
+            replace(SYSTEM, platform_role="admin"),
+            contract.subscription_id,
+            version=None,
+            as_of=END + 10 * DAY,
+            side="operator",
+        )
+
+    assert await bill(contract.subscription_id, END + 10 * DAY) is None
+    assert [one["kind"] for one in await invoices_of(contract)] == ["start", "period"]
