@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Billing's reads. Row-level security decides last; these filters say what is meant."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from nimbus.base.db import array_of
 from nimbus.billing.models import (
     BillingPeriod,
     Invoice,
@@ -186,6 +187,19 @@ async def due_of(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID, int
         {"ids": list(ids)},
     )
     return {row.id: row.due_minor for row in rows}
+
+
+async def sent(session: AsyncSession, ids: Collection[UUID]) -> Sequence[Any]:
+    """What other rooms may know of sent invoices: columns, payment state, and what is due."""
+    statement = text(
+        f"""SELECT i.id, i.organization_id, i.provider_organization_id, i.subscription_id,
+               i.number, i.total_minor, i.currency, i.due_on, i.payment_reference, i.seller,
+               i.buyer, i.locale, s.state, {DUE_MINOR} AS due_minor
+        FROM invoices i JOIN invoice_payment_states s
+            ON s.organization_id = i.organization_id AND s.invoice_id = i.id
+        WHERE i.id = ANY (CAST(:ids AS uuid[])) AND i.status = 'Sent'"""  # noqa: S608
+    )
+    return (await session.execute(statement, {"ids": array_of(ids)})).all()
 
 
 async def lock_payment_state(session: AsyncSession, invoice_id: UUID) -> PaymentState:

@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from nimbus.base.db import array_of, json_of
 from nimbus.billing.models import BilledLine, OpenCoupon, OpenItem
-from nimbus.billing.queries import DUE_MINOR
 
 Scope = tuple[UUID, UUID, datetime]
 """(organization, subscription, since)"""
@@ -145,19 +144,6 @@ async def open_money(
         (row.organization_id, row.currency): (row.credit, row.wallet)
         for row in await session.execute(statement, values)
     }
-
-
-async def sent(session: AsyncSession, ids: Collection[UUID]) -> Sequence[Any]:
-    """What other rooms may know of sent invoices: columns, payment state, and what is due."""
-    statement = text(
-        f"""SELECT i.id, i.organization_id, i.provider_organization_id, i.subscription_id,
-               i.number, i.total_minor, i.currency, i.due_on, i.payment_reference, i.seller,
-               i.buyer, i.locale, s.state, {DUE_MINOR} AS due_minor
-        FROM invoices i JOIN invoice_payment_states s
-            ON s.organization_id = i.organization_id AND s.invoice_id = i.id
-        WHERE i.id = ANY (CAST(:ids AS uuid[])) AND i.status = 'Sent'"""  # noqa: S608 - a text of ours
-    )
-    return (await session.execute(statement, {"ids": array_of(ids)})).all()
 
 
 async def send(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -34,8 +34,8 @@ async def post(session: AsyncSession, postings: Iterable[Posting]) -> None:
 
     Needs a system session. Call it once in a transaction, after every other lock but that of the
     invoices' number series: the chains' heads are locked until commit, in the order of the
-    organizations, so posters never wait for each other in a circle. A fact posted before is an IntegrityError: (source kind, source id,
-    leg) is unique.
+    organizations, so posters never wait for each other in a circle. A fact posted before is an
+    IntegrityError: (source kind, source id, leg) is unique.
     """
     legs = [
         _leg(posting, transfer)

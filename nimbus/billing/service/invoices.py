@@ -154,7 +154,7 @@ async def sent_invoices(session: AsyncSession, ids: Sequence[UUID]) -> list[Invo
     """Several sent invoices for other rooms, in this order; drafts are left out."""
     found = {
         row.id: _sent_facts(row, row.state, row.due_minor)
-        for row in await queries_sets.sent(session, ids)
+        for row in await queries.sent(session, ids)
     }
     return [found[one] for one in ids if one in found]
 
