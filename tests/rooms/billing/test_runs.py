@@ -237,26 +237,23 @@ async def copies_of(sale: Sale, count: int) -> list[UUID]:
         )
     ]
     chosen = ", ".join(
-        {"id": "gen_random_uuid()", "organization_id": ":copy"}.get(name, name) for name in columns
+        {"id": "gen_random_uuid()", "organization_id": "copy"}.get(name, name) for name in columns
     )
-    ids = []
-    for one in made:
-        [row] = await rows(
-            f"INSERT INTO subscriptions ({', '.join(columns)}) SELECT {chosen}"
-            " FROM subscriptions WHERE id = :id RETURNING id",
-            copy=one["id"],
-            id=sale.subscription_id,
-        )
-        await rows(
-            "INSERT INTO contract_terms SELECT (jsonb_populate_record(t, jsonb_build_object("
-            "'id', gen_random_uuid(), 'organization_id', CAST(:copy AS text),"
-            " 'subscription_id', CAST(:id AS text)))).*"
-            " FROM contract_terms t WHERE subscription_id = :original RETURNING id",
-            copy=str(one["id"]),
-            id=str(row["id"]),
-            original=sale.subscription_id,
-        )
-        ids.append(row["id"])
+    subscribed = await rows(
+        f"INSERT INTO subscriptions ({', '.join(columns)}) SELECT {chosen}"
+        " FROM subscriptions, unnest(CAST(:copies AS uuid[])) AS copy WHERE id = :id RETURNING id",
+        copies=[one["id"] for one in made],
+        id=sale.subscription_id,
+    )
+    ids = [row["id"] for row in subscribed]
+    await rows(
+        "INSERT INTO contract_terms SELECT (jsonb_populate_record(t, jsonb_build_object("
+        "'id', gen_random_uuid(), 'organization_id', s.organization_id,"
+        " 'subscription_id', s.id))).* FROM contract_terms t, subscriptions s"
+        " WHERE t.subscription_id = :original AND s.id = ANY (CAST(:ids AS uuid[])) RETURNING id",
+        ids=ids,
+        original=sale.subscription_id,
+    )
     return ids
 
 
