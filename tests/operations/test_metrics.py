@@ -191,7 +191,7 @@ async def test_calls_are_counted_by_route_template_and_plan_and_tell_no_key(
     hits = scrape["nimbus_devportal_rate_limit_hits_total"].samples
     every = [value for one in scrape.values() for s in one.samples for value in s.labels.values()]
 
-    assert calls.keys() == {"2xx", "5xx"}
+    assert calls.keys() >= {"2xx", "5xx"}  # and what other tests of this process have counted
     assert {"code": "rate_limited", **mine} in [sample.labels for sample in hits]
     for told in (contract.key_id, contract.organization_id, contract.subscription_id):
         assert not [value for value in every if str(told) in value]
