@@ -56,7 +56,7 @@ async def test_many_runs_at_once_bill_each_subscription_once(sale: Sale, soak: S
     count = soak.count(120, 10_000)
     await copies_of(sale, count - 1)
     clock.set_instant(END)
-    at_once = soak.count(4, 6)
+    at_once = soak.count(4, 2)
 
     done = await asyncio.gather(*(run(at_once=at_once, limit=25) for _ in range(soak.count(3, 5))))
 
@@ -90,7 +90,7 @@ async def test_runs_that_are_killed_leave_whole_bills_and_the_next_ones_go_on(
     with as_role(settings, "superuser") as owner:
         owner.execute("INSERT INTO test_clock (instant) VALUES (%s)", (END,))
     environment = {**os.environ, **to_environment(settings), "NIMBUS_TEST_CLOCK": "true"}
-    program = RUN.format(end=clock.to_wire(END), at_once=soak.count(2, 32))
+    program = RUN.format(end=clock.to_wire(END), at_once=soak.count(2, 18))
 
     async def billing(lines: int | None) -> int:
         """Run for so many lines, or to the end; how many were read."""
