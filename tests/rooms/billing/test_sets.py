@@ -108,10 +108,10 @@ async def test_runs_that_are_killed_leave_whole_bills_and_the_next_ones_go_on(
         assert await process.wait() in ({0} if lines is None else {0, -signal.SIGKILL})
         return read
 
-    runs = soak.count(2, 5)
+    runs, chance = soak.count(2, 5), soak.random
     for _ in range(soak.count(1, 4)):
         most = soak.count(25, 400)
-        read = await asyncio.gather(*(billing(soak.random.randint(2, most)) for _ in range(runs)))
+        read = await asyncio.gather(*(billing(chance.randint(2, most)) for _ in range(runs)))
         soak.say(f"{runs} runs killed after {read} lines")
     read = await asyncio.gather(*(billing(None) for _ in range(soak.count(1, runs))))
     soak.say(f"{len(read)} runs went to the end: {read} lines")
