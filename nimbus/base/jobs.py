@@ -106,6 +106,9 @@ class DueSource:
     claim: Callable[[AsyncSession, datetime, int], Awaitable[list[tuple[UUID, datetime]]]]
 
 
+Due = tuple[str, datetime, int]
+"""(job, earliest instant, how many)"""
+
 _sources: list[DueSource] = []
 _DEFER_ALL = text(
     "SELECT procrastinate_defer_jobs_v1(array_agg(ROW(CAST(:queue AS text), CAST(:task AS text), 0,"
@@ -132,10 +135,14 @@ async def next_due(session: AsyncSession) -> datetime | None:
     return min((instant for instant in instants if instant is not None), default=None)
 
 
-async def defer_due(
-    session: AsyncSession, as_of: datetime, limit: int = 500
-) -> list[tuple[str, datetime, int]]:
-    """Enqueue what is due by `as_of`; answers (job, earliest instant, how many) for each kind."""
+async def due(session: AsyncSession, as_of: datetime, limit: int = 500) -> list[Due]:
+    """What is due by `as_of` and not done."""
+    found = [(source, await source.claim(session, as_of, limit)) for source in _sources]
+    return [(str(source.task.name), rows[0][1], len(rows)) for source, rows in found if rows]
+
+
+async def defer_due(session: AsyncSession, as_of: datetime, limit: int = 500) -> list[Due]:
+    """Enqueue what is due by `as_of`; answers what that is."""
     ran = []
     for source in _sources:
         rows = await source.claim(session, as_of, limit)

@@ -65,8 +65,8 @@ USAGE: dict[str, Any] = {
     "date": RECORD["date"],
     "machine": RECORD["machine"],
     "storing": {
-        "plain": {"per_second": 100_000, **STORED},
-        "reporting": {"per_second": 70_000, **STORED},
+        "plain, cores: 1": {"per_second": 70_000, **STORED},
+        "plain, cores: 2": {"per_second": 100_000, **STORED},
     },
     "reported": {"per_second": 21_000},
     "fresh": {"p50_ms": 90, "p99_ms": 400},
@@ -288,4 +288,4 @@ def test_the_bench_of_usage_writes_journals_that_read_as_whole_calls(tmp_path: P
 
 def test_the_goals_of_usage_are_judged() -> None:
     verdicts = [goal.verdict for goal in usage.judge(USAGE)]
-    assert verdicts == ["above the floor", "below the floor", "met", "met", "below the floor"]
+    assert verdicts == ["above the floor", "met", "met", "below the floor"]
