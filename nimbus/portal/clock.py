@@ -139,8 +139,6 @@ async def advance(actor: Actor, target: datetime) -> AdvancedView:
             for job, at, count in await jobs.defer_due(session, due):
                 told[job] = max(told.get(job, (at, 0)), (at, count), key=itemgetter(1))
         ran += [Ran(job=job, at=clock.to_wire(at), count=n) for job, (at, n) in told.items()]
-            Ran(job=job, at=clock.to_wire(at), count=count) for job, (at, count) in told.items()
-        ]
         await _idle()
     await _set(target)
     await _settled()
