@@ -227,7 +227,7 @@ def test_the_reference_shows_each_record_between_its_marks(tmp_path: Path) -> No
     assert [one.name for one in report.SECTIONS if f"old {one.name}" in text] == ["bills"]
     assert "| nimbus | everything | 33,000 | 1.90 | 2.50 | 23.8 | 13.0 | 0.4 |" in text
     assert "| CPU per request against nginx | 170% | 170% | 200% | met |" in text
-    assert "| plain | 100,000 | 5.1 | 4.2 | 60,000 |" in text
+    assert "| plain, cores: 2 | 100,000 | 5.1 | 4.2 | 60,000 |" in text
     assert "| events reported/s, HTTP | 21,000 /s | 20,000 /s | 20,000 /s | met |" in text
     with pytest.raises(BenchError, match="make bench"):
         report.write_reference(page, tmp_path / "none")
