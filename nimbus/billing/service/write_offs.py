@@ -33,7 +33,7 @@ async def write_off(
     known = await session.scalar(select(WriteOff).where(WriteOff.invoice_id == invoice_id))
     if known is not None:
         return known
-    document: lifecycles.DocumentState = invoice.status  # type: ignore[assignment]
+    document: lifecycles.DocumentState = invoice.status  # type: ignore[assignment]  # by constraint
     moment = clock.now()
     paid = False
     if document == "Sent":
